@@ -1,0 +1,1 @@
+"""Attacks on the network, and what they leave of its accuracy."""

@@ -1,0 +1,69 @@
+"""The log-mel front-end: one torch module, equal to librosa, through which gradients flow."""
+
+import librosa
+import torch
+from torch import nn
+
+SAMPLE_RATE = 22_050
+SEGMENT_SECONDS = 3.0
+SEGMENT_SAMPLES = 66_150
+SEGMENTS_PER_TRACK = 10
+N_FFT = 2048
+HOP_LENGTH = 512
+N_MELS = 128
+N_FRAMES = 130
+DYNAMIC_RANGE_DB = 80.0
+AMIN = 1e-10
+
+
+class LogMel(nn.Module):
+    """Map waveforms to log-mel spectrograms in [0, 1], where dB = 80 * (x - 1).
+
+    0 dB is the loudest bin of each waveform, the floor is -80 dB. The values are those of
+    `librosa.power_to_db(librosa.feature.melspectrogram(...), ref=np.max, top_db=80)`.
+    """
+
+    def __init__(self):
+        super().__init__()
+        mel = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS)
+        self.register_buffer("mel", torch.from_numpy(mel), persistent=False)
+        self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
+
+    def power(self, samples: torch.Tensor) -> torch.Tensor:
+        """Return the mel power spectrogram (n, n_mels, frames) of samples (n, time)."""
+        spectrum = torch.stft(
+            samples,
+            N_FFT,
+            HOP_LENGTH,
+            window=self.window,
+            center=True,
+            pad_mode="constant",
+            return_complex=True,
+        )
+        return self.mel @ (spectrum.real.square() + spectrum.imag.square())
+
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        """Return (n, n_mels, frames) float32 in [0, 1] of samples (n, time) at 22,050 Hz."""
+        decibel = 10 * torch.log10(self.power(samples).clamp(min=AMIN))
+        loudest = decibel.amax(dim=(1, 2), keepdim=True)
+        return to_unit(decibel - loudest)
+
+
+def to_unit(decibel):
+    """Map dB relative to the loudest bin (at most 0) to [0, 1], cut at -80 dB."""
+    return (1 + decibel / DYNAMIC_RANGE_DB).clip(0, 1)
+
+
+def to_decibel(x):
+    """Map log-mel values in [0, 1] to dB relative to the segment's maximum."""
+    return DYNAMIC_RANGE_DB * (x - 1)
+
+
+def mel_frequencies():
+    """Return the centre frequency in Hz of each of the 128 mel bands."""
+    return librosa.mel_frequencies(N_MELS + 2, fmin=0, fmax=SAMPLE_RATE / 2)[1:-1]
+
+
+def frame_times(frames: int = N_FRAMES):
+    """Return the time in seconds of each frame's centre."""
+    return librosa.frames_to_time(range(frames), sr=SAMPLE_RATE, hop_length=HOP_LENGTH)

@@ -1,0 +1,84 @@
+"""Reading what `preprocess` wrote: memory-mapped arrays, their table, PyTorch datasets."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from src.paths import RunPaths, require
+from src.results import read_json
+
+
+class SegmentDataset(Dataset):
+    """Segments (1, 128, 130) float32 in [0, 1] with their genre's number, read when asked for."""
+
+    def __init__(self, X: np.ndarray, y: np.ndarray):
+        self.X, self.y = X, y
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitems__(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a batch (len(rows), 1, 128, 130) and its labels in one read."""
+        X = torch.from_numpy(np.asarray(self.X[rows]))[:, None]
+        return X, torch.from_numpy(self.y[rows])
+
+
+def make_loader(dataset: SegmentDataset, batch_size: int, shuffle: bool = False) -> DataLoader:
+    """Return batches of a dataset; the order comes from torch's global seed.
+
+    A last batch of one segment is dropped when shuffling: batch norm cannot train on it.
+    """
+    drop_last = shuffle and len(dataset) % batch_size == 1
+    return DataLoader(dataset, batch_size, shuffle=shuffle, drop_last=drop_last, collate_fn=_as_is)
+
+
+def load_metadata(paths: RunPaths) -> dict:
+    """Return `metadata.json` of a run, after checking that it belongs to the run's tracks.
+
+    Raises FileNotFoundError if a file is missing, ValueError if the audit is newer than the
+    arrays; both name the stage to run.
+    """
+    metadata = read_json(require(paths.processed / "metadata.json", "preprocess"))
+    tracks = require(paths.processed / "tracks.csv", "explore")
+    if metadata["tracks_sha256"] != file_hash(tracks):
+        raise ValueError(
+            f"data/processed/{paths.run}/metadata.json was made from another tracks.csv than the "
+            "one beside it: the audit ran again since; run `make preprocess` again."
+        )
+    return metadata
+
+
+def load_split(paths: RunPaths, split: str) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
+    """Return X (n, 128, 130) as a read-only memory map, y (n,) int64 and the segments' table.
+
+    Raises ValueError if the array does not have the shape that the metadata states.
+    """
+    metadata = load_metadata(paths)
+    file = require(paths.processed / split / "X.npy", "preprocess")
+    X = np.load(file, mmap_mode="r")
+    front_end = metadata["front_end"]
+    stated = (metadata["n_segments"][split], front_end["n_mels"], front_end["frames"])
+    if X.shape != stated or X.dtype != np.float32:
+        raise ValueError(
+            f"data/processed/{paths.run}/{split}/X.npy is {X.dtype} {X.shape}, the metadata "
+            f"states float32 {stated}: it is not the file that was written; run `make preprocess`."
+        )
+    table = pd.read_csv(paths.processed / "segments.csv")
+    table = table[table["split"] == split].reset_index(drop=True)
+    y = pd.Categorical(table["genre"], categories=metadata["genres"]).codes.astype(np.int64)
+    return X, y, table
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _as_is(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pass on a batch that was read whole."""
+    return batch

@@ -1,0 +1,145 @@
+"""From tracks to arrays: ten 3-second log-mel segments a track, streamed to memory maps."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from joblib import Parallel, delayed
+from tqdm.auto import tqdm
+
+from src.data import corpus as corpora
+from src.data.frontend import (
+    HOP_LENGTH,
+    N_FFT,
+    N_FRAMES,
+    N_MELS,
+    SAMPLE_RATE,
+    SEGMENT_SAMPLES,
+    SEGMENT_SECONDS,
+    LogMel,
+    to_unit,
+)
+from src.data.splits import SPLITS
+from src.results import whole_file, write_csv, write_json
+
+FRAMES_BETWEEN_SEGMENTS = SEGMENT_SAMPLES / HOP_LENGTH
+FRONT_END = {
+    "sample_rate_hz": SAMPLE_RATE,
+    "segment_s": SEGMENT_SECONDS,
+    "n_fft": N_FFT,
+    "hop_length": HOP_LENGTH,
+    "n_mels": N_MELS,
+    "frames": N_FRAMES,
+    "scale": "dB = 80 * (x - 1), relative to the segment's maximum",
+}
+
+
+def segment_audio(samples: np.ndarray, n_segments: int, front_end: LogMel) -> np.ndarray:
+    """Return the first segments (n_segments, 128, 130) in [0, 1] of samples at 22,050 Hz."""
+    segments = samples[: n_segments * SEGMENT_SAMPLES].reshape(n_segments, SEGMENT_SAMPLES)
+    with torch.inference_mode():
+        return front_end(torch.from_numpy(segments)).numpy()
+
+
+def segment_log_mel(decibel: np.ndarray, n_segments: int) -> np.ndarray:
+    """Return segments (n_segments, 128, 130) in [0, 1] of a track's dB (128, frames).
+
+    Segment k starts at frame round(k * 129.2); 0 dB is the loudest bin of each segment.
+    """
+    starts = log_mel_starts(n_segments)
+    segments = np.stack([decibel[:, start : start + N_FRAMES] for start in starts])
+    return to_unit(segments - segments.max(axis=(1, 2), keepdims=True))
+
+
+def log_mel_starts(n_segments: int) -> np.ndarray:
+    """Return the first frame of each segment of a log-mel track."""
+    return np.round(np.arange(n_segments) * FRAMES_BETWEEN_SEGMENTS).astype(int)
+
+
+def write_processed(
+    corpus: Path, tracks: pd.DataFrame, folder: Path, metadata: dict, n_jobs: int = 2
+) -> dict:
+    """Write `{train,val,test}/X.npy`, `segments.csv` and `metadata.json`; return the metadata.
+
+    `tracks` is the audit's table with a column `split`; rows that are not used or have no split
+    are left out. A track is read, transformed, written and forgotten. `metadata.json` is removed
+    first and written last: while it is there, all arrays are whole and belong together.
+    """
+    (folder / "metadata.json").unlink(missing_ok=True)
+    for leftover in folder.glob("*/.X-*.npy"):
+        leftover.unlink()
+    tracks = tracks[tracks["used"] & tracks["split"].isin(SPLITS)]
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        rows = tracks[tracks["split"] == split]
+        blocks = _segments_of(corpus, rows, n_jobs)
+        progress = tqdm(blocks, total=len(rows), desc=split, unit="track")
+        _write_array(folder / split / "X.npy", progress, int(rows["n_segments"].sum()), digest)
+    segments = segment_table(tracks, corpora.is_log_mel(corpus))
+    write_csv(folder / "segments.csv", segments)
+    digest.update((folder / "segments.csv").read_bytes())
+    metadata = metadata | {
+        "genres": sorted(tracks["genre"].unique()),
+        "front_end": FRONT_END,
+        "n_tracks": tracks["split"].value_counts().reindex(SPLITS, fill_value=0).to_dict(),
+        "n_segments": segments["split"].value_counts().reindex(SPLITS, fill_value=0).to_dict(),
+        "fingerprint": digest.hexdigest(),
+    }
+    write_json(folder / "metadata.json", metadata)
+    return metadata
+
+
+def segment_table(tracks: pd.DataFrame, log_mel: bool) -> pd.DataFrame:
+    """Return one row a segment: segment (row of its split's X), track, genre, start_s, split."""
+    table = tracks.loc[tracks.index.repeat(tracks["n_segments"]), ["track", "genre", "split"]]
+    number = table.groupby("track").cumcount().to_numpy()
+    seconds = number * SEGMENT_SECONDS
+    if log_mel:
+        seconds = np.round(number * FRAMES_BETWEEN_SEGMENTS) * HOP_LENGTH / SAMPLE_RATE
+    table = table.assign(start_s=seconds.round(4), segment=table.groupby("split").cumcount())
+    by_split = [table[table["split"] == split] for split in SPLITS]
+    return pd.concat(by_split)[["segment", "track", "genre", "start_s", "split"]]
+
+
+def _segments_of(corpus: Path, rows: pd.DataFrame, n_jobs: int) -> Iterator[np.ndarray]:
+    """Yield the segments of each track in order."""
+    if corpora.is_log_mel(corpus):
+        yield from _log_mel_segments(corpus, rows)
+        return
+    front_end = LogMel()
+    jobs = (
+        delayed(_audio_segments)(corpus / row.path, row.n_segments, front_end)
+        for row in rows.itertuples()
+    )
+    yield from Parallel(n_jobs, prefer="threads", return_as="generator")(jobs)
+
+
+def _audio_segments(path: Path, n_segments: int, front_end: LogMel) -> np.ndarray:
+    """Read one track and return its segments."""
+    return segment_audio(corpora.read_audio(path), n_segments, front_end)
+
+
+def _log_mel_segments(archive: Path, rows: pd.DataFrame) -> Iterator[np.ndarray]:
+    """Yield the segments of each track of an archive of whole log-mels."""
+    arrays = corpora.read_log_mels(archive)
+    for row in rows.itertuples():
+        i = int(row.path.split("#")[1])
+        exact = arrays["exact"][i] & (np.arange(arrays["exact"].shape[1]) < arrays["n_frames"][i])
+        decibel = corpora.fill_frames(arrays["X"][i], exact, float(arrays["floor_db"][i]))
+        yield segment_log_mel(decibel, row.n_segments)
+
+
+def _write_array(path: Path, blocks: Iterator[np.ndarray], n_segments: int, digest) -> None:
+    """Write blocks of segments one after the other into `path`, adding them to `digest`."""
+    with whole_file(path) as part:
+        shape = (n_segments, N_MELS, N_FRAMES)
+        array = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
+        start = 0
+        for block in blocks:
+            array[start : start + len(block)] = block
+            digest.update(np.ascontiguousarray(block, dtype=np.float32))
+            start += len(block)
+        array.flush()

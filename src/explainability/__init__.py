@@ -1,0 +1,1 @@
+"""What the network listens to: class activation maps."""

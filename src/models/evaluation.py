@@ -1,0 +1,91 @@
+"""Judging a network: float32 predictions, accuracies by clip and by song, a baseline beside them."""
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import confusion_matrix, log_loss
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from src.runtime import device
+from src.statistics import mean_over_tracks
+
+BATCH_SIZE = 128
+
+
+@torch.inference_mode()
+def predict_logits(model: nn.Module, X: np.ndarray) -> np.ndarray:
+    """Return float32 logits (n, n_genres) of segments (n, 128, 130), judged in float32."""
+    model = model.eval().to(device(), memory_format=torch.channels_last)
+    batches = (X[i : i + BATCH_SIZE] for i in range(0, len(X), BATCH_SIZE))
+    logits = [model(_to_batch(batch)).float().cpu().numpy() for batch in batches]
+    return np.concatenate(logits)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return probabilities (n, n_genres) of logits."""
+    return torch.from_numpy(logits).double().softmax(dim=1).numpy()
+
+
+def vote(probabilities: np.ndarray, tracks: np.ndarray, y: np.ndarray) -> pd.DataFrame:
+    """Return one row a track: track, true and predicted genre number by the mean probability."""
+    names, first, number = np.unique(tracks, return_index=True, return_inverse=True)
+    mean = np.zeros((len(names), probabilities.shape[1]))
+    np.add.at(mean, number, probabilities)
+    return pd.DataFrame({"track": names, "true": y[first], "predicted": mean.argmax(axis=1)})
+
+
+def evaluate(probabilities: np.ndarray, y: np.ndarray, tracks: np.ndarray, genres: list) -> dict:
+    """Return accuracies (fractions, with intervals over tracks) of clips and songs.
+
+    `probabilities` (n, n_genres), true numbers `y` (n,), each segment's track; `per_genre` and
+    `macro_recall` leave out genres of which there is no segment.
+    """
+    predicted = probabilities.argmax(axis=1)
+    songs = vote(probabilities, tracks, y)
+    labels = range(len(genres))
+    return {
+        "loss": float(log_loss(y, probabilities, labels=list(labels))),
+        "chance": 1 / len(genres),
+        "clip_accuracy": mean_over_tracks(predicted == y, tracks),
+        "song_accuracy": mean_over_tracks(songs["predicted"] == songs["true"], songs["track"]),
+        "macro_recall": {
+            "clip": float(np.mean([(predicted == y)[y == k].mean() for k in np.unique(y)])),
+            "song": float(
+                (songs["predicted"] == songs["true"]).groupby(songs["true"]).mean().mean()
+            ),
+        },
+        "per_genre": {
+            genres[k]: mean_over_tracks((predicted == y)[y == k], tracks[y == k])
+            for k in np.unique(y)
+        },
+        "confusion_clips": confusion_matrix(y, predicted, labels=labels),
+        "confusion_songs": confusion_matrix(songs["true"], songs["predicted"], labels=labels),
+    }
+
+
+def band_statistics(X: np.ndarray) -> np.ndarray:
+    """Return mean and deviation over time of each mel band: (n, 256) of segments (n, 128, 130)."""
+    return np.concatenate([np.concatenate([x.mean(axis=1), x.std(axis=1)])[None] for x in X])
+
+
+def baseline_probabilities(
+    X_train: np.ndarray, y_train: np.ndarray, X_test: np.ndarray, n_genres: int
+) -> np.ndarray:
+    """Return the probabilities (n, n_genres) of logistic regression on `band_statistics`.
+
+    What a classifier can do that knows nothing of time or pattern: the least a network must beat.
+    """
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    classifier.fit(band_statistics(X_train), y_train)
+    probabilities = np.zeros((len(X_test), n_genres))
+    probabilities[:, classifier.classes_] = classifier.predict_proba(band_statistics(X_test))
+    return probabilities
+
+
+def _to_batch(X: np.ndarray) -> torch.Tensor:
+    """Turn segments (n, 128, 130) into a batch (n, 1, 128, 130) on the device."""
+    batch = torch.from_numpy(np.array(X, dtype=np.float32))[:, None]
+    return batch.to(device(), memory_format=torch.channels_last)

@@ -1,0 +1,66 @@
+"""Where everything lives: paths come from the package, never from the working directory."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RAW = ROOT / "data" / "raw"
+NOTEBOOKS = ROOT / "notebooks"
+
+STAGES = {
+    "explore": "01_data_exploration",
+    "preprocess": "02_preprocessing",
+    "train": "03_model_training",
+    "attack": "04_adversarial_attacks",
+    "explain": "05_gradcam_analysis",
+}
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The folders of one run; runs of other names never share a file with it."""
+
+    run: str
+
+    @property
+    def processed(self) -> Path:
+        """Tracks, segments and arrays: written by `explore` and `preprocess`."""
+        return ROOT / "data" / "processed" / self.run
+
+    @property
+    def figures(self) -> Path:
+        """PNG figures of all stages."""
+        return ROOT / "results" / "figures" / self.run
+
+    @property
+    def metrics(self) -> Path:
+        """JSON and CSV results of all stages."""
+        return ROOT / "results" / "metrics" / self.run
+
+    @property
+    def models(self) -> Path:
+        """Checkpoints, one folder a recipe."""
+        return ROOT / "results" / "models" / self.run
+
+    @property
+    def notebooks(self) -> Path:
+        """Executed copies of the notebooks."""
+        return ROOT / "results" / "notebooks" / self.run
+
+
+def run_name(dataset: str) -> str:
+    """Return the default name of a run: the data set's name or the last part of its path."""
+    name = Path(dataset).resolve().name if os.sep in dataset else dataset
+    return name.removesuffix(".npz")
+
+
+def require(path: Path, stage: str) -> Path:
+    """Return `path` if it exists; else raise FileNotFoundError naming the stage that makes it."""
+    if path.exists():
+        return path
+    shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    raise FileNotFoundError(
+        f"{shown} is missing: it is written by notebooks/{STAGES[stage]}.ipynb; "
+        f"run `make {stage}` first, with the same DATASET and RUN."
+    )

@@ -1,0 +1,46 @@
+"""Intervals that respect that segments of one track belong together."""
+
+import numpy as np
+from scipy.stats import bootstrap
+
+LEVEL = 0.95
+RESAMPLES = 2000
+
+
+def mean_over_tracks(values: np.ndarray, tracks: np.ndarray, seed: int = 0) -> dict:
+    """Return the mean of per-segment values with its 95% interval over tracks.
+
+    Tracks, not segments, are drawn with replacement (percentile bootstrap, scipy). The result
+    has `value`, `low`, `high`, `n_segments`, `n_tracks`; `low` and `high` are None for a single
+    track, which says nothing about others. Raises ValueError without values.
+    """
+    values, tracks = np.asarray(values, dtype=float), np.asarray(tracks)
+    if len(values) == 0:
+        raise ValueError("There are 0 values to average: the selection is empty; widen it.")
+    _, number = np.unique(tracks, return_inverse=True)
+    total, count = np.bincount(number, values), np.bincount(number)
+    low, high = _interval(total, count, seed)
+    return {
+        "value": float(values.mean()),
+        "low": low,
+        "high": high,
+        "n_segments": len(values),
+        "n_tracks": len(count),
+    }
+
+
+def _interval(total: np.ndarray, count: np.ndarray, seed: int) -> tuple[float | None, float | None]:
+    """Return the percentile interval of sum(total) / sum(count) over resampled tracks."""
+    if len(count) < 2:
+        return None, None
+    result = bootstrap(
+        (total, count),
+        lambda t, c, axis: t.sum(axis=axis) / c.sum(axis=axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
