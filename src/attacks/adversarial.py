@@ -6,6 +6,8 @@ computed fast (batch norms folded, bfloat16); whether an attack succeeded is jud
 network alone.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 import torch
@@ -100,15 +102,9 @@ def draw_segments(tracks: np.ndarray, n: int, seed: int) -> np.ndarray:
     """
     if n < 1:
         raise ValueError(f"{n} segments were asked for: give N_SEGMENTS of at least 1.")
-    rng = np.random.default_rng(seed)
-    order = pd.Series(tracks)[rng.permutation(len(tracks))]
-    shuffled_tracks = dict(
-        zip(rng.permutation(np.unique(tracks)), range(len(tracks)), strict=False)
-    )
-    rank = pd.DataFrame(
-        {"turn": order.groupby(order).cumcount(), "track": order.map(shuffled_tracks)}
-    )
-    return np.sort(rank.sort_values(["turn", "track"]).index[:n].to_numpy())
+    shuffled = pd.Series(tracks).sample(frac=1, random_state=seed)
+    turn = shuffled.groupby(shuffled).cumcount()
+    return np.sort(turn.sort_values(kind="stable").index[:n].to_numpy())
 
 
 def sweep(
@@ -130,17 +126,54 @@ def sweep(
     Columns: segment, track, true, attack, eps, eps_db, clean_prediction, adversarial_prediction,
     success (right before, wrong after), linf, l2, snr_db (None for an unchanged segment).
     """
+    clean = predict_logits(model, X).argmax(axis=1)
+    growing = attack_growing(name, model, X, y, epsilons, iterations, seed)
+    rows = [
+        _records(name, eps, X, attacked, segments, y, clean, prediction)
+        for eps, attacked, prediction in growing
+    ]
+    return pd.concat(rows, ignore_index=True)
+
+
+def attack_growing(
+    name: str,
+    model: GenreClassifierCNN,
+    X: np.ndarray,
+    y: np.ndarray,
+    epsilons: tuple = EPSILONS,
+    iterations: int = ITERATIONS,
+    seed: int = 42,
+) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
+    """Yield eps, attacked segments and their predicted genres, from the smallest eps to the largest.
+
+    Which segments are attacked at which eps is told in `sweep`. The arrays are used again for the
+    next eps: copy what is to be kept.
+    """
     classifier = make_classifier(model)
     clean = predict_logits(model, X).argmax(axis=1)
     attacked, prediction = np.array(X, dtype=np.float32), clean.copy()
-    rows = []
     for eps in tqdm(sorted(epsilons), desc=name, unit="eps"):
         todo = np.flatnonzero((prediction if name == "pgd" else clean) == y)
         attacked[todo] = attack(name, classifier, X[todo], y[todo], eps, iterations, seed)
         if len(todo):
             prediction[todo] = predict_logits(model, attacked[todo]).argmax(axis=1)
-        rows.append(_records(name, eps, X, attacked, segments, y, clean, prediction))
-    return pd.concat(rows, ignore_index=True)
+        yield eps, attacked, prediction
+
+
+def first_flips(
+    name: str, model: GenreClassifierCNN, X: np.ndarray, y: np.ndarray, **options
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the smallest eps that flips each segment (NaN if none) and the segment so attacked.
+
+    Segments that are wrong from the start or never flip are returned unchanged. Options are
+    those of `attack_growing`.
+    """
+    smallest, flipped = np.full(len(X), np.nan), np.array(X, dtype=np.float32)
+    right = predict_logits(model, X).argmax(axis=1) == y
+    for eps, attacked, prediction in attack_growing(name, model, X, y, **options):
+        new = right & (prediction != y) & np.isnan(smallest)
+        smallest[new], flipped[new] = eps, attacked[new]
+    return smallest, flipped
 
 
 def summarize(records: pd.DataFrame) -> list[dict]:

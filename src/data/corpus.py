@@ -6,6 +6,7 @@ log-mel spectrograms of whole tracks. Both give the same table of tracks and the
 
 import hashlib
 import os
+import zipfile
 from pathlib import Path
 
 import librosa
@@ -16,11 +17,14 @@ from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from src.data import download, synthetic
-from src.data.frontend import HOP_LENGTH, SAMPLE_RATE, SEGMENT_SAMPLES, SEGMENTS_PER_TRACK
-from src.paths import RAW
+from src.data.frontend import HOP_LENGTH, N_MELS, SAMPLE_RATE, SEGMENT_SAMPLES, SEGMENTS_PER_TRACK
+from src.paths import RAW, ROOT, RunPaths, require, run_name
+from src.results import read_json, write_json
 
 ENDINGS = (".wav", ".au", ".flac", ".mp3", ".ogg")
 NUMBER_FORMAT = "05d"
+LOG_MEL_FRAMES = 1293
+UNKNOWN_LENGTH = 0xFFFFFFFF
 CLIPPED_AT = 0.999
 SILENT_BELOW_DB = -60.0
 SILENCE_WINDOW = 1024
@@ -28,6 +32,7 @@ COLUMNS = (
     "track genre path duration_s sample_rate_hz channels peak clipped silent sha256 "
     "n_segments used duplicate_of reason"
 ).split()
+TEXTS = ("track", "genre", "path", "sha256", "duplicate_of", "reason")
 
 
 def open_corpus(dataset: str, tracks_per_genre: int, seed: int) -> Path:
@@ -43,14 +48,40 @@ def open_corpus(dataset: str, tracks_per_genre: int, seed: int) -> Path:
         return download.fetch_gtzan_mini(RAW / dataset)
     if dataset == "gtzan":
         return download.fetch_gtzan(RAW / dataset)
-    path = Path(dataset).expanduser()
+    path = (ROOT / Path(dataset).expanduser()).resolve()
     if not path.exists():
         raise FileNotFoundError(
             f"DATASET={dataset} is neither synthetic, gtzan_mini, gtzan nor an existing path "
-            f"(looked from {Path.cwd()}): give an absolute path or one of the names."
+            f"({path} is not there): give a path from the repository's root or one of the names."
         )
     archives = sorted(path.glob("*.npz")) if path.is_dir() else []
     return archives[0] if len(archives) == 1 else path
+
+
+def claim_run(paths: RunPaths, corpus: Path, dataset: str) -> None:
+    """Note in `source.json` which corpus a run is made of.
+
+    Raises ValueError if the run already belongs to another one: its results are not overwritten.
+    """
+    source = paths.processed / "source.json"
+    if source.exists() and (other := read_json(source)["path"]) != str(corpus):
+        raise ValueError(
+            f"Run {paths.run} was made of {other}, not of {corpus}: give RUN another name, or "
+            f"remove data/processed/{paths.run} to use this one again."
+        )
+    write_json(source, {"corpus": run_name(dataset), "path": str(corpus)})
+
+
+def source_of(paths: RunPaths) -> tuple[Path, str]:
+    """Return the path and the name of the corpus that a run is made of."""
+    source = read_json(require(paths.processed / "source.json", "explore"))
+    return Path(source["path"]), source["corpus"]
+
+
+def load_tracks(paths: RunPaths) -> pd.DataFrame:
+    """Return the audit's table of tracks, as `audit` made it."""
+    file = require(paths.processed / "tracks.csv", "explore")
+    return pd.read_csv(file, dtype=dict.fromkeys(TEXTS, str)).fillna(dict.fromkeys(TEXTS, ""))
 
 
 def is_log_mel(corpus: Path) -> bool:
@@ -74,7 +105,7 @@ def find_tracks(folder: Path) -> list[Path]:
     """Return the audio files `<genre>/<genre>.*`, at whatever depth the genre folders lie.
 
     Hidden files are passed over. Raises FileNotFoundError if there are none, ValueError if two
-    files bear the same track name (as when both the original and the Kaggle copy lie in one folder).
+    files bear the same track name, as when two copies of the corpus lie in one folder.
     """
     files = {}
     for path in sorted(_walk(folder), key=lambda p: (p.parent.name, p.name)):
@@ -112,16 +143,30 @@ def to_mono(samples: np.ndarray, rate: int) -> np.ndarray:
 def read_log_mels(archive: Path) -> dict[str, np.ndarray]:
     """Return the arrays of a log-mel archive: X, exact, floor_db, n_frames, names, y, genres.
 
-    Raises ValueError if one is missing or of another shape.
+    Raises ValueError if one is missing or of another shape, or the file is not a whole archive.
     """
-    with np.load(archive, allow_pickle=False) as arrays:
-        missing = {"X", "exact", "floor_db", "n_frames", "names", "y", "genres"} - set(arrays)
-        if missing:
+    if not zipfile.is_zipfile(archive):
+        raise ValueError(
+            f"{archive} is not a whole .npz archive: it may be half copied; fetch it again."
+        )
+    with np.load(archive, allow_pickle=False) as file:
+        arrays = dict(file)
+    missing = {"X", "exact", "floor_db", "n_frames", "names", "y", "genres"} - set(arrays)
+    if missing:
+        raise ValueError(
+            f"{archive} lacks {', '.join(sorted(missing))}: it is not an archive of log-mels "
+            "as described in docs/documentation.md."
+        )
+    n, frames = arrays["names"].size, max(arrays["X"].shape[-1:], default=0)
+    shapes = dict.fromkeys(("floor_db", "n_frames", "names", "y"), (n,))
+    shapes |= {"X": (n, N_MELS, max(frames, LOG_MEL_FRAMES)), "exact": (n, frames)}
+    for key, shape in shapes.items():
+        if arrays[key].shape != shape:
             raise ValueError(
-                f"{archive} lacks {', '.join(sorted(missing))}: it is not an archive of log-mels "
-                "as described in docs/documentation.md."
+                f"{archive} has {key} of shape {arrays[key].shape} instead of {shape}: it is not "
+                "an archive of log-mels as described in docs/documentation.md."
             )
-        return {key: arrays[key] for key in arrays}
+    return arrays
 
 
 def fill_frames(values: np.ndarray, exact: np.ndarray, floor_db: float) -> np.ndarray:
@@ -177,7 +222,8 @@ def _audio_row(path: Path, folder: Path) -> dict:
         reason = str(error).replace(str(path), path.name)
         return row | {"reason": f"unreadable: {reason}"}
     row |= measure(samples, rate)
-    return row | {"reason": _fault(row, path), "used": not _fault(row, path)}
+    reason = _fault(row, path)
+    return row | {"reason": reason, "used": not reason}
 
 
 def measure(samples: np.ndarray, rate: int) -> dict:
@@ -200,6 +246,8 @@ def measure(samples: np.ndarray, rate: int) -> dict:
 
 def _fault(row: dict, path: Path) -> str:
     """Return why a readable track is left out, or an empty string."""
+    if sf.info(path).format == "RAW":
+        return "unreadable: no header of an audio file"
     promised = _promised_bytes(path)
     if promised > path.stat().st_size:
         return f"truncated: {promised} bytes promised, {path.stat().st_size} there"
@@ -213,11 +261,12 @@ def _fault(row: dict, path: Path) -> str:
 
 
 def _promised_bytes(path: Path) -> int:
-    """Return the length in bytes that a RIFF header gives its file, 0 for other formats."""
+    """Return the length in bytes that a RIFF header gives its file, 0 if it gives none."""
     with path.open("rb") as file:
         head = file.read(12)
     is_riff = head[:4] == b"RIFF" and head[8:12] == b"WAVE"
-    return 8 + int.from_bytes(head[4:8], "little") if is_riff else 0
+    length = int.from_bytes(head[4:8], "little")
+    return 8 + length if is_riff and length != UNKNOWN_LENGTH else 0
 
 
 def _log_mel_rows(archive: Path) -> list[dict]:

@@ -67,7 +67,8 @@ def load_split(paths: RunPaths, split: str) -> tuple[np.ndarray, np.ndarray, pd.
             f"data/processed/{paths.run}/{split}/X.npy is {X.dtype} {X.shape}, the metadata "
             f"states float32 {stated}: it is not the file that was written; run `make preprocess`."
         )
-    table = pd.read_csv(paths.processed / "segments.csv")
+    names = {"track": str, "genre": str}
+    table = pd.read_csv(paths.processed / "segments.csv", dtype=names, keep_default_na=False)
     table = table[table["split"] == split].reset_index(drop=True)
     y = pd.Categorical(table["genre"], categories=metadata["genres"]).codes.astype(np.int64)
     return X, y, table

@@ -59,6 +59,16 @@ def log_mel_starts(n_segments: int) -> np.ndarray:
     return np.round(np.arange(n_segments) * FRAMES_BETWEEN_SEGMENTS).astype(int)
 
 
+def track_spectrogram(corpus: Path, track) -> np.ndarray:
+    """Return the log-mel (128, frames) in [0, 1] of a whole track, a row of the audit's table."""
+    if corpora.is_log_mel(corpus):
+        decibel = _track_decibel(corpora.read_log_mels(corpus), track)
+        return to_unit(decibel - decibel.max())
+    samples = corpora.read_audio(corpus / track.path)
+    with torch.inference_mode():
+        return LogMel()(torch.from_numpy(samples)[None]).numpy()[0]
+
+
 def write_processed(
     corpus: Path, tracks: pd.DataFrame, folder: Path, metadata: dict, n_jobs: int = 2
 ) -> dict:
@@ -67,11 +77,18 @@ def write_processed(
     `tracks` is the audit's table with a column `split`; rows that are not used or have no split
     are left out. A track is read, transformed, written and forgotten. `metadata.json` is removed
     first and written last: while it is there, all arrays are whole and belong together.
+    Raises ValueError if a split is left without tracks.
     """
     (folder / "metadata.json").unlink(missing_ok=True)
     for leftover in folder.glob("*/.X-*.npy"):
         leftover.unlink()
     tracks = tracks[tracks["used"] & tracks["split"].isin(SPLITS)]
+    empty = sorted(set(SPLITS) - set(tracks["split"]))
+    if empty:
+        raise ValueError(
+            f"{corpus} has no usable track for {', '.join(empty)}: the audit's column `reason` "
+            "says what is wrong with each; mend or add tracks."
+        )
     digest = hashlib.sha256()
     for split in SPLITS:
         rows = tracks[tracks["split"] == split]
@@ -126,10 +143,14 @@ def _log_mel_segments(archive: Path, rows: pd.DataFrame) -> Iterator[np.ndarray]
     """Yield the segments of each track of an archive of whole log-mels."""
     arrays = corpora.read_log_mels(archive)
     for row in rows.itertuples():
-        i = int(row.path.split("#")[1])
-        exact = arrays["exact"][i] & (np.arange(arrays["exact"].shape[1]) < arrays["n_frames"][i])
-        decibel = corpora.fill_frames(arrays["X"][i], exact, float(arrays["floor_db"][i]))
-        yield segment_log_mel(decibel, row.n_segments)
+        yield segment_log_mel(_track_decibel(arrays, row), row.n_segments)
+
+
+def _track_decibel(arrays: dict[str, np.ndarray], track) -> np.ndarray:
+    """Return dB (128, frames) of one track of an archive, missing frames filled."""
+    i = int(track.path.split("#")[1])
+    exact = arrays["exact"][i] & (np.arange(arrays["exact"].shape[1]) < arrays["n_frames"][i])
+    return corpora.fill_frames(arrays["X"][i], exact, float(arrays["floor_db"][i]))
 
 
 def _write_array(path: Path, blocks: Iterator[np.ndarray], n_segments: int, digest) -> None:

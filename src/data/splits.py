@@ -6,10 +6,28 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
+from src.data import download
+from src.paths import RAW, ROOT
+
 SPLITS = ("train", "val", "test")
 VAL_SHARE, TEST_SHARE = 0.15, 0.15
 MIN_TRACKS_PER_GENRE = 7
+PUBLISHED = ("filtered", "stratified")
 LIST_FILES = {"train": "train", "val": "valid", "test": "test"}
+
+
+def split(tracks: pd.DataFrame, name: str, folder: str, seed: int) -> pd.Series:
+    """Return the split of each row of `tracks`: drawn ("random") or from published lists.
+
+    `name` is "random", "filtered" or "stratified"; the lists lie in `folder`, or are downloaded
+    if it is empty. Raises ValueError for another name.
+    """
+    if name == "random":
+        return split_tracks(tracks, seed)
+    if name not in PUBLISHED:
+        raise ValueError(f"SPLIT={name} is unknown: give random, {' or '.join(PUBLISHED)}.")
+    lists = ROOT / Path(folder) if folder else download.fetch_splits(RAW / "gtzan_splits")
+    return given_split(tracks, lists, name)
 
 
 def split_tracks(tracks: pd.DataFrame, seed: int) -> pd.Series:

@@ -1,6 +1,7 @@
 """Class activation maps of spectrograms, through the library grad-cam."""
 
 import numpy as np
+import pandas as pd
 import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -48,11 +49,18 @@ def is_empty(maps: np.ndarray) -> np.ndarray:
     return ~maps.any(axis=(1, 2))
 
 
-def correct_examples(y: np.ndarray, probabilities: np.ndarray, per_genre: int) -> np.ndarray:
-    """Return rows of the most confident correct segments, `per_genre` of each genre that has any."""
+def correct_examples(
+    y: np.ndarray, probabilities: np.ndarray, tracks: np.ndarray, per_genre: int
+) -> np.ndarray:
+    """Return rows of the most confident correct segments, `per_genre` of each genre.
+
+    Of different tracks as far as there are any: the best segment of each track comes first.
+    """
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     order = np.argsort(-confidence, kind="stable")
     right = order[(predicted == y)[order]]
+    repeated = pd.Series(tracks[right]).duplicated().to_numpy()
+    right = right[np.argsort(repeated, kind="stable")]
     return np.concatenate([right[y[right] == k][:per_genre] for k in np.unique(y)])
 
 
@@ -61,8 +69,37 @@ def confident_failures(y: np.ndarray, probabilities: np.ndarray, n: int) -> np.n
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     order = np.argsort(-confidence, kind="stable")
     wrong = order[(predicted != y)[order]]
-    pairs = np.stack([y[wrong], predicted[wrong]], axis=1)
-    _, first = np.unique(pairs, axis=0, return_index=True)
-    repeated = np.ones(len(wrong), dtype=bool)
-    repeated[first] = False
+    pairs = pd.DataFrame({"true": y[wrong], "predicted": predicted[wrong]})
+    repeated = pairs.duplicated().to_numpy()
     return wrong[np.argsort(repeated, kind="stable")][:n]
+
+
+def map_records(
+    category: str,
+    segments: pd.DataFrame,
+    true: np.ndarray,
+    predicted: np.ndarray,
+    explained: np.ndarray,
+    maps: np.ndarray,
+    eps: np.ndarray | float = 0.0,
+) -> pd.DataFrame:
+    """Return one row a map: clip, genre numbers, what it explains, eps, whether it is empty.
+
+    `explains` is "true", "predicted" or "both"; `flipped` tells whether the prediction is wrong.
+    """
+    both = np.where(true == predicted, "both", np.where(explained == true, "true", "predicted"))
+    return pd.DataFrame(
+        {
+            "category": category,
+            "segment": segments["segment"].to_numpy(),
+            "track": segments["track"].to_numpy(),
+            "start_s": segments["start_s"].to_numpy(),
+            "true": true,
+            "predicted": predicted,
+            "explained": explained,
+            "explains": both,
+            "eps": eps,
+            "flipped": true != predicted,
+            "empty": is_empty(maps),
+        }
+    )

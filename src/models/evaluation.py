@@ -1,4 +1,4 @@
-"""Judging a network: float32 predictions, accuracies by clip and by song, a baseline beside them."""
+"""Judging a network: float32 predictions, accuracy by clip and by song, a baseline beside it."""
 
 import numpy as np
 import pandas as pd
@@ -45,17 +45,16 @@ def evaluate(probabilities: np.ndarray, y: np.ndarray, tracks: np.ndarray, genre
     """
     predicted = probabilities.argmax(axis=1)
     songs = vote(probabilities, tracks, y)
+    song_right = songs["predicted"] == songs["true"]
     labels = range(len(genres))
     return {
         "loss": float(log_loss(y, probabilities, labels=list(labels))),
         "chance": 1 / len(genres),
         "clip_accuracy": mean_over_tracks(predicted == y, tracks),
-        "song_accuracy": mean_over_tracks(songs["predicted"] == songs["true"], songs["track"]),
+        "song_accuracy": mean_over_tracks(song_right, songs["track"]),
         "macro_recall": {
             "clip": float(np.mean([(predicted == y)[y == k].mean() for k in np.unique(y)])),
-            "song": float(
-                (songs["predicted"] == songs["true"]).groupby(songs["true"]).mean().mean()
-            ),
+            "song": float(song_right.groupby(songs["true"]).mean().mean()),
         },
         "per_genre": {
             genres[k]: mean_over_tracks((predicted == y)[y == k], tracks[y == k])

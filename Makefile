@@ -1,0 +1,53 @@
+# Two commands suffice: `make run` and `make test`. `make help` lists the rest.
+
+PYTHON ?= python3
+DATASET ?= synthetic
+RUN ?=
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIPELINE = $(BIN)/python -m src.pipeline --dataset "$(DATASET)" $(if $(RUN),--run "$(RUN)")
+COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --no-header --no-annotate
+STAGES := explore preprocess train attack explain
+
+.PHONY: help run $(STAGES) lab test lint lock clean
+.DEFAULT_GOAL := help
+
+help: ## list the commands
+	@grep -hE '^[a-z $$()A-Z]+:.*## ' $(MAKEFILE_LIST) | sed 's/\$$(STAGES)/explore, preprocess, train, attack, explain/; s/:.*## /: /'
+	@echo 'variables: DATASET=synthetic|gtzan_mini|gtzan|<folder>  RUN=<name of the run>  ARGS="-p NAME VALUE"'
+
+run: $(VENV)/run ## set everything up and run what changed of the five notebooks
+	$(PIPELINE) $(ARGS)
+
+$(STAGES): $(VENV)/run ## run one notebook, whether or not anything changed
+	$(PIPELINE) $@ $(ARGS)
+
+lab: $(VENV)/run ## open JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir notebooks
+
+test: $(VENV)/test ## set everything up, check the style and run all tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest $(ARGS)
+
+lock: $(VENV)/test ## pin anew in requirements*.txt what pyproject.toml asks for
+	$(BIN)/pip install -q uv
+	echo '-e .' | $(COMPILE) - -o requirements.txt
+	echo '-e .[dev]' | $(COMPILE) - -c requirements.txt -o $(VENV)/all.txt
+	(echo '-r requirements.txt'; grep -vxFf requirements.txt $(VENV)/all.txt | grep -v '^-e') > requirements-dev.txt
+
+clean: ## remove all data and results that `make run` can make again
+	rm -rf data/raw data/processed results/figures results/models results/notebooks results/audio
+	find results/metrics -mindepth 1 -maxdepth 1 ! -name real -exec rm -rf {} +
+
+$(VENV)/run: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: name one with make PYTHON=python3.12")'
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -r requirements.txt
+	touch $@
+
+$(VENV)/test: $(VENV)/run requirements-dev.txt
+	$(BIN)/pip install -q -r requirements-dev.txt
+	touch $@

@@ -1,0 +1,178 @@
+"""The stages: each notebook run by papermill, again only if something it depends on changed.
+
+`python -m src.pipeline` runs all five, `python -m src.pipeline attack -p N_SEGMENTS 50` one of
+them with another parameter. doit decides what is up to date, by content: a stage depends on its
+notebook, the modules that the notebook imports, its input files and its parameters.
+"""
+
+import argparse
+import ast
+import json
+import sys
+from modulefinder import ModuleFinder
+from pathlib import Path
+
+import nbformat
+import papermill
+from doit.cmd_base import ModuleTaskLoader
+from doit.doit_cmd import DoitMain
+from doit.exceptions import TaskFailed
+from doit.tools import config_changed
+from papermill.exceptions import PapermillExecutionError
+
+from src.paths import NOTEBOOKS, ROOT, STAGES, RunPaths, run_name
+
+CELL_TIMEOUT = 24 * 3600  # seconds: a kernel killed for memory must not hang the run for ever
+START_TIMEOUT = 120
+
+
+def main(arguments: list[str]) -> int:
+    """Run stages from the command line; return 0 if all succeeded."""
+    parser = argparse.ArgumentParser(prog="src.pipeline", description=__doc__)
+    parser.add_argument("stages", nargs="*", metavar="stage", help=f"of {', '.join(STAGES)}")
+    parser.add_argument("--dataset", default="synthetic", help="name or path of the corpus")
+    parser.add_argument("--run", help="name of the run's folders (default: after the corpus)")
+    parser.add_argument(
+        "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE")
+    )
+    options = parser.parse_args(arguments)
+    unknown = set(options.stages) - set(STAGES)
+    if unknown:
+        parser.error(f"{', '.join(sorted(unknown))}: not a stage; give some of {', '.join(STAGES)}")
+    given = {name: _value(text) for name, text in options.parameters}
+    given |= {"DATASET": options.dataset, "RUN": options.run or run_name(options.dataset)}
+    stages = options.stages or list(STAGES)
+    try:
+        parameters = {stage: stage_parameters(stage, given) for stage in STAGES}
+        _check_all_known(given, stages, parameters)
+    except ValueError as error:
+        parser.error(str(error))
+    return run_stages(stages, parameters, RunPaths(given["RUN"]), only=bool(options.stages))
+
+
+def run_stages(stages: list[str], parameters: dict, paths: RunPaths, only: bool) -> int:
+    """Run stages through doit; with `only`, those stages alone and in any case."""
+    paths.notebooks.mkdir(parents=True, exist_ok=True)
+    tasks = {f"task_{stage}": _task(stage, parameters[stage], paths) for stage in STAGES}
+    config = {"dep_file": str(paths.notebooks / ".doit.json"), "backend": "json", "verbosity": 2}
+    doit = DoitMain(ModuleTaskLoader(tasks), extra_config={"GLOBAL": config})
+    return doit.run(["run", *(["--single", "--always-execute"] if only else []), *stages])
+
+
+def stage_parameters(stage: str, given: dict) -> dict:
+    """Return those of the given parameters that the stage's notebook declares."""
+    declared = papermill.inspect_notebook(str(notebook_of(stage)))
+    return {name: value for name, value in given.items() if name in declared}
+
+
+def notebook_of(stage: str) -> Path:
+    """Return the path of a stage's notebook."""
+    return NOTEBOOKS / f"{STAGES[stage]}.ipynb"
+
+
+def modules_of(notebook: Path) -> list[str]:
+    """Return the files of all modules of this project that a notebook imports, at any depth."""
+    finder = ModuleFinder(path=[str(ROOT)])
+    cells = nbformat.read(notebook, as_version=4).cells
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    finder.scan_code(compile(code, str(notebook), "exec"), finder.add_module("__main__"))
+    return sorted(module.__file__ for module in finder.modules.values() if module.__file__)
+
+
+def inputs_of(stage: str, paths: RunPaths) -> list[Path]:
+    """Return the files that a stage reads from earlier stages."""
+    data = [paths.processed / "tracks.csv", paths.processed / "metadata.json"]
+    checkpoint = paths.models / "documented" / "checkpoint.pt"
+    return {
+        "explore": [],
+        "preprocess": [paths.processed / "source.json", data[0]],
+        "train": data,
+        "attack": [*data, checkpoint],
+        "explain": [*data, checkpoint],
+    }[stage]
+
+
+def outputs_of(stage: str, paths: RunPaths) -> list[Path]:
+    """Return the files of a stage that others read, or that show that it has finished."""
+    outputs = {
+        "explore": [paths.processed / "source.json", paths.processed / "tracks.csv"],
+        "preprocess": [
+            paths.processed / "metadata.json",
+            *(paths.processed / split / "X.npy" for split in ("train", "val", "test")),
+        ],
+        "train": [
+            paths.models / "documented" / "checkpoint.pt",
+            paths.metrics / "training_documented.json",
+        ],
+        "attack": [paths.metrics / "attacks.json", paths.metrics / "attacks.csv"],
+        "explain": [paths.metrics / "gradcam.json", paths.metrics / "gradcam.csv"],
+    }
+    return [*outputs[stage], paths.notebooks / f"{STAGES[stage]}.ipynb"]
+
+
+def run_notebook(stage: str, parameters: dict, paths: RunPaths) -> TaskFailed | None:
+    """Execute a stage's notebook into the run's folder; a failure is returned as one sentence.
+
+    The copy of a notebook that failed keeps its traceback and is called `*.failed.ipynb`.
+    """
+    output = paths.notebooks / f"{STAGES[stage]}.ipynb"
+    failed = output.with_suffix(".failed.ipynb")
+    try:
+        papermill.execute_notebook(
+            notebook_of(stage),
+            failed,
+            parameters,
+            cwd=ROOT,
+            kernel_name="python3",
+            execution_timeout=CELL_TIMEOUT,
+            start_timeout=START_TIMEOUT,
+        )
+    except PapermillExecutionError as error:
+        shown = failed.relative_to(ROOT)
+        return TaskFailed(f"{stage}: {error.ename}: {error.evalue}\n(the traceback is in {shown})")
+    failed.replace(output)
+    return None
+
+
+def _task(stage: str, parameters: dict, paths: RunPaths):
+    """Return doit's description of a stage, as the function that doit asks for."""
+    notebook = notebook_of(stage)
+    settings = json.dumps([parameters, _source_state(stage, parameters)], sort_keys=True)
+    task = {
+        "actions": [(run_notebook, [stage, parameters, paths])],
+        "file_dep": [str(f) for f in [notebook, *modules_of(notebook), *inputs_of(stage, paths)]],
+        "targets": [str(f) for f in outputs_of(stage, paths)],
+        "uptodate": [config_changed(settings)],
+    }
+    return lambda: task
+
+
+def _source_state(stage: str, parameters: dict) -> list:
+    """Return names, sizes and times of the files of a corpus given by path, for `explore`."""
+    source = ROOT / Path(parameters.get("DATASET", "")).expanduser()
+    if stage != "explore" or source == ROOT or not source.exists():
+        return []
+    files = [source] if source.is_file() else sorted(source.rglob("*"))
+    return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
+
+
+def _check_all_known(given: dict, stages: list[str], parameters: dict) -> None:
+    """Raise ValueError for a parameter that none of the stages declares."""
+    known = set().union(*(parameters[stage] for stage in stages)) | {"DATASET", "RUN"}
+    if set(given) - known:
+        raise ValueError(
+            f"{', '.join(sorted(set(given) - known))}: no notebook of {', '.join(stages)} has such "
+            "a parameter; see the cell tagged `parameters` of each."
+        )
+
+
+def _value(text: str) -> object:
+    """Read a parameter's value as a Python literal, or as text if it is none."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,176 @@
+"""Figures: functions that draw data into axes, and one that saves. Units: Hz, seconds, dB."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from src.data.frontend import (
+    DYNAMIC_RANGE_DB,
+    HOP_LENGTH,
+    SAMPLE_RATE,
+    mel_frequencies,
+    to_decibel,
+)
+from src.results import save_with
+
+SPECTRUM_MAP = "magma"
+CHANGE_MAP = "RdBu_r"
+HEAT_MAP = "cividis"
+COUNT_MAP = "Blues"
+HERTZ_TICKS = (128, 512, 2048, 8192)
+ATTACK_STYLE = {"fgsm": ("tab:blue", "o", "FGSM"), "pgd": ("tab:orange", "s", "PGD")}
+DPI = 110
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, whole or not at all; return the path."""
+    return save_with(path, lambda part: figure.savefig(part, dpi=DPI, bbox_inches="tight"))
+
+
+def spectrogram(ax: Axes, x: np.ndarray, title: str = "") -> AxesImage:
+    """Draw a log-mel spectrogram (n_mels, frames) in [0, 1], coloured from -80 to 0 dB."""
+    image = _mel_image(ax, to_decibel(x), SPECTRUM_MAP, -DYNAMIC_RANGE_DB, 0)
+    ax.set_title(title, fontsize=9)
+    return image
+
+
+def change(ax: Axes, delta: np.ndarray, limit_db: float, title: str = "") -> AxesImage:
+    """Draw a perturbation (n_mels, frames) of log-mels, coloured over +-`limit_db` dB."""
+    image = _mel_image(ax, delta * DYNAMIC_RANGE_DB, CHANGE_MAP, -limit_db, limit_db)
+    ax.set_title(title, fontsize=9)
+    return image
+
+
+def heatmap(ax: Axes, x: np.ndarray, heat: np.ndarray, title: str = "") -> AxesImage:
+    """Draw a map in [0, 1] over the spectrogram that it explains, which shows in grey."""
+    _mel_image(ax, to_decibel(x), "gray", -DYNAMIC_RANGE_DB, 0)
+    image = _mel_image(ax, heat, HEAT_MAP, 0, 1)
+    image.set_alpha(0.6)
+    ax.set_title(title, fontsize=9)
+    return image
+
+
+def waveform(ax: Axes, samples: np.ndarray, title: str = "") -> Axes:
+    """Draw mono samples at 22,050 Hz over time."""
+    ax.plot(np.arange(len(samples)) / SAMPLE_RATE, samples, linewidth=0.3, rasterized=True)
+    ax.set(xlabel="time (s)", ylabel="amplitude", ylim=(-1, 1))
+    ax.set_title(title, fontsize=9)
+    return ax
+
+
+def counts(ax: Axes, values: pd.Series, xlabel: str, ylabel: str) -> Axes:
+    """Draw one bar a category with its count above."""
+    bars = ax.bar(values.index.astype(str), values.to_numpy())
+    ax.bar_label(bars, fontsize=8)
+    ax.margins(y=0.12)
+    ax.tick_params(axis="x", rotation=45)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    return ax
+
+
+def band_levels(ax: Axes, X: np.ndarray, y: np.ndarray, genres: list[str]) -> Axes:
+    """Draw the mean level in dB of each mel band, by genre, of segments (n, 128, 130)."""
+    colours = plt.get_cmap("tab10").colors
+    for k, genre in enumerate(genres):
+        mean = np.mean([X[i].mean(axis=1) for i in np.flatnonzero(y == k)], axis=0)
+        style = "-" if k % 2 else "--"
+        ax.plot(mel_frequencies(), to_decibel(mean), style, color=colours[k % 10], label=genre)
+    ax.set_xscale("log")
+    ax.set_xticks(HERTZ_TICKS, HERTZ_TICKS)
+    ax.minorticks_off()
+    ax.set(xlabel="frequency (Hz)", ylabel="mean level (dB)")
+    ax.legend(ncols=2, fontsize=7)
+    return ax
+
+
+def training_curves(axes: np.ndarray, history: pd.DataFrame, best_epoch: int) -> np.ndarray:
+    """Draw loss and accuracy of training and validation over epochs into two axes."""
+    epochs = np.arange(1, len(history) + 1)
+    for ax, name, scale in zip(axes, ("loss", "accuracy"), (1, 100), strict=True):
+        for part, style in (("train", "--"), ("val", "-")):
+            ax.plot(epochs, history[f"{part}_{name}"] * scale, style, label=part)
+        ax.axvline(best_epoch, color="grey", linewidth=0.8, label="kept epoch")
+        ax.set(xlabel="epoch", ylabel=name + (" (%)" if scale == 100 else " (nats)"))
+        ax.legend()
+    return axes
+
+
+def confusion(ax: Axes, matrix: np.ndarray, genres: list[str], title: str = "") -> Axes:
+    """Draw a confusion matrix of counts, rows true, columns predicted."""
+    matrix = np.asarray(matrix)
+    ax.imshow(matrix, cmap=COUNT_MAP)
+    for (row, column), n in np.ndenumerate(matrix):
+        colour = "white" if n > matrix.max() / 2 else "black"
+        ax.text(column, row, n or "", ha="center", va="center", color=colour, fontsize=8)
+    ax.set_xticks(range(len(genres)), genres, rotation=45, ha="right")
+    ax.set_yticks(range(len(genres)), genres)
+    ax.set(xlabel="predicted genre", ylabel="true genre", title=title)
+    return ax
+
+
+def genre_accuracy(ax: Axes, per_genre: dict[str, dict], chance: float) -> Axes:
+    """Draw each genre's accuracy with its interval over tracks, and chance."""
+    table = pd.DataFrame(per_genre).T.astype(float) * 100
+    errors = [table["value"] - table["low"], table["high"] - table["value"]]
+    ax.bar(table.index, table["value"], yerr=np.clip(errors, 0, None), capsize=3)
+    ax.axhline(chance * 100, color="black", linestyle=":", label="chance")
+    ax.tick_params(axis="x", rotation=45)
+    ax.set(xlabel="genre", ylabel="clip accuracy (%)", ylim=(0, 105))
+    ax.legend()
+    return ax
+
+
+def robustness(ax: Axes, summary: list[dict], chance: float) -> Axes:
+    """Draw accuracy over eps for each attack with intervals; the upper axis shows eps in dB."""
+    table = pd.DataFrame(summary)
+    for name, rows in table.groupby("attack"):
+        colour, marker, label = ATTACK_STYLE[name]
+        band = pd.DataFrame(rows["robust_accuracy"].tolist()).astype(float) * 100
+        ax.plot(rows["eps"], band["value"], marker=marker, color=colour, label=label)
+        ax.fill_between(rows["eps"], band["low"], band["high"], color=colour, alpha=0.2)
+    ax.axhline(table["clean_accuracy"].iloc[0] * 100, color="grey", label="clean")
+    ax.axhline(chance * 100, color="black", linestyle=":", label="chance")
+    ax.set_xscale("log")
+    ax.set(xlabel="eps (of the range [0, 1])", ylabel="accuracy (%)", ylim=(-2, 102))
+    top = ax.secondary_xaxis(
+        "top", functions=(lambda eps: eps * DYNAMIC_RANGE_DB, lambda db: db / DYNAMIC_RANGE_DB)
+    )
+    top.set_xlabel("eps (dB)")
+    ticks = table["eps"].unique()
+    ax.set_xticks(ticks, [f"{eps:g}" for eps in ticks])
+    top.set_xticks(ticks * DYNAMIC_RANGE_DB, [f"{eps * DYNAMIC_RANGE_DB:.2g}" for eps in ticks])
+    ax.minorticks_off()
+    top.minorticks_off()
+    ax.legend()
+    return ax
+
+
+def colour_bar(figure: Figure, image: AxesImage, axes: object, label: str) -> None:
+    """Add a colour bar with its unit beside axes."""
+    figure.colorbar(image, ax=axes, label=label, shrink=0.8)
+
+
+def grid(rows: int, columns: int, width: float = 3.2, height: float = 2.4) -> tuple:
+    """Return a figure and its axes (rows, columns) of `width` x `height` inches each."""
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained"
+    )
+    return figure, axes
+
+
+def _mel_image(ax: Axes, values: np.ndarray, cmap: str, low: float, high: float) -> AxesImage:
+    """Draw (n_mels, frames) with time in seconds and mel bands labelled in Hz."""
+    seconds = values.shape[1] * HOP_LENGTH / SAMPLE_RATE
+    extent = (0, seconds, -0.5, len(values) - 0.5)
+    image = ax.imshow(
+        values, cmap=cmap, vmin=low, vmax=high, origin="lower", aspect="auto", extent=extent
+    )
+    bands = np.interp(HERTZ_TICKS, mel_frequencies(), np.arange(len(values)))
+    ax.set_yticks(bands, [f"{hertz}" for hertz in HERTZ_TICKS])
+    ax.set(xlabel="time (s)", ylabel="frequency (Hz)")
+    return image

@@ -1,0 +1,353 @@
+import hashlib
+import os
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.data import corpus as corpora
+from src.data.corpus import (
+    ENDINGS,
+    audit,
+    claim_run,
+    fill_frames,
+    find_tracks,
+    load_tracks,
+    open_corpus,
+    read_audio,
+    read_log_mels,
+    source_of,
+    to_mono,
+)
+from src.data.splits import split_tracks
+from src.paths import RunPaths
+from src.results import write_csv
+
+SENTENCE = re.compile(r"[^\n]+: [^\n]+\.")
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """Return a function writing a log-mel archive of tracks a.00000, a.00002 and b.00001."""
+
+    def write(**changed):
+        rng = np.random.default_rng(0)
+        exact = rng.random((3, 1293)) < 0.7
+        arrays = {
+            "X": rng.integers(0, 256, (3, 128, 1293), dtype=np.uint8) * exact[:, None],
+            "exact": exact,
+            "floor_db": np.float32([-80, -60, -80]),
+            "n_frames": np.int64([1293, 1293, 1200]),
+            "names": np.array(["a.00000", "a.00002", "b.00001"]),
+            "y": np.array(["a", "a", "b"]),
+            "genres": np.array(["a", "b"]),
+        } | changed
+        path = tmp_path / "tiny_logmel.npz"
+        np.savez(path, **{key: values for key, values in arrays.items() if values is not None})
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("layout", ["", "genres_original/", "Data/genres_original/"])
+def test_genre_folders_are_found_at_any_depth_in_order(write_track, noise, layout):
+    names = ["rock.00001", "blues.00010", "blues.00002", "rock.00000"]
+    for i, name in enumerate(names):
+        corpus = write_track(f"{layout}{name[:-6]}/{name}.wav", noise(i))
+    tracks = audit(corpus)
+    assert tracks["track"].tolist() == ["blues.00002", "blues.00010", "rock.00000", "rock.00001"]
+    assert tracks["genre"].tolist() == ["blues", "blues", "rock", "rock"]
+    assert tracks["used"].all()
+    assert [(corpus / path).stem for path in tracks["path"]] == tracks["track"].tolist()
+
+
+def test_order_is_by_genre_wherever_the_folders_lie(write_track, noise):
+    write_track("a/rock/rock.00000.wav", noise(0))
+    corpus = write_track("z/blues/blues.00000.wav", noise(1))
+    assert [path.stem for path in find_tracks(corpus)] == ["blues.00000", "rock.00000"]
+
+
+def test_hidden_and_foreign_files_are_passed_over(write_track, noise):
+    corpus = write_track("rock/rock.00000.wav", noise(0))
+    write_track("rock/._rock.00001.wav", noise(1))
+    write_track(".cache/rock/rock.00002.wav", noise(2))
+    write_track("rock/cover.wav", noise(3))
+    (corpus / "rock" / "rock.00004.txt").write_text("notes")
+    assert [path.name for path in find_tracks(corpus)] == ["rock.00000.wav"]
+
+
+@pytest.mark.parametrize("ending", [*ENDINGS, ".WAV"])
+def test_every_ending_is_read(write_track, ending):
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(80_000) / 22_050)
+    corpus = write_track(f"rock/rock.00000{ending}", tone)
+    row = audit(corpus).iloc[0]
+    assert (row["used"], row["n_segments"], row["sample_rate_hz"]) == (True, 1, 22_050)
+    read = read_audio(corpus / row["path"])
+    assert np.abs(np.fft.rfft(read[:66_150])).argmax() == 440 * 3
+
+
+def truncate(path, samples):
+    sf.write(path, samples, 22_050)
+    path.write_bytes(path.read_bytes()[:-10_000])
+
+
+FAULTS = {
+    "text named wav": (
+        ".wav",
+        lambda path, samples: path.write_text("no sound " * 9000),
+        r"unreadable: .*bad\.00000\.wav.*[Ff]ormat not recognised",
+    ),
+    "text named au": (
+        ".au",
+        lambda path, samples: path.write_text("<html>" * 9000),
+        "unreadable: no header",
+    ),
+    "zero bytes": (".wav", lambda path, samples: path.touch(), "unreadable: .+"),
+    "truncated": (".wav", truncate, r"truncated: 154394 bytes promised, 144394 there"),
+    "truncated flac": (".flac", truncate, "unreadable: .+"),
+    "no samples": (".wav", lambda path, samples: sf.write(path, samples[:0], 22_050), "too short"),
+    "too short": (
+        ".wav",
+        lambda path, samples: sf.write(path, samples[:66_149], 22_050),
+        r"too short: 3\.00 s",
+    ),
+    "silent": (
+        ".wav",
+        lambda path, samples: sf.write(path, samples / 2000, 22_050),
+        r"silent: peak 0\.0002",
+    ),
+    "not a number": (
+        ".wav",
+        lambda path, samples: sf.write(
+            path, np.where(np.arange(len(samples)) == 9, np.nan, samples), 22_050, subtype="FLOAT"
+        ),
+        "damaged: samples that are not finite",
+    ),
+    "infinite": (
+        ".wav",
+        lambda path, samples: sf.write(path, samples / np.float32(0), 22_050, subtype="FLOAT"),
+        "damaged: samples that are not finite",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:overflow", "ignore:invalid value")
+@pytest.mark.parametrize(("ending", "spoil", "reason"), FAULTS.values(), ids=FAULTS)
+def test_a_faulty_track_is_listed_with_its_reason_and_not_used(
+    write_track, noise, ending, spoil, reason
+):
+    corpus = write_track("rock/rock.00000.wav", noise(0))
+    bad = corpus / "bad" / f"bad.00000{ending}"
+    bad.parent.mkdir()
+    spoil(bad, noise(1))
+    tracks = audit(corpus)
+    assert tracks["track"].tolist() == ["bad.00000", "rock.00000"]
+    assert tracks["used"].tolist() == [False, True]
+    assert re.match(reason, tracks["reason"][0])
+    assert str(corpus) not in tracks["reason"][0]
+    assert tracks["reason"][1] == ""
+
+
+def test_a_wav_streamed_without_its_length_is_used(write_track, noise):
+    corpus = write_track("rock/rock.00000.wav", noise(0))
+    path = corpus / "rock" / "rock.00000.wav"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + b"\xff" * 4 + whole[8:40] + b"\xff" * 4 + whole[44:])
+    assert audit(corpus)["used"].tolist() == [True]
+
+
+def test_a_whole_corpus_of_faulty_tracks_is_still_a_table(write_track, noise):
+    corpus = write_track("rock/rock.00000.wav", noise(0)[:100])
+    tracks = audit(corpus)
+    assert tracks.columns.tolist() == corpora.COLUMNS
+    assert tracks["used"].tolist() == [False]
+
+
+def test_measures_of_a_known_track(write_track):
+    samples = np.zeros(4 * 1024 * 20, dtype=np.float32)
+    samples[: len(samples) // 4] = 0.5
+    samples[:820] = 1
+    corpus = write_track("rock/rock.00000.wav", samples, subtype="FLOAT")
+    row = audit(corpus).iloc[0]
+    assert row["peak"] == 1
+    assert row["clipped"] == pytest.approx(820 / len(samples))
+    assert row["silent"] == 0.75
+    assert row["duration_s"] == pytest.approx(len(samples) / 22_050)
+    assert row["sha256"] == hashlib.sha256(samples.tobytes()).hexdigest()
+
+
+def test_at_most_ten_segments_are_taken(write_track, noise):
+    write_track("rock/rock.00000.wav", noise(0, seconds=33.5))
+    corpus = write_track("rock/rock.00001.wav", noise(1, seconds=29.9))
+    assert audit(corpus)["n_segments"].tolist() == [10, 9]
+
+
+def test_stereo_at_another_rate_becomes_mono_at_22050_hz(write_track):
+    left = 0.4 * np.sin(2 * np.pi * 440 * np.arange(4 * 44_100) / 44_100)
+    right = 0.2 * np.sin(2 * np.pi * 880 * np.arange(4 * 44_100) / 44_100)
+    corpus = write_track("rock/rock.00000.wav", np.stack([left, right], axis=1), rate=44_100)
+    row = audit(corpus).iloc[0]
+    assert (row["channels"], row["sample_rate_hz"], row["n_segments"]) == (2, 44_100, 1)
+    samples = read_audio(corpus / row["path"])
+    assert (samples.shape, samples.dtype) == ((4 * 22_050,), np.float32)
+    expected = ((left + right) / 2)[::2]
+    np.testing.assert_allclose(samples[500:-500], expected[500:-500], atol=1e-3)
+
+
+@pytest.mark.parametrize("rate", [8000, 11_025, 32_000, 44_100, 48_000, 96_000])
+def test_three_seconds_are_one_segment_at_any_rate(noise, rate):
+    samples = noise(0, seconds=3, rate=rate)[:, None]
+    assert corpora.measure(samples, rate)["n_segments"] == 1
+    assert len(to_mono(samples, rate)) >= 66_150
+
+
+def test_equal_samples_are_named_duplicates_and_stay_in_use(write_track, noise):
+    samples = (noise(0) * 32_767).astype(np.int16)
+    write_track("pop/pop.00000.wav", samples)
+    write_track("pop/pop.00001.flac", samples)
+    write_track("pop/pop.00002.wav", noise(1))
+    corpus = write_track("rock/rock.00000.wav", samples)
+    tracks = audit(corpus).set_index("track")
+    assert tracks["used"].all()
+    assert tracks["duplicate_of"].tolist() == ["", "pop.00000", "", "pop.00000"]
+    same = "duplicate: the same samples as pop.00000"
+    assert tracks["reason"].tolist() == ["", same, "", f"{same}, under another genre"]
+
+
+def test_tracks_left_out_are_no_ones_duplicates(write_track):
+    write_track("pop/pop.00000.wav", np.zeros(80_000))
+    corpus = write_track("pop/pop.00001.wav", np.zeros(80_000))
+    assert audit(corpus)["duplicate_of"].tolist() == ["", ""]
+
+
+def test_a_missing_path_is_named_with_the_remedy(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        open_corpus(str(tmp_path / "nowhere"), 10, 0)
+    assert f"DATASET={tmp_path / 'nowhere'}" in str(error.value)
+    assert "give a path" in str(error.value)
+    assert SENTENCE.fullmatch(str(error.value))
+
+
+def test_a_folder_without_tracks_is_named_with_the_remedy(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        audit(open_corpus(str(tmp_path), 10, 0))
+    assert str(error.value).startswith(f"{tmp_path} holds no tracks")
+    assert "give the one whose sub-folders are genres" in str(error.value)
+    assert SENTENCE.fullmatch(str(error.value))
+
+
+def test_two_copies_in_one_folder_are_refused(write_track, noise):
+    write_track("a/rock/rock.00000.wav", noise(0))
+    corpus = write_track("b/rock/rock.00000.au", noise(0))
+    with pytest.raises(ValueError, match=r"both track rock\.00000: two copies") as error:
+        find_tracks(corpus)
+    assert SENTENCE.fullmatch(str(error.value))
+
+
+def test_a_folder_with_one_archive_opens_the_archive(archive):
+    path = archive()
+    assert open_corpus(str(path.parent), 10, 0) == path
+    assert open_corpus(str(path), 10, 0) == path
+
+
+@given(
+    st.lists(st.booleans(), min_size=2, max_size=40).filter(any),
+    st.integers(0, 1000),
+    st.sampled_from([-80.0, -57.0]),
+)
+def test_exact_frames_are_kept_and_gaps_are_linear(exact, seed, floor_db):
+    exact = np.array(exact)
+    values = np.random.default_rng(seed).integers(0, 256, (3, len(exact)), dtype=np.uint8)
+    filled = fill_frames(values * exact, exact, floor_db)
+    known = np.flatnonzero(exact)
+    decibel = floor_db * (1 - values / 255)
+    for row, measured in zip(filled, decibel, strict=True):
+        expected = np.interp(np.arange(len(exact)), known, measured[known])
+        np.testing.assert_allclose(row, expected, atol=1e-4)
+        assert row[known] == pytest.approx(measured[known])
+
+
+def test_numbers_that_an_archive_lacks_are_listed_as_missing(archive):
+    tracks = audit(archive())
+    names = ["a.00000", "a.00001", "a.00002", "b.00000", "b.00001", "b.00002"]
+    assert tracks["track"].tolist() == names
+    assert tracks["genre"].tolist() == list("aaabbb")
+    assert tracks["used"].tolist() == [True, False, True, False, True, False]
+    assert tracks.loc[~tracks["used"], "reason"].str.startswith("missing: ").all()
+    assert tracks["n_segments"].tolist() == [10, 0, 10, 0, 10, 0]
+    assert tracks["duration_s"][0] == pytest.approx(1293 * 512 / 22_050)
+
+
+def test_equal_tracks_of_an_archive_are_named_duplicates(archive):
+    arrays = read_log_mels(archive())
+    X, exact = arrays["X"], arrays["exact"]
+    X[2], exact[2] = X[0], exact[0]
+    duplicates = audit(archive(X=X, exact=exact)).set_index("track")["duplicate_of"]
+    assert duplicates[duplicates != ""].to_dict() == {"b.00001": "a.00000"}
+
+
+WRONG = {
+    "without frames": ({"exact": None, "names": None}, "lacks exact, names"),
+    "too few frames": (
+        {"X": np.zeros((3, 128, 1200), np.uint8), "exact": np.ones((3, 1200), bool)},
+        r"has X of shape \(3, 128, 1200\) instead of \(3, 128, 1293\)",
+    ),
+    "other bands": ({"X": np.zeros((3, 96, 1293), np.uint8)}, r"has X of shape \(3, 96, 1293\)"),
+    "flat": ({"X": np.zeros(3, np.uint8)}, r"has X of shape \(3,\)"),
+    "other mask": ({"exact": np.ones((3, 1292), bool)}, r"has exact of shape \(3, 1292\)"),
+    "too few floors": ({"floor_db": np.float32([-80])}, r"has floor_db of shape \(1,\)"),
+}
+
+
+@pytest.mark.parametrize(("changed", "message"), WRONG.values(), ids=WRONG)
+def test_an_archive_of_something_else_is_refused(archive, changed, message):
+    path = archive(**changed)
+    with pytest.raises(ValueError, match=message) as error:
+        audit(path)
+    assert str(path) in str(error.value)
+    assert SENTENCE.fullmatch(str(error.value))
+
+
+def test_half_an_archive_is_refused(archive):
+    path = archive()
+    path.write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises(ValueError, match=r"is not a whole \.npz archive") as error:
+        audit(path)
+    assert SENTENCE.fullmatch(str(error.value))
+
+
+def test_the_table_of_tracks_comes_back_as_it_was_audited(
+    write_track, noise, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("src.paths.ROOT", tmp_path)
+    for i in range(8):
+        corpus = write_track(f"1980/1980.{i:05d}.wav", noise(i // 2))
+    (corpus / "1980" / "1980.00009.wav").touch()
+    tracks = audit(corpus)
+    write_csv(RunPaths("fake").processed / "tracks.csv", tracks)
+    loaded = load_tracks(RunPaths("fake"))
+    pd.testing.assert_frame_equal(loaded, tracks, check_dtype=False)
+    assert split_tracks(loaded, 0).equals(split_tracks(tracks, 0))
+
+
+def test_a_run_keeps_the_corpus_that_it_was_made_of(tmp_path, monkeypatch):
+    monkeypatch.setattr("src.paths.ROOT", tmp_path)
+    paths = RunPaths("fake")
+    claim_run(paths, tmp_path / "one", "synthetic")
+    claim_run(paths, tmp_path / "one", "synthetic")
+    with pytest.raises(ValueError, match="Run fake was made of") as error:
+        claim_run(paths, tmp_path / "two", "gtzan_mini")
+    assert SENTENCE.fullmatch(str(error.value))
+    assert source_of(paths) == (tmp_path / "one", "synthetic")
+
+
+def test_the_real_tracks_are_all_usable_but_the_unreadable_one():
+    if "GTZAN_DIR" not in os.environ:
+        pytest.skip("set GTZAN_DIR to the folder of the audio to check real tracks")
+    tracks = audit(open_corpus(os.environ["GTZAN_DIR"], 0, 0))
+    assert set(tracks.loc[~tracks["used"], "track"]) <= {"jazz.00054"}
+    assert tracks.loc[tracks["used"], "n_segments"].isin([9, 10]).all()

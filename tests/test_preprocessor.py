@@ -1,0 +1,291 @@
+import json
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+import torch
+
+from src.data import preprocessor
+from src.data.corpus import audit, fill_frames, read_audio
+from src.data.frontend import LogMel, to_decibel
+from src.data.loader import SegmentDataset, file_hash, load_metadata, load_split, make_loader
+from src.data.preprocessor import log_mel_starts, segment_audio, segment_log_mel, write_processed
+from src.data.splits import SPLITS, split_tracks
+from src.paths import RunPaths
+from src.results import read_json, save_with, write_csv, write_json
+
+SENTENCE = re.compile(r"[^\n]+: [^\n]+\.")
+
+
+@pytest.fixture
+def paths(tmp_path, monkeypatch):
+    monkeypatch.setattr("src.paths.ROOT", tmp_path)
+    return RunPaths("fake")
+
+
+@pytest.fixture
+def corpus(write_track, noise):
+    """Two genres named like numbers, seven tracks each of one or two segments, one too short."""
+    for i in range(7):
+        write_track(f"1980/1980.{i:05d}.wav", noise(i, seconds=3.1 + 3 * (i % 2)))
+        write_track(f"1990/1990.{i:05d}.wav", noise(10 + i, seconds=6.2))
+    return write_track("1990/1990.00007.wav", noise(20, seconds=1))
+
+
+def preprocess(corpus, paths, **options):
+    """Audit, split and write a corpus as the notebooks do; return the metadata."""
+    tracks = audit(corpus)
+    write_csv(paths.processed / "tracks.csv", tracks)
+    tracks["split"] = split_tracks(tracks, 0)
+    facts = {"tracks_sha256": file_hash(paths.processed / "tracks.csv")}
+    return write_processed(corpus, tracks, paths.processed, facts, **options)
+
+
+def test_arrays_table_and_metadata_agree(corpus, paths):
+    metadata = preprocess(corpus, paths)
+    assert metadata == load_metadata(paths)
+    assert metadata["genres"] == ["1980", "1990"]
+    assert sum(metadata["n_tracks"].values()) == 14
+    assert sum(metadata["n_segments"].values()) == 4 + 3 * 2 + 7 * 2
+    seen = []
+    for split in SPLITS:
+        X, y, table = load_split(paths, split)
+        assert table.columns.tolist() == ["segment", "track", "genre", "start_s", "split"]
+        seen += table["track"].unique().tolist()
+        assert X.shape == (metadata["n_segments"][split], 128, 130)
+        assert table["segment"].tolist() == list(range(len(X)))
+        assert table["track"].nunique() == metadata["n_tracks"][split]
+        assert [metadata["genres"][number] for number in y] == table["genre"].tolist()
+        assert [name.split(".")[0] for name in table["track"]] == table["genre"].tolist()
+    assert len(seen) == len(set(seen))
+
+
+def test_every_row_is_the_segment_that_the_table_names(corpus, paths):
+    preprocess(corpus, paths)
+    front_end = LogMel()
+    for split in SPLITS:
+        X, _, table = load_split(paths, split)
+        for track, rows in table.groupby("track"):
+            samples = read_audio(corpus / track.split(".")[0] / f"{track}.wav")
+            expected = segment_audio(samples, len(rows), front_end)
+            np.testing.assert_array_equal(X[rows["segment"]], expected)
+            assert rows["start_s"].tolist() == [3.0 * number for number in range(len(rows))]
+
+
+def test_segments_of_a_track_follow_each_other_every_three_seconds(noise):
+    samples, front_end = noise(0, seconds=10), LogMel()
+    segments = segment_audio(samples, 3, front_end)
+    for number in range(3):
+        alone = samples[66_150 * number :][:66_150]
+        np.testing.assert_array_equal(segments[number], segment_audio(alone, 1, front_end)[0])
+
+
+def test_arrays_are_float32_memory_maps_that_cannot_be_written(corpus, paths):
+    preprocess(corpus, paths)
+    X, y, _ = load_split(paths, "train")
+    assert isinstance(X, np.memmap)
+    assert (X.dtype, y.dtype) == (np.float32, np.int64)
+    assert not X.flags.writeable
+    assert X.min() >= 0
+    assert X.max(axis=(1, 2)).tolist() == [1] * len(X)
+
+
+def test_tracks_without_a_split_are_left_out(corpus, paths):
+    tracks = audit(corpus)
+    tracks["split"] = split_tracks(tracks, 0).where(tracks["track"] != "1990.00003", "")
+    write_processed(corpus, tracks, paths.processed, {})
+    segments = pd.read_csv(paths.processed / "segments.csv", dtype=str)
+    assert "1990.00003" not in set(segments["track"])
+    assert segments["track"].nunique() == 13
+
+
+def test_a_split_without_usable_tracks_is_refused(corpus, paths):
+    tracks = audit(corpus).assign(split="train")
+    with pytest.raises(ValueError, match="no usable track for test, val") as error:
+        write_processed(corpus, tracks, paths.processed, {})
+    assert SENTENCE.fullmatch(str(error.value))
+    assert not (paths.processed / "metadata.json").exists()
+
+
+def test_the_fingerprint_belongs_to_the_data(corpus, paths):
+    first = preprocess(corpus, paths)["fingerprint"]
+    assert preprocess(corpus, paths, n_jobs=1)["fingerprint"] == first
+    track = corpus / "1990" / "1990.00002.wav"
+    samples, rate = sf.read(track, dtype="int16")
+    samples[40_000] = 32_000
+    sf.write(track, samples, rate)
+    assert preprocess(corpus, paths)["fingerprint"] != first
+
+
+def test_the_fingerprint_covers_the_labels(corpus, paths):
+    tracks = audit(corpus)
+    tracks["split"] = split_tracks(tracks, 0)
+    first = write_processed(corpus, tracks, paths.processed, {})["fingerprint"]
+    other = tracks.assign(genre=tracks["genre"].replace("1990", "pop"))
+    assert write_processed(corpus, other, paths.processed, {})["fingerprint"] != first
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError("no space left")])
+def test_an_interrupted_run_leaves_nothing_half_written(corpus, paths, monkeypatch, stop):
+    whole = preprocess(corpus, paths)
+    before = (paths.processed / "val" / "X.npy").read_bytes()
+    segments_of = preprocessor._segments_of
+
+    def interrupted(folder, rows, n_jobs):
+        blocks = segments_of(folder, rows, n_jobs)
+        yield next(blocks)
+        if rows["split"].iloc[0] == "val":
+            assert not (paths.processed / "metadata.json").exists()
+            assert list(paths.processed.glob("val/.X-*.npy"))
+            raise stop
+        yield from blocks
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preprocessor, "_segments_of", interrupted)
+        with pytest.raises(type(stop)):
+            preprocess(corpus, paths)
+    assert not (paths.processed / "metadata.json").exists()
+    assert not list(paths.processed.glob("**/.*"))
+    assert (paths.processed / "val" / "X.npy").read_bytes() == before
+    with pytest.raises(FileNotFoundError, match=r"metadata\.json is missing.*`make preprocess`"):
+        load_split(paths, "train")
+    assert preprocess(corpus, paths) == whole
+    assert (paths.processed / "val" / "X.npy").read_bytes() == before
+
+
+def test_leftovers_of_a_killed_run_are_removed(corpus, paths):
+    leftover = paths.processed / "train" / ".X-killed.npy"
+    leftover.parent.mkdir(parents=True)
+    leftover.touch()
+    preprocess(corpus, paths)
+    assert not leftover.exists()
+
+
+def test_an_audit_newer_than_the_arrays_is_refused(corpus, paths):
+    preprocess(corpus, paths)
+    with (paths.processed / "tracks.csv").open("a") as file:
+        file.write("\n")
+    with pytest.raises(ValueError, match="run `make preprocess` again") as error:
+        load_split(paths, "train")
+    assert SENTENCE.fullmatch(str(error.value))
+
+
+def test_an_audit_that_is_gone_names_its_stage(corpus, paths):
+    preprocess(corpus, paths)
+    (paths.processed / "tracks.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"tracks\.csv is missing.*run `make explore`"):
+        load_metadata(paths)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda X: X[:-1], lambda X: X[:, :, :-1], lambda X: X.astype(np.float64)]
+)
+def test_an_array_that_was_not_written_here_is_refused(corpus, paths, spoil):
+    preprocess(corpus, paths)
+    file = paths.processed / "train" / "X.npy"
+    np.save(file, spoil(np.load(file)))
+    with pytest.raises(ValueError, match=r"train/X\.npy is float.*run `make preprocess`") as error:
+        load_split(paths, "train")
+    assert SENTENCE.fullmatch(str(error.value))
+
+
+def test_segments_of_a_log_mel_start_every_129_2_frames():
+    starts = [round(number * 129.2) for number in range(10)]
+    assert log_mel_starts(10).tolist() == starts
+    decibel = -np.abs(np.random.default_rng(0).normal(0, 20, (128, 1293))).astype(np.float32)
+    segments = segment_log_mel(decibel, 10)
+    assert segments.shape == (10, 128, 130)
+    for start, x in zip(starts, segments, strict=True):
+        part = decibel[:, start : start + 130]
+        expected = np.maximum(part - part.max(), -80)
+        np.testing.assert_allclose(to_decibel(x), expected, atol=1e-4)
+
+
+def test_an_archive_of_log_mels_gives_ten_segments_a_track(tmp_path, paths):
+    rng = np.random.default_rng(0)
+    exact = rng.random((14, 1293)) < 0.7
+    X = rng.integers(1, 256, (14, 128, 1293), dtype=np.uint8) * exact[:, None]
+    names = [f"{genre}.{number:05d}" for genre in ("a", "b") for number in range(7)]
+    arrays = {"X": X, "exact": exact, "floor_db": np.full(14, -80, np.float32), "names": names}
+    arrays |= {"n_frames": [1293] * 13 + [1250], "y": ["a"] * 7 + ["b"] * 7, "genres": ["a", "b"]}
+    archive = tmp_path / "tiny_logmel.npz"
+    np.savez(archive, **arrays)
+    metadata = preprocess(archive, paths)
+    assert metadata["n_segments"] == {"train": 100, "val": 20, "test": 20}
+    for split in SPLITS:
+        segments, _, table = load_split(paths, split)
+        assert segments.dtype == np.float32
+        for track, rows in table.groupby("track"):
+            i = names.index(track)
+            measured = exact[i] & (np.arange(1293) < arrays["n_frames"][i])
+            expected = segment_log_mel(fill_frames(X[i], measured, -80), 10)
+            np.testing.assert_allclose(segments[rows["segment"]], expected, atol=1e-6)
+            starts = [round(number * 129.2) * 512 / 22_050 for number in range(10)]
+            assert rows["start_s"].tolist() == pytest.approx(starts, abs=1e-4)
+
+
+def test_batches_hold_every_segment_once_with_its_label():
+    X = np.arange(10, dtype=np.float32)[:, None, None] * np.ones((1, 2, 3), np.float32)
+    dataset = SegmentDataset(X, np.arange(10))
+    torch.manual_seed(0)
+    for shuffle in (False, True):
+        batches = list(make_loader(dataset, 4, shuffle))
+        assert [tuple(images.shape) for images, _ in batches] == [(n, 1, 2, 3) for n in (4, 4, 2)]
+        images, labels = map(torch.cat, zip(*batches, strict=True))
+        assert sorted(labels.tolist()) == list(range(10))
+        assert images[:, 0, 0, 0].tolist() == labels.tolist()
+        assert (labels.tolist() == list(range(10))) is not shuffle
+
+
+@pytest.mark.parametrize(
+    ("n", "shuffle", "sizes"),
+    [(9, True, [4, 4]), (9, False, [4, 4, 1]), (10, True, [4, 4, 2]), (8, True, [4, 4])],
+)
+def test_only_a_last_batch_of_one_segment_is_dropped_in_training(n, shuffle, sizes):
+    dataset = SegmentDataset(np.zeros((n, 2, 3), np.float32), np.zeros(n, np.int64))
+    assert [len(labels) for _, labels in make_loader(dataset, 4, shuffle)] == sizes
+
+
+@pytest.mark.parametrize("number", [math.nan, -math.inf, np.float32("nan"), np.array([1, np.nan])])
+def test_json_without_meaning_is_refused_and_the_old_file_stays(tmp_path, number):
+    path = write_json(tmp_path / "result.json", {"value": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"value": number})
+    assert read_json(path) == {"value": 1}
+
+
+def test_json_returns_what_was_written(tmp_path):
+    values = {"n": np.int64(3), "share": np.float64(0.1), "row": np.arange(3), "path": tmp_path}
+    written = read_json(write_json(tmp_path / "new" / "result.json", values))
+    assert written == {"n": 3, "share": 0.1, "row": [0, 1, 2], "path": str(tmp_path)}
+
+
+def test_what_json_does_not_know_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="set does not belong in JSON"):
+        write_json(tmp_path / "result.json", {"value": {1}})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = write_json(tmp_path / "result.json", {"value": 1})
+
+    def fail(part):
+        part.write_text("half")
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        save_with(path, fail)
+    assert read_json(path) == {"value": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_half_a_json_file_is_named_in_one_sentence(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({"value": [1, 2, 3]}, indent=1)[:15])
+    with pytest.raises(ValueError, match="is not whole JSON") as error:
+        read_json(path)
+    assert str(path) in str(error.value)
+    assert SENTENCE.fullmatch(str(error.value))
