@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from src.data import corpus as corpora
 from src.data.corpus import (
-    ENDINGS,
     audit,
     claim_run,
     fill_frames,
@@ -80,7 +79,7 @@ def test_hidden_and_foreign_files_are_passed_over(write_track, noise):
     assert [path.name for path in find_tracks(corpus)] == ["rock.00000.wav"]
 
 
-@pytest.mark.parametrize("ending", [*ENDINGS, ".WAV"])
+@pytest.mark.parametrize("ending", [".wav", ".au", ".flac", ".mp3", ".ogg", ".WAV"])
 def test_every_ending_is_read(write_track, ending):
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(80_000) / 22_050)
     corpus = write_track(f"rock/rock.00000{ending}", tone)

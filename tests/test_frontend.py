@@ -28,6 +28,7 @@ TIME = np.arange(SEGMENT_SAMPLES) / SAMPLE_RATE
 CLIPS = {
     "noise": RNG.uniform(-1, 1, SEGMENT_SAMPLES),
     "quiet noise": 1e-4 * RNG.uniform(-1, 1, SEGMENT_SAMPLES),
+    "noise at the floor": 1e-5 * RNG.uniform(-1, 1, SEGMENT_SAMPLES),
     "loud noise": np.clip(10 * RNG.normal(size=SEGMENT_SAMPLES), -1, 1),
     "tone": 0.5 * np.sin(2 * np.pi * 440 * TIME),
     "chirp": librosa.chirp(fmin=30, fmax=11_000, sr=SAMPLE_RATE, length=SEGMENT_SAMPLES),

@@ -12,7 +12,13 @@ from src.data import preprocessor
 from src.data.corpus import audit, fill_frames, read_audio
 from src.data.frontend import LogMel, to_decibel
 from src.data.loader import SegmentDataset, file_hash, load_metadata, load_split, make_loader
-from src.data.preprocessor import log_mel_starts, segment_audio, segment_log_mel, write_processed
+from src.data.preprocessor import (
+    log_mel_starts,
+    segment_audio,
+    segment_log_mel,
+    track_spectrogram,
+    write_processed,
+)
 from src.data.splits import SPLITS, split_tracks
 from src.paths import RunPaths
 from src.results import read_json, save_with, write_csv, write_json
@@ -95,11 +101,11 @@ def test_arrays_are_float32_memory_maps_that_cannot_be_written(corpus, paths):
 
 def test_tracks_without_a_split_are_left_out(corpus, paths):
     tracks = audit(corpus)
-    tracks["split"] = split_tracks(tracks, 0).where(tracks["track"] != "1990.00003", "")
-    write_processed(corpus, tracks, paths.processed, {})
-    segments = pd.read_csv(paths.processed / "segments.csv", dtype=str)
-    assert "1990.00003" not in set(segments["track"])
-    assert segments["track"].nunique() == 13
+    tracks["split"] = split_tracks(tracks, 0).where(tracks["genre"] != "1990", "")
+    metadata = write_processed(corpus, tracks, paths.processed, {})
+    assert metadata["genres"] == ["1980"]
+    assert sum(metadata["n_tracks"].values()) == 7
+    assert set(pd.read_csv(paths.processed / "segments.csv")["genre"]) == {1980}
 
 
 def test_a_split_without_usable_tracks_is_refused(corpus, paths):
@@ -190,6 +196,16 @@ def test_an_array_that_was_not_written_here_is_refused(corpus, paths, spoil):
     with pytest.raises(ValueError, match=r"train/X\.npy is float.*run `make preprocess`") as error:
         load_split(paths, "train")
     assert SENTENCE.fullmatch(str(error.value))
+
+
+def test_the_spectrogram_of_a_whole_track_begins_with_its_first_segment(corpus):
+    track = next(audit(corpus).itertuples())
+    whole = track_spectrogram(corpus, track)
+    first = segment_audio(read_audio(corpus / track.path), 1, LogMel())[0]
+    assert whole.shape == (128, 1 + round(3.1 * 22_050) // 512)
+    assert whole.max() == 1
+    apart = to_decibel(whole[:, :127]) - to_decibel(first[:, :127])
+    assert np.ptp(apart) < 0.01
 
 
 def test_segments_of_a_log_mel_start_every_129_2_frames():

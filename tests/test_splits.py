@@ -134,6 +134,7 @@ def test_uniting_duplicates_keeps_the_segments_per_split():
 def test_unreadable_tracks_are_not_exchanged_for_duplicates():
     unused = [f"blues.{number:05d}" for number in range(2, 40)]
     tracks = fake_tracks(["blues"], 40, unused, duplicates={"blues.00001": "blues.00000"})
+    tracks["n_segments"] = 10
     for seed in range(10):
         drawn = split_tracks(tracks.assign(duplicate_of=""), seed)
         united = split_tracks(tracks, seed)
@@ -226,6 +227,15 @@ def test_value_is_the_plain_mean_of_segments_in_any_order():
     assert (result["low"], result["high"]) == (0.25, 1)
     order = [5, 0, 3, 1, 4, 2]
     assert mean_over_tracks(values[order], tracks[order]) == result
+
+
+def test_long_tracks_weigh_by_their_segments_in_the_interval_too():
+    tracks = np.repeat(np.arange(60), [1, 9] * 30)
+    right = mean_over_tracks(np.ones(300), tracks)
+    assert (right["value"], right["low"], right["high"]) == (1, 1, 1)
+    mixed = mean_over_tracks(tracks % 2 == 0, tracks)
+    assert mixed["value"] == pytest.approx(0.1)
+    assert 0.05 < mixed["low"] < 0.1 < mixed["high"] < 0.2
 
 
 def test_one_track_has_no_interval():

@@ -22,6 +22,7 @@ from src.models.evaluation import predict_logits
 from src.runtime import device, fast_precision, keep_freed_memory, set_seed
 from src.statistics import mean_over_tracks
 
+ATTACKS = ("fgsm", "pgd")
 EPSILONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 ITERATIONS = 40
 STEP_SHARE = 0.25
@@ -71,6 +72,8 @@ def attack(
     Raises ValueError for an unknown name or an eps outside [0, 1], AssertionError if the attack
     broke its bounds.
     """
+    if name not in ATTACKS:
+        raise ValueError(f"{name} is not an attack known here: give {' or '.join(ATTACKS)}.")
     if not 0 <= eps <= 1:
         raise ValueError(f"eps is {eps}: it must lie in [0, 1], where 0.01 is 0.8 dB.")
     X = np.array(X, dtype=np.float32)
@@ -213,17 +216,15 @@ def _method(name: str, classifier: PyTorchClassifier, eps: float, iterations: in
     """Return the ART attack of that name."""
     if name == "fgsm":
         return FastGradientMethod(classifier, eps=eps, batch_size=BATCH_SIZE)
-    if name == "pgd":
-        return ProjectedGradientDescent(
-            classifier,
-            eps=eps,
-            eps_step=eps * STEP_SHARE,
-            max_iter=iterations,
-            num_random_init=1,
-            batch_size=BATCH_SIZE,
-            verbose=False,
-        )
-    raise ValueError(f"{name} is not an attack known here: give fgsm or pgd.")
+    return ProjectedGradientDescent(
+        classifier,
+        eps=eps,
+        eps_step=eps * STEP_SHARE,
+        max_iter=iterations,
+        num_random_init=1,
+        batch_size=BATCH_SIZE,
+        verbose=False,
+    )
 
 
 def _records(name, eps, X, attacked, segments, y, clean, prediction) -> pd.DataFrame:

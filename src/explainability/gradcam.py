@@ -26,11 +26,17 @@ def explain(
     which differ under attack. Each map is scaled to its own minimum and maximum, so maps tell
     where, not how strongly; a map without positive evidence is all zeros (see `is_empty`).
     Source: Selvaraju et al. 2017, library grad-cam. Raises ValueError if there is not one target
-    for each segment (the library would return empty maps).
+    for each segment or the network has no such genre (the library would return empty maps).
     """
     if len(targets) != len(X):
         raise ValueError(
             f"{len(targets)} targets for {len(X)} segments: give one genre number a segment."
+        )
+    n_genres = model.output.out_features
+    unknown = [int(target) for target in targets if not 0 <= target < n_genres]
+    if unknown:
+        raise ValueError(
+            f"Genre {unknown[0]} cannot be explained: the network's genres are 0 to {n_genres - 1}."
         )
     keep_freed_memory()
     model = model.eval().to(device()).requires_grad_(True)

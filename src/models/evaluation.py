@@ -15,12 +15,12 @@ from src.statistics import mean_over_tracks
 BATCH_SIZE = 128
 
 
-@torch.inference_mode()
 def predict_logits(model: nn.Module, X: np.ndarray) -> np.ndarray:
     """Return float32 logits (n, n_genres) of segments (n, 128, 130), judged in float32."""
     model = model.eval().to(device(), memory_format=torch.channels_last)
     batches = (X[i : i + BATCH_SIZE] for i in range(0, len(X), BATCH_SIZE))
-    logits = [model(_to_batch(batch)).float().cpu().numpy() for batch in batches]
+    with torch.inference_mode():
+        logits = [model(_to_batch(batch)).float().cpu().numpy() for batch in batches]
     return np.concatenate(logits)
 
 

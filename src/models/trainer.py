@@ -168,7 +168,7 @@ def _save_state(folder: Path, key: str, model, optimizer, scheduler, history: li
 def _load_state(folder: Path, key: str, model, optimizer, scheduler) -> list[dict]:
     """Restore the state of an interrupted training of the same key; return its history."""
     path = folder / STATE_FILE
-    if not path.exists():
+    if not path.exists() or not (folder / CHECKPOINT_FILE).exists():
         return []
     state = torch.load(path, map_location=device(), weights_only=True)
     if state["key"] != key:

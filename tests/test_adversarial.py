@@ -1,0 +1,316 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.attacks import adversarial
+from src.attacks.adversarial import (
+    EPSILONS,
+    attack,
+    attack_growing,
+    check_contract,
+    draw_segments,
+    first_flips,
+    make_classifier,
+    smallest_flip,
+    summarize,
+    sweep,
+)
+from src.data.loader import SegmentDataset
+from src.models import cnn
+from src.models.evaluation import predict_logits
+from src.models.trainer import CHECKPOINT_FILE, fit, load_checkpoint
+
+ITERATIONS = 5
+EPS = 0.05
+
+
+def planted(seed, n):
+    """Return noise with steady tones for the first genre, strokes for the second, faint to loud."""
+    rng = np.random.default_rng(seed)
+    X, y = rng.random((n, 128, 130), dtype=np.float32) / 2, np.arange(n) % 2
+    level = rng.uniform(0.05, 0.3, (n, 1, 1)).astype(np.float32)
+    X[y == 0, ::8] += level[y == 0]
+    X[y == 1, :, ::8] += level[y == 1]
+    return X, y
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Return a slim network that has learnt the planted patterns."""
+    folder = tmp_path_factory.mktemp("model")
+    recipe = {"epochs": 12, "batch_size": 8, "lr": 0.003, "weight_decay": 0, "patience": 10}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cnn, "WIDTHS", (8, 16, 16, 16))
+        patch.setattr(cnn, "DENSE", (64, 64))
+        train, val = (SegmentDataset(*planted(*how)) for how in ((1, 64), (2, 16)))
+        fit(train, val, folder, genres=["a", "b"], fingerprint="", seed=0, recipe=recipe)
+        yield load_checkpoint(folder / CHECKPOINT_FILE)[0]
+
+
+@pytest.fixture(scope="module")
+def classifier(model):
+    return make_classifier(model)
+
+
+@pytest.fixture(scope="module")
+def data(model):
+    """Return 24 segments, the genres that the network hears (but for two) and their table."""
+    X, _ = planted(3, 24)
+    y = predict_logits(model, X).argmax(axis=1)
+    y[[4, 9]] = 1 - y[[4, 9]]
+    segments = pd.DataFrame({"segment": np.arange(24) * 2, "track": np.repeat([*"abcdef"], 4)})
+    return X, y, segments
+
+
+@pytest.fixture(scope="module")
+def records(model, data):
+    X, y, segments = data
+    tables = [sweep(name, model, X, segments, y, EPSILONS, ITERATIONS) for name in ("fgsm", "pgd")]
+    return pd.concat(tables, ignore_index=True)
+
+
+def accuracy(model, X, y):
+    return (predict_logits(model, X).argmax(axis=1) == y).mean()
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd"])
+@pytest.mark.parametrize("eps", [0.001, 0.05, 1])
+def test_an_attack_stays_within_eps_and_range(name, eps, classifier, data):
+    X, y, _ = data
+    before = X.copy()
+    attacked = attack(name, classifier, X, y, eps, ITERATIONS)
+    assert (attacked.shape, attacked.dtype) == (X.shape, np.float32)
+    assert np.isfinite(attacked).all()
+    assert 0 < np.abs(attacked - X).max() <= eps + 1e-6
+    assert attacked.min() >= 0
+    assert attacked.max() <= 1
+    assert np.array_equal(X, before)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd"])
+def test_silence_is_attacked_within_bounds(name, classifier):
+    X = np.zeros((2, 128, 130), dtype=np.float32)
+    assert np.isfinite(attack(name, classifier, X, np.array([0, 1]), EPS, ITERATIONS)).all()
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd"])
+def test_eps_zero_changes_nothing(name, classifier, data):
+    X, y, _ = data
+    assert np.array_equal(attack(name, classifier, X, y, 0, ITERATIONS), X)
+
+
+@pytest.mark.parametrize("eps", [-0.01, 1.01, float("nan"), float("inf")])
+def test_an_eps_outside_of_the_range_is_refused(eps, classifier, data):
+    with pytest.raises(ValueError, match=rf"eps is {eps}: it must lie in \[0, 1\]"):
+        attack("fgsm", classifier, *data[:2], eps)
+
+
+@pytest.mark.parametrize("eps", [0, EPS])
+def test_an_unknown_attack_is_refused(eps, classifier, data):
+    with pytest.raises(ValueError, match="square is not an attack known here: give fgsm or pgd"):
+        attack("square", classifier, *data[:2], eps)
+
+
+def test_the_contract_catches_a_broken_attack():
+    X = np.full((2, 3, 3), 0.5, dtype=np.float32)
+    check_contract(X, X + np.float32(0.1), 0.1)
+    broken = {"beyond eps": (0.62, 0.1), "above 1": (1.1, 0.7), "below 0": (-0.1, 0.7)}
+    broken |= {"nan": (np.nan, 0.1), "infinite": (np.inf, 1)}
+    for value, eps in broken.values():
+        attacked = X.copy()
+        attacked[1, 2, 0] = value
+        with pytest.raises(AssertionError, match="its result is not used"):
+            check_contract(X, attacked, eps)
+
+
+def test_an_attack_that_breaks_its_contract_is_not_returned(classifier, data, monkeypatch):
+    class Rough:
+        def generate(self, X, y):
+            return X + np.float32(0.2)
+
+    monkeypatch.setattr(adversarial, "_method", lambda *_: Rough())
+    with pytest.raises(AssertionError, match="left its bounds"):
+        attack("fgsm", classifier, *data[:2], 0.1)
+
+
+def test_the_network_attacked_here_has_learnt(model):
+    assert accuracy(model, *planted(4, 24)) >= 0.9
+
+
+def test_pgd_harms_at_least_as_much_as_fgsm_and_both_far_more_than_noise(model, classifier, data):
+    X, _, _ = data
+    y = predict_logits(model, X).argmax(axis=1)
+    rng = np.random.default_rng(0)
+    noisy = (X + rng.choice([-EPS, EPS], X.shape)).clip(0, 1)
+    fgsm, pgd = (
+        accuracy(model, attack(name, classifier, X, y, EPS, ITERATIONS), y)
+        for name in ("fgsm", "pgd")
+    )
+    assert pgd <= fgsm <= accuracy(model, noisy, y) - 0.5
+
+
+def test_attacks_raise_the_loss_of_the_true_genre(model, classifier, data):
+    X, y, _ = data
+    rows = np.arange(len(y))
+    for name in ("fgsm", "pgd"):
+        attacked = predict_logits(model, attack(name, classifier, X, y, 0.005, ITERATIONS))
+        clean = predict_logits(model, X)
+        margin = [logits[rows, y] - logits[rows, 1 - y] for logits in (clean, attacked)]
+        assert (margin[1] < margin[0]).all()
+
+
+def test_the_random_start_depends_on_the_seed_alone(classifier, data):
+    X, y, _ = data
+    first, again = (attack("pgd", classifier, X, y, EPS, 1, seed=1) for _ in range(2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, attack("pgd", classifier, X, y, EPS, 1, seed=2))
+    assert np.array_equal(*(attack("fgsm", classifier, X, y, EPS, seed=s) for s in (1, 2)))
+
+
+def test_attacked_segments_are_judged_by_the_float32_network(model, data):
+    X, y, _ = data
+    for _, attacked, prediction in attack_growing("pgd", model, X, y, (0.002, EPS), ITERATIONS):
+        assert np.array_equal(prediction, predict_logits(model, attacked).argmax(axis=1))
+
+
+def test_gradients_for_attacks_are_those_of_the_network_folded_in_bfloat16(model, classifier, data):
+    X = data[0]
+    fast = classifier.predict(X[:, None])
+    exact = predict_logits(model, X)
+    assert fast.dtype == np.float32
+    assert 0 < np.abs(fast - exact).max() < 0.05 * np.abs(exact).max() + 0.05
+
+
+def test_segments_are_drawn_evenly_over_tracks():
+    tracks = np.repeat([*"abcdefg"], 10)
+    drawn = draw_segments(tracks, 25, seed=0)
+    assert sorted(np.unique(tracks[drawn], return_counts=True)[1]) == [3, 3, 3, 4, 4, 4, 4]
+    assert len(np.unique(drawn)) == 25
+    assert (np.diff(drawn) > 0).all()
+
+
+def test_short_tracks_give_all_they_have():
+    tracks = np.array([*"abbbbbbbb"])
+    assert tracks[draw_segments(tracks, 4, seed=0)].tolist() == [*"abbb"]
+
+
+def test_drawing_depends_on_the_seed_alone():
+    tracks = np.repeat([*"abcdefg"], 10)
+    one, two, other = (draw_segments(tracks, 25, seed).tolist() for seed in (0, 0, 1))
+    assert one == two != other
+
+
+def test_all_segments_are_taken_if_there_are_fewer():
+    assert draw_segments(np.array([*"aab"]), 9, seed=0).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_at_least_one_segment_must_be_asked_for(n):
+    with pytest.raises(ValueError, match=f"{n} segments were asked for"):
+        draw_segments(np.array([*"aab"]), n, seed=0)
+
+
+def test_a_sweep_has_one_record_a_segment_attack_and_eps(records, data):
+    X, y, segments = data
+    assert len(records) == 2 * len(EPSILONS) * len(X)
+    assert not records.duplicated(["attack", "eps", "segment"]).any()
+    for _, rows in records.groupby(["attack", "eps"]):
+        assert rows["segment"].tolist() == segments["segment"].tolist()
+        assert rows["track"].tolist() == segments["track"].tolist()
+        assert rows["true"].tolist() == y.tolist()
+    np.testing.assert_allclose(records["eps_db"], 80 * records["eps"])
+
+
+def test_changes_on_record_stay_within_eps(records):
+    assert (records["linf"] <= records["eps"] + 1e-6).all()
+    assert (records["l2"] <= records["eps"] * np.sqrt(128 * 130) + 1e-3).all()
+    changed = records[records["linf"] > 0]
+    assert changed["snr_db"].between(0, 80).all()
+
+
+def test_segments_wrong_before_stay_unchanged_and_are_no_success(records):
+    wrong = records[records["clean_prediction"] != records["true"]]
+    assert set(wrong["segment"]) == {8, 18}
+    assert (wrong["adversarial_prediction"] == wrong["clean_prediction"]).all()
+    assert not wrong["success"].any()
+    assert (wrong[["linf", "l2"]] == 0).all(axis=None)
+    assert wrong["snr_db"].isna().all()
+
+
+def test_segments_right_before_are_a_success_exactly_if_they_are_wrong_after(records):
+    right = records[records["clean_prediction"] == records["true"]]
+    assert (right["success"] == (right["adversarial_prediction"] != right["true"])).all()
+    assert right["success"].any()
+    assert not right["success"].all()
+
+
+def test_what_pgd_broke_stays_broken_by_the_same_change(records):
+    pgd = records[records["attack"] == "pgd"]
+    for _, rows in pgd.groupby("segment"):
+        broken = rows.sort_values("eps")["success"].to_numpy()
+        assert (np.diff(broken.astype(int)) >= 0).all()
+        assert rows.loc[rows["success"], ["linf", "l2", "snr_db"]].drop_duplicates().shape[0] <= 1
+    assert pgd.groupby("segment")["success"].sum().max() > 1
+
+
+def test_the_perturbation_of_fgsm_grows_with_eps(records):
+    fgsm = records[(records["attack"] == "fgsm") & (records["linf"] > 0)]
+    np.testing.assert_allclose(fgsm["linf"], fgsm["eps"], rtol=1e-3)
+
+
+def test_epsilons_may_come_in_any_order(model, data, records):
+    X, y, segments = data
+    again = sweep("pgd", model, X, segments, y, EPSILONS[::-1], ITERATIONS)
+    pd.testing.assert_frame_equal(
+        again, records[records["attack"] == "pgd"].reset_index(drop=True)
+    )
+
+
+def test_the_smallest_flips_agree_with_the_records(model, data, records):
+    X, y, _ = data
+    table = smallest_flip(records)
+    for name in ("fgsm", "pgd"):
+        smallest, flipped = first_flips(name, model, X, y, epsilons=EPSILONS, iterations=ITERATIONS)
+        np.testing.assert_array_equal(table[name], smallest)
+        found = ~np.isnan(smallest)
+        assert 0 < found.sum() < len(X)
+        predicted = predict_logits(model, flipped).argmax(axis=1)
+        assert (predicted[found] != y[found]).all()
+        assert np.array_equal(flipped[~found], X[~found])
+        assert (np.abs(flipped - X)[found].max(axis=(1, 2)) <= smallest[found] + 1e-6).all()
+        rows = records[records["attack"] == name]
+        by_hand = [
+            rows.loc[(rows["segment"] == s) & rows["success"], "eps"].min() for s in table.index
+        ]
+        np.testing.assert_array_equal(smallest, by_hand)
+
+
+def test_the_summary_is_counted_from_the_records():
+    rows = [("a", 0, 0, 0), ("a", 0, 0, 1), ("b", 1, 1, 0), ("b", 1, 0, 0), ("c", 1, 1, 1)]
+    columns = ["track", "true", "clean_prediction", "adversarial_prediction"]
+    table = pd.DataFrame(rows, columns=columns).assign(attack="pgd", eps=0.01)
+    table["success"] = [False, True, True, False, False]
+    (line,) = summarize(table)
+    assert (line["attack"], line["eps"], line["eps_db"]) == ("pgd", 0.01, pytest.approx(0.8))
+    assert line["clean_accuracy"] == pytest.approx(4 / 5)
+    assert line["robust_accuracy"]["value"] == pytest.approx(2 / 5)
+    assert line["robust_accuracy"]["n_tracks"] == 3
+    assert line["accuracy_drop"] == pytest.approx(2 / 5)
+    assert line["attack_success_rate"]["value"] == pytest.approx(2 / 4)
+    assert line["attack_success_rate"]["n_segments"] == 4
+
+
+def test_there_is_no_success_rate_if_nothing_was_right_before():
+    table = pd.DataFrame(
+        {"track": [*"ab"], "true": 0, "clean_prediction": 1, "adversarial_prediction": 1}
+    ).assign(attack="fgsm", eps=0.1, success=False)
+    (line,) = summarize(table)
+    assert line["attack_success_rate"] is None
+    assert line["robust_accuracy"]["value"] == 0
+
+
+def test_the_summary_of_a_sweep_has_a_line_for_each_attack_and_eps(records):
+    lines = summarize(records)
+    expected = [(name, eps) for name in ("fgsm", "pgd") for eps in EPSILONS]
+    assert [(line["attack"], line["eps"]) for line in lines] == expected
+    assert {line["clean_accuracy"] for line in lines} == {22 / 24}

@@ -1,0 +1,152 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from src.explainability import gradcam
+from src.explainability.gradcam import (
+    confident_failures,
+    correct_examples,
+    explain,
+    is_empty,
+    map_records,
+)
+from src.models.cnn import GenreClassifierCNN
+from src.models.evaluation import predict_logits
+
+
+class Listener(nn.Module):
+    """A network whose maps are known: the first logit is the mean level, the second its opposite.
+
+    Its only feature is the spectrogram itself, so the map of genre 0 is the spectrogram scaled
+    to its own range, and nothing speaks for genre 1.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.conv4_2 = nn.Conv2d(1, 1, 1, bias=False)
+        self.output = nn.Linear(1, 2, bias=False)
+        nn.init.ones_(self.conv4_2.weight)
+        self.output.weight = nn.Parameter(torch.tensor([[1.0], [-1.0]]))
+
+    def forward(self, x):
+        return self.output(self.conv4_2(x).mean(dim=(2, 3)))
+
+
+@pytest.fixture(scope="module")
+def X():
+    return np.random.default_rng(0).random((5, 128, 130), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return GenreClassifierCNN().eval()
+
+
+def test_maps_have_the_shape_of_the_segments_and_span_their_range(X, model):
+    maps = explain(model, X, np.arange(5))
+    assert (maps.shape, maps.dtype) == (X.shape, np.float32)
+    assert np.unique(maps.min(axis=(1, 2))).tolist() == [0]
+    np.testing.assert_allclose(maps[~is_empty(maps)].max(axis=(1, 2)), 1, rtol=0, atol=1e-6)
+    assert not is_empty(maps).all()
+
+
+def test_the_map_of_a_batch_is_that_of_each_segment_alone(X, model, monkeypatch):
+    targets = np.array([3, 1, 4, 1, 5])
+    alone = np.concatenate([explain(model, X[[i]], targets[[i]]) for i in range(5)])
+    np.testing.assert_allclose(explain(model, X, targets), alone, rtol=0, atol=1e-3)
+    monkeypatch.setattr(gradcam, "BATCH_SIZE", 2)
+    np.testing.assert_allclose(explain(model, X, targets), alone, rtol=0, atol=1e-3)
+
+
+def test_a_map_falls_on_what_speaks_for_its_genre():
+    x = np.full((1, 128, 130), 0.2, dtype=np.float32)
+    x[0, 40:60, 30:90] = 0.8
+    heat = explain(Listener(), x, np.array([0]))[0]
+    np.testing.assert_allclose(heat, x[0] == np.float32(0.8), rtol=0, atol=1e-4)
+
+
+def test_a_map_without_positive_evidence_is_empty(X):
+    maps = explain(Listener(), X[:2], np.array([1, 0]))
+    assert is_empty(maps).tolist() == [True, False]
+
+
+def test_maps_of_two_genres_differ(X, model):
+    assert not np.allclose(explain(model, X, np.zeros(5)), explain(model, X, np.ones(5)))
+
+
+def test_explaining_changes_neither_weights_nor_predictions(X, model):
+    before, logits = model.state_dict(), predict_logits(model, X)
+    explain(model, X, np.zeros(5))
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    assert np.array_equal(predict_logits(model, X), logits)
+
+
+def test_a_frozen_network_can_be_explained(X):
+    maps = explain(Listener().requires_grad_(False), X[:1], np.array([0]))
+    assert not is_empty(maps).any()
+
+
+@pytest.mark.parametrize("n", [0, 4, 6])
+def test_there_must_be_one_target_for_each_segment(n, X, model):
+    with pytest.raises(ValueError, match=f"{n} targets for 5 segments"):
+        explain(model, X, np.zeros(n, dtype=int))
+
+
+@pytest.mark.parametrize("genre", [-1, 2])
+def test_a_genre_that_the_network_does_not_know_is_refused(genre, X):
+    with pytest.raises(ValueError, match=f"Genre {genre} cannot be explained"):
+        explain(Listener(), X[:2], np.array([0, genre]))
+
+
+def test_no_segments_give_no_maps(X, model):
+    assert explain(model, X[:0], np.zeros(0, dtype=int)).shape == (0, 128, 130)
+
+
+# predicted 0, 0, 1, 1, 2, 2
+TRACKS = np.array([*"abcdef"])
+Y = np.array([0, 0, 0, 1, 1, 1])
+P = np.array(
+    [[6, 2, 2], [9, 1, 0], [4, 5, 1], [1, 8, 1], [1, 2, 7], [0, 1, 9]]
+) / 10  # fmt: skip
+
+
+def test_correct_examples_are_the_most_confident_correct_ones_of_each_genre():
+    assert correct_examples(Y, P, TRACKS, 1).tolist() == [1, 3]
+    assert correct_examples(Y, P, TRACKS, 2).tolist() == [1, 0, 3]
+
+
+def test_correct_examples_are_of_different_tracks_first():
+    confidence = np.array([0.9, 0.8, 0.7, 0.6])
+    probabilities = np.stack([confidence, 1 - confidence], axis=1)
+    y, tracks = np.zeros(4, dtype=int), np.array([*"aaba"])
+    assert correct_examples(y, probabilities, tracks, 2).tolist() == [0, 2]
+    assert correct_examples(y, probabilities, tracks, 3).tolist() == [0, 2, 1]
+
+
+def test_confident_failures_are_wrong_and_of_each_confusion_first():
+    assert confident_failures(Y, P, 2).tolist() == [5, 2]
+    assert confident_failures(Y, P, 3).tolist() == [5, 2, 4]
+    assert confident_failures(Y, P, 9).tolist() == [5, 2, 4]
+
+
+def test_a_perfect_network_has_no_failures_and_a_hopeless_one_no_correct_examples():
+    right, wrong = np.eye(3)[Y], np.eye(3)[(Y + 1) % 3]
+    assert confident_failures(Y, right, 5).tolist() == []
+    assert correct_examples(Y, wrong, TRACKS, 2).tolist() == []
+
+
+def test_map_records_tell_which_genre_each_map_explains():
+    maps = np.ones((3, 128, 130))
+    maps[1] = 0
+    segments = pd.DataFrame({"segment": [4, 7, 9], "track": [*"abc"], "start_s": [0.0, 3, 6]})
+    true, predicted, explained = np.array([[0, 0, 0], [0, 1, 1], [0, 0, 1]])
+    table = map_records("kind", segments, true, predicted, explained, maps, [0.01, 0.1, np.nan])
+    assert table["explains"].tolist() == ["both", "true", "predicted"]
+    assert table["flipped"].tolist() == [False, True, True]
+    assert table["empty"].tolist() == [False, True, False]
+    assert table[["segment", "track", "start_s"]].equals(segments)
+    assert table["eps"].tolist()[:2] == [0.01, 0.1]
+    assert list(map_records("kind", segments, true, predicted, explained, maps)["eps"]) == [0] * 3

@@ -1,0 +1,235 @@
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from src.data.loader import SegmentDataset
+from src.models import cnn, trainer
+from src.models.trainer import CHECKPOINT_FILE, STATE_FILE, fit, load_checkpoint, save_checkpoint
+
+GENRES = ["blues", "jazz"]
+RECIPE = {"epochs": 4, "batch_size": 8, "lr": 0.003, "weight_decay": 1e-4, "patience": 10}
+
+
+@pytest.fixture(autouse=True)
+def _slim_network(monkeypatch):
+    monkeypatch.setattr(cnn, "WIDTHS", (8, 16, 16, 16))
+    monkeypatch.setattr(cnn, "DENSE", (64, 64))
+
+
+def planted(seed, n=40):
+    """Return noise of 32 frames with a steady tone for the first genre, a stroke for the second."""
+    rng = np.random.default_rng(seed)
+    X, y = rng.random((n, 128, 32), dtype=np.float32) * 0.5, np.arange(n) % 2
+    X[y == 0, 60:64] += 0.4
+    X[y == 1, :, 12:16] += 0.4
+    return SegmentDataset(X, y)
+
+
+def train(folder, seed=0, fingerprint="data", **changed):
+    """Train on planted patterns; return the history without times."""
+    history = fit(
+        planted(1),
+        planted(2, 16),
+        folder,
+        genres=GENRES,
+        fingerprint=fingerprint,
+        seed=seed,
+        recipe=RECIPE | changed,
+    )
+    return [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in history]
+
+
+def weights(folder):
+    return load_checkpoint(folder / CHECKPOINT_FILE)[0].state_dict()
+
+
+def equal(one, other):
+    return all(one[name].equal(other[name]) for name in one)
+
+
+@pytest.fixture
+def epochs_run(monkeypatch):
+    """Return a list that grows by one entry with each epoch that is run."""
+    run, real = [], trainer._run_epoch
+
+    def counting(*args):
+        run.append(len(run))
+        return real(*args)
+
+    monkeypatch.setattr(trainer, "_run_epoch", counting)
+    return run
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Return a function after which each epoch has the next of the given validation losses.
+
+    The epoch's number, from 1, is written into the weights.
+    """
+
+    def script(*losses):
+        remaining = iter(enumerate(losses, start=1))
+
+        def epoch(model, *_):
+            number, loss = next(remaining)
+            torch.nn.init.constant_(model.output.bias, number)
+            return {"val_loss": loss}
+
+        monkeypatch.setattr(trainer, "_run_epoch", epoch)
+
+    return script
+
+
+def test_training_learns_planted_patterns(tmp_path):
+    history = train(tmp_path, epochs=12)
+    assert history[-1]["train_loss"] < 0.5 * history[0]["train_loss"]
+    assert min(epoch["val_loss"] for epoch in history) < 0.2
+    assert max(epoch["val_accuracy"] for epoch in history) == 1
+
+
+@pytest.mark.parametrize("epochs_done", [0, 1, 3])
+def test_an_interrupted_training_ends_bit_equal_to_an_undisturbed_one(
+    epochs_done, tmp_path, monkeypatch
+):
+    undisturbed = train(tmp_path / "undisturbed")
+    real, calls = trainer._run_epoch, []
+
+    def interrupted(*args):
+        calls.append(real(*args))
+        if len(calls) > epochs_done:
+            raise KeyboardInterrupt
+        return calls[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "_run_epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "cut")
+    assert train(tmp_path / "cut") == undisturbed
+    assert equal(weights(tmp_path / "cut"), weights(tmp_path / "undisturbed"))
+
+
+def test_a_resumed_training_runs_only_the_missing_epochs(tmp_path, epochs_run, monkeypatch):
+    def fail(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.lr_scheduler.ReduceLROnPlateau, "step", fail)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path)
+    assert len(epochs_run) == 1
+    assert len(train(tmp_path)) == RECIPE["epochs"]
+    assert len(epochs_run) == 1 + RECIPE["epochs"]  # the one cut off before it was written counts
+
+
+def test_a_finished_training_is_not_repeated(tmp_path, epochs_run):
+    first = train(tmp_path)
+    del epochs_run[:]
+    assert train(tmp_path) == first
+    assert epochs_run == []
+
+
+def test_a_lost_checkpoint_is_made_again(tmp_path):
+    train(tmp_path)
+    before = weights(tmp_path)
+    (tmp_path / CHECKPOINT_FILE).unlink()
+    train(tmp_path)
+    assert equal(weights(tmp_path), before)
+
+
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"fingerprint": "other"}, {"lr": 0.006}])
+def test_training_of_other_seed_data_or_recipe_starts_anew(changed, tmp_path, epochs_run):
+    first = train(tmp_path)
+    before = weights(tmp_path)
+    del epochs_run[:]
+    second = train(tmp_path, **changed)
+    assert len(epochs_run) == RECIPE["epochs"]
+    same = "fingerprint" in changed  # the name of the data does not change the data
+    assert (second == first) is same
+    assert equal(weights(tmp_path), before) is same
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path):
+    assert train(tmp_path / "one") == train(tmp_path / "two")
+    assert equal(weights(tmp_path / "one"), weights(tmp_path / "two"))
+
+
+def test_training_stops_after_patience_and_keeps_the_best_epoch(tmp_path, scripted):
+    scripted(3, 1, 2, 1, 2, 0.5)
+    assert len(train(tmp_path, epochs=6, patience=3)) == 5
+    model, facts = load_checkpoint(tmp_path / CHECKPOINT_FILE)
+    assert facts["epoch"] == 2
+    assert (model.output.bias == 2).all()
+
+
+def test_the_learning_rate_is_halved_on_a_plateau(tmp_path, scripted):
+    scripted(*[1.0] * 8)
+    train(tmp_path, epochs=8, patience=20)
+    (group,) = torch.load(tmp_path / STATE_FILE, weights_only=True)["optimizer"]["param_groups"]
+    assert group["lr"] == RECIPE["lr"] / 2
+
+
+def test_a_checkpoint_carries_its_recipe(tmp_path):
+    train(tmp_path, epochs=1)
+    model, facts = load_checkpoint(tmp_path / CHECKPOINT_FILE, "data")
+    assert facts == {
+        "genres": GENRES,
+        "fingerprint": "data",
+        "seed": 0,
+        "recipe": RECIPE | {"epochs": 1},
+        "epoch": 1,
+    }
+    assert not model.training
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    real = trainer._run_epoch
+
+    def damaging(model, optimizer, data, *args):
+        epoch = real(model, optimizer, data, *args)
+        data.X[:] = np.nan
+        return epoch
+
+    monkeypatch.setattr(trainer, "_run_epoch", damaging)
+    with pytest.raises(FloatingPointError, match="loss became nan"):
+        train(tmp_path)
+    assert load_checkpoint(tmp_path / CHECKPOINT_FILE)[1]["epoch"] == 1
+    assert all(value.isfinite().all() for value in weights(tmp_path).values())
+
+
+def test_a_checkpoint_of_other_data_is_refused_in_one_sentence(tmp_path):
+    model = cnn.GenreClassifierCNN(2)
+    path = save_checkpoint(tmp_path / "c.pt", model, genres=GENRES, fingerprint="0" * 64)
+    with pytest.raises(ValueError, match="run `make train`") as refusal:
+        load_checkpoint(path, "1" * 64)
+    assert re.fullmatch(r"[^\n]+ 000000000000, here is 111111111111: [^\n.]+\.", str(refusal.value))
+
+
+def test_a_missing_checkpoint_names_the_stage_that_makes_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone\.pt is missing.*run `make train`"):
+        load_checkpoint(tmp_path / "gone.pt")
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_code_in_a_checkpoint_or_state_is_not_executed(tmp_path):
+    trap = tmp_path / "executed"
+    for name in (CHECKPOINT_FILE, STATE_FILE):
+        torch.save({"key": Malicious(trap)}, tmp_path / name)
+    torch.load(tmp_path / CHECKPOINT_FILE, weights_only=False)
+    assert trap.exists()  # the trap works
+    trap.unlink()
+    with pytest.raises(pickle.UnpicklingError):
+        load_checkpoint(tmp_path / CHECKPOINT_FILE)
+    with pytest.raises(pickle.UnpicklingError):
+        train(tmp_path)
+    assert not trap.exists()
