@@ -11,7 +11,7 @@ PIPELINE = $(BIN)/python -m src.pipeline --dataset "$(DATASET)" $(if $(RUN),--ru
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --no-header --no-annotate
 STAGES := explore preprocess train attack explain
 
-.PHONY: help run $(STAGES) lab test lint lock clean
+.PHONY: help run $(STAGES) lab test lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands

@@ -18,6 +18,7 @@ from doit.cmd_base import ModuleTaskLoader
 from doit.doit_cmd import DoitMain
 from doit.exceptions import TaskFailed
 from doit.tools import config_changed
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from src.paths import NOTEBOOKS, ROOT, STAGES, RunPaths, run_name
@@ -40,6 +41,8 @@ def main(arguments: list[str]) -> int:
     if unknown:
         parser.error(f"{', '.join(sorted(unknown))}: not a stage; give some of {', '.join(STAGES)}")
     given = {name: _value(text) for name, text in options.parameters}
+    for name in {"DATASET", "RUN"} & set(given):
+        parser.error(f"{name}: give it as --{name.lower()}")
     given |= {"DATASET": options.dataset, "RUN": options.run or run_name(options.dataset)}
     stages = options.stages or list(STAGES)
     try:
@@ -51,12 +54,21 @@ def main(arguments: list[str]) -> int:
 
 
 def run_stages(stages: list[str], parameters: dict, paths: RunPaths, only: bool) -> int:
-    """Run stages through doit; with `only`, those stages alone and in any case."""
+    """Run stages through doit; with `only`, those stages alone and in any case.
+
+    Returns 0 if all succeeded. Several stages alone are several calls: doit's `--single` runs
+    the first of them and drops the others.
+    """
     paths.notebooks.mkdir(parents=True, exist_ok=True)
-    tasks = {f"task_{stage}": _task(stage, parameters[stage], paths) for stage in STAGES}
     config = {"dep_file": str(paths.notebooks / ".doit.json"), "backend": "json", "verbosity": 2}
-    doit = DoitMain(ModuleTaskLoader(tasks), extra_config={"GLOBAL": config})
-    return doit.run(["run", *(["--single", "--always-execute"] if only else []), *stages])
+    ordered = [stage for stage in STAGES if stage in stages]
+    alone = [["--single", "--always-execute", stage] for stage in ordered]
+    for selection in alone if only else [ordered]:
+        tasks = {f"task_{stage}": _task(stage, parameters[stage], paths) for stage in STAGES}
+        doit = DoitMain(ModuleTaskLoader(tasks), extra_config={"GLOBAL": config})
+        if code := doit.run(["run", *selection]):
+            return code
+    return 0
 
 
 def stage_parameters(stage: str, given: dict) -> dict:
@@ -128,10 +140,13 @@ def run_notebook(stage: str, parameters: dict, paths: RunPaths) -> TaskFailed | 
             start_timeout=START_TIMEOUT,
         )
     except PapermillExecutionError as error:
-        shown = failed.relative_to(ROOT)
-        return TaskFailed(f"{stage}: {error.ename}: {error.evalue}\n(the traceback is in {shown})")
-    failed.replace(output)
-    return None
+        reason = f"{error.ename}: {error.evalue}"
+    except DeadKernelError:
+        reason = "the kernel died: there may be too little memory; close other programs, run again."
+    else:
+        failed.replace(output)
+        return None
+    return TaskFailed(f"{stage}: {reason}\n(more is in {failed.relative_to(ROOT)})")
 
 
 def _task(stage: str, parameters: dict, paths: RunPaths):

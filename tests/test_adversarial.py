@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -167,8 +169,12 @@ def test_the_random_start_depends_on_the_seed_alone(classifier, data):
     assert np.array_equal(*(attack("fgsm", classifier, X, y, EPS, seed=s) for s in (1, 2)))
 
 
-def test_attacked_segments_are_judged_by_the_float32_network(model, data):
+def test_attacked_segments_are_judged_by_the_network_itself(model, data, monkeypatch):
     X, y, _ = data
+    contrary = copy.deepcopy(model)
+    for parameter in contrary.output.parameters():
+        parameter.data.neg_()
+    monkeypatch.setattr(adversarial, "make_classifier", lambda _: make_classifier(contrary))
     for _, attacked, prediction in attack_growing("pgd", model, X, y, (0.002, EPS), ITERATIONS):
         assert np.array_equal(prediction, predict_logits(model, attacked).argmax(axis=1))
 
@@ -261,9 +267,7 @@ def test_the_perturbation_of_fgsm_grows_with_eps(records):
 def test_epsilons_may_come_in_any_order(model, data, records):
     X, y, segments = data
     again = sweep("pgd", model, X, segments, y, EPSILONS[::-1], ITERATIONS)
-    pd.testing.assert_frame_equal(
-        again, records[records["attack"] == "pgd"].reset_index(drop=True)
-    )
+    pd.testing.assert_frame_equal(again, records[records["attack"] == "pgd"].reset_index(drop=True))
 
 
 def test_the_smallest_flips_agree_with_the_records(model, data, records):

@@ -17,8 +17,8 @@ from src.models.evaluation import (
 GENRES = ["blues", "jazz", "metal"]
 
 
-@pytest.fixture(scope="module")
-def X():
+@pytest.fixture(name="X", scope="module")
+def _segments():
     return np.random.default_rng(0).random((7, 128, 130), dtype=np.float32)
 
 

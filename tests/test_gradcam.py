@@ -34,8 +34,8 @@ class Listener(nn.Module):
         return self.output(self.conv4_2(x).mean(dim=(2, 3)))
 
 
-@pytest.fixture(scope="module")
-def X():
+@pytest.fixture(name="X", scope="module")
+def _segments():
     return np.random.default_rng(0).random((5, 128, 130), dtype=np.float32)
 
 

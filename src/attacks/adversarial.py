@@ -147,7 +147,7 @@ def attack_growing(
     iterations: int = ITERATIONS,
     seed: int = 42,
 ) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
-    """Yield eps, attacked segments and their predicted genres, from the smallest eps to the largest.
+    """Yield eps, attacked segments and their predicted genres, the smallest eps first.
 
     Which segments are attacked at which eps is told in `sweep`. The arrays are used again for the
     next eps: copy what is to be kept.

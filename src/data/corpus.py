@@ -42,7 +42,8 @@ def open_corpus(dataset: str, tracks_per_genre: int, seed: int) -> Path:
     `gtzan` (downloaded), or a path. Raises FileNotFoundError for a path that does not exist.
     """
     if dataset == "synthetic":
-        folder = RAW / f"synthetic_{tracks_per_genre}_per_genre_seed_{seed}"
+        name = f"synthetic_v{synthetic.VERSION}_{tracks_per_genre}_per_genre_seed_{seed}"
+        folder = RAW / name
         return synthetic.make_corpus(folder, tracks_per_genre, seed)
     if dataset == "gtzan_mini":
         return download.fetch_gtzan_mini(RAW / dataset)

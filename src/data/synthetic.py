@@ -1,10 +1,9 @@
 """The embedded corpus: ten genres composed from seeded grammars and played by sampled instruments.
 
-A track is 30 s of four parts. `STYLES` says how each genre plays them, in step patterns: one
-string is one bar, so 16 characters are sixteenths and 12 are triplets (or sixteenths of a bar of
-three beats). A track draws one style, may borrow a component from a related genre, and ends in a
-recording of its own: band limits, room, saturation, hiss. The corpus is an imitation, made so that
-everything runs without a download; results on it say nothing about recorded music.
+A track is 30 s of four parts. `grammars` says how each genre plays them. A track draws one style,
+may borrow a component from a related genre, and ends in a recording of its own: band limits, room,
+saturation, hiss. The corpus is an imitation, made so that everything runs without a download;
+results on it say nothing about recorded music.
 """
 
 import io
@@ -24,258 +23,27 @@ from joblib import Parallel, delayed
 from scipy import signal
 from tqdm.auto import tqdm
 
+from src.data.grammars import (
+    BASE,
+    CHORDS,
+    COMPONENTS,
+    DRUMS,
+    GENRES,
+    GROOVES,
+    KITS,
+    PROGRAMS,
+    RELATED,
+    SCALES,
+    STYLES,
+    VELOCITY,
+)
+
+VERSION = 1  # of the music: another one for whatever changes a sample
 PARTS = ("drums", "bass", "harmony", "lead")
 SAMPLE_RATE = 22_050
 N_SAMPLES = 661_500
 SYNTH_RATE = 48_000  # midirenderer has no other
 BORROW = 0.05  # chance of each component to come from a related genre
-
-# General MIDI programs (from 0), by the names that the styles use.
-PROGRAMS = {
-    "piano": 0, "bright": 1, "honky": 3, "rhodes": 4, "fm": 5, "harpsichord": 6, "clavinet": 7,
-    "vibes": 11, "organ": 16, "percorgan": 17, "rockorgan": 18, "church": 19, "accordion": 21,
-    "harmonica": 22, "nylon": 24, "steel": 25, "jazzgt": 26, "clean": 27, "muted": 28,
-    "overdrive": 29, "distortion": 30, "upright": 32, "fingered": 33, "picked": 34, "fretless": 35,
-    "slap": 36, "synbass": 38, "subbass": 39, "violin": 40, "viola": 41, "cello": 42, "contra": 43,
-    "tremolo": 44, "pizzicato": 45, "harp": 46, "strings": 48, "slowstrings": 49, "synstrings": 50,
-    "aahs": 52, "oohs": 53, "synvoice": 54, "orchhit": 55, "trumpet": 56, "trombone": 57,
-    "mutedtpt": 59, "horn": 60, "brass": 61, "synbrass": 62, "soprano": 64, "alto": 65,
-    "tenor": 66, "oboe": 68, "bassoon": 70, "clarinet": 71, "flute": 73, "square": 80, "saw": 81,
-    "voxlead": 85, "warmpad": 89, "polypad": 90, "banjo": 105, "fiddle": 110,
-}  # fmt: skip
-KITS = {"standard": 0, "room": 8, "power": 16, "electronic": 24, "tr808": 25, "jazz": 32,
-        "brush": 40}  # fmt: skip
-# kick, snare, rim, clap, closed hat, open hat, pedal hat, ride, crash, toms, tambourine, conga, bell
-DRUMS = {"k": 36, "s": 38, "r": 37, "c": 39, "h": 42, "o": 46, "p": 44, "R": 51, "C": 49, "t": 45,
-         "T": 48, "y": 54, "g": 63, "b": 56}  # fmt: skip
-VELOCITY = {"X": 116, "x": 94, "o": 48}
-
-CHORDS = {
-    "": (0, 4, 7), "m": (0, 3, 7), "5": (0, 7, 12), "6": (0, 4, 7, 9), "7": (0, 4, 7, 10),
-    "m7": (0, 3, 7, 10), "M7": (0, 4, 7, 11), "9": (0, 4, 10, 14), "m9": (0, 3, 10, 14),
-    "o": (0, 3, 6, 9), "s": (0, 5, 7),
-}  # fmt: skip
-SCALES = {
-    "major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10), "blues": (0, 3, 5, 6, 7, 10),
-    "penta": (0, 2, 4, 7, 9), "minpenta": (0, 3, 5, 7, 10), "mixo": (0, 2, 4, 5, 7, 9, 10),
-    "dorian": (0, 2, 3, 5, 7, 9, 10), "harmonic": (0, 2, 3, 5, 7, 8, 11),
-    "phrygian": (0, 1, 3, 5, 7, 8, 10),
-}  # fmt: skip
-
-# One bar each: X accent, x hit, o ghost note.
-GROOVES = {
-    "none": {},
-    "rock": {"k": "x.......x.x.....", "s": "....X.......X...", "h": "X.x.X.x.X.x.X.x."},
-    "push": {"k": "x.....xx..x.....", "s": "....X.......X..o", "h": "x.x.x.x.x.x.x.x."},
-    "ride": {"k": "x..x....x.x..x..", "s": "....X.......X...", "R": "X.x.X.x.X.x.X.x."},
-    "tomtom": {"k": "x...x...x...x...", "t": "x.x.x.x.x.x.x.x.", "s": "....X.......X..."},
-    "punk": {"k": "x..x..x.x..x..x.", "s": "..X...X...X...X.", "C": "x...x...x...x..."},
-    "double": {"k": "xxxxxxxxxxxxxxxx", "s": "....X.......X...", "C": "x...x...x...x..."},
-    "gallop": {"k": "x.xxx.xxx.xxx.xx", "s": "....X.......X...", "R": "x.x.x.x.x.x.x.x."},
-    "blast": {"k": "x.x.x.x.x.x.x.x.", "s": ".x.x.x.x.x.x.x.x", "R": "x.x.x.x.x.x.x.x."},
-    "breakdown": {"k": "x..xx.x..x.xx.x.", "s": "........X.......", "C": "x...x...x...x..."},
-    "disco": {"k": "X...X...X...X...", "s": "....x.......x...", "o": "..X...X...X...X.",
-              "y": "xoxoxoxoxoxoxoxo"},
-    "disco16": {"k": "X...X...X...X...", "c": "....x.......x...", "h": "xx.xxx.xxx.xxx.x",
-                "o": "..x...x...x...x."},
-    "funk": {"k": "x.x...x...x..x..", "s": "....X..o.o..X..o", "h": "xxxxxxxxxxxxxxxx"},
-    "four": {"k": "X...X...X...X...", "c": "....x.......x...", "h": "..x...x...x...x."},
-    "synpop": {"k": "x.....x.x.....x.", "s": "....X.......X...", "h": "xxxxxxxxxxxxxxxx"},
-    "ballad": {"k": "x.......x.......", "r": "....x.......x...", "h": "x.x.x.x.x.x.x.x."},
-    "boombap": {"k": "x.....x...xx....", "s": "....X.......X...", "h": "x.x.x.x.x.x.x.x."},
-    "boombap2": {"k": "xx.....x..x..x..", "s": "....X..o.o..X...", "h": "x.xxx.x.x.xxx.x."},
-    "trap": {"k": "x.....x..x......", "c": "........X.......", "h": "x.x.xxx.x.x.xxxx"},
-    "onedrop": {"k": "........X.......", "r": "........X.......", "h": "x.o.x.o.x.o.x.o."},
-    "steppers": {"k": "X...X...X...X...", "r": "........X....o..", "h": "x.xxx.xxx.xxx.xx"},
-    "rockers": {"k": "x.......x.......", "s": "....o...X.......", "h": "..x...x...x...x."},
-    "dancehall": {"k": "x.....x...x.....", "s": "...x..X....x..X.", "h": "x.x.x.x.x.x.x.x."},
-    "train": {"k": "x...x...x...x...", "s": "ooXoooXoooXoooXo"},
-    "twostep": {"k": "x.......x.......", "s": "....x.......x...", "h": "x.x.x.x.x.x.x.x."},
-    "bossa": {"k": "x.....x.x.....x.", "r": "x..x..x...x..x..", "h": "xxxxxxxxxxxxxxxx"},
-    "shuffle": {"k": "x.....x..x..", "s": "...X.....X..", "h": "x.xx.xx.xx.x"},
-    "slow12": {"k": "x....xx.....", "s": "...X.....X..", "h": "xxxxxxxxxxxx"},
-    "texas": {"k": "x..x..x..x..", "s": "o.oX.oo.oX.o", "R": "x.xx.xx.xx.x"},
-    "swing": {"R": "x..X.xx..X.x", "p": "...x.....x..", "k": "o.....o....o", "s": ".....o......"},
-    "swing2": {"R": "x..X.xx..X.x", "p": "...x.....x..", "s": "..o.....o..o", "k": "....x......."},
-    "brushes": {"s": "o..x.oo..x.o", "p": "...x.....x..", "k": "o.....o....."},
-    "waltz": {"k": "x...........", "s": "....x...x...", "h": "x...x...x..."},
-}  # fmt: skip
-
-# Patterns of bass and harmony: `-` holds the step before, `.` is a rest.
-# bass: r root, R octave, f fifth, t third, v sixth or seventh, w a walking step.
-# harmony: x chord, X accented chord, a next tone of the chord, p power chord, m its palm-muted root.
-# lead: (notes per step, share of its time that a note sounds, chance of a slide into it).
-# levels: dB of drums, bass, harmony, lead. drive: dB of gain into the guitar amplifier.
-BASE = {"beats": 4, "swing": (0.0, 0.0), "kits": "standard room", "centre": 72, "drive": 0,
-        "levels": (0, -2, -4, -3), "tilt": 0, "lofi": 0.1, "sparse": 0.07}  # fmt: skip
-TWELVE = "0:7 0:7 0:7 0:7 5:7 5:7 0:7 0:7 7:7 5:7 0:7 7:7"
-STYLES = {
-    "blues": [
-        {"tempo": (95, 140), "grooves": "shuffle texas",
-         "bass": "r.rt.tf.fv.v r..t..f..v.. w--w--w--w--", "basses": "fingered upright",
-         "comp": "x.xx.xx.xx.x ..X..X..X..X x--..x..x...", "harmonies": "organ clean",
-         "leads": "overdrive harmonica", "lead": (0.4, 0.8, 0.5), "scale": "blues",
-         "chords": [TWELVE, "0:7 5:7 0:7 0:7 5:7 5:7 0:7 0:7"], "lofi": 0.35},
-        {"tempo": (52, 78), "grooves": "slow12", "bass": "r-----f--v-- r--r-tf--f-v",
-         "basses": "fingered upright", "comp": "x-----x----- xxxxxxxxxxxx ..x..x..x..x",
-         "harmonies": "organ clean", "leads": "overdrive harmonica", "lead": (0.4, 0.9, 0.6),
-         "scale": "blues", "chords": [TWELVE, "0:m7 5:m7 0:m7 7:7"], "lofi": 0.35},
-        {"tempo": (80, 125), "grooves": "shuffle brushes", "kits": "brush standard",
-         "bass": "r..f..r..f.. r-----f-----", "basses": "upright",
-         "comp": "x.xx.xx.xx.x a.aa.aa.aa.a", "harmonies": "steel honky", "leads": "harmonica",
-         "lead": (0.35, 0.8, 0.5), "scale": "blues", "chords": [TWELVE], "lofi": 0.6,
-         "sparse": 0.4},
-    ],
-    "classical": [
-        {"tempo": (60, 130), "grooves": "none",
-         "bass": "r-------f------- r---f---r---t--- r---------------",
-         "basses": "cello contra piano",
-         "comp": "aaaaaaaaaaaaaaaa a-a-a-a-a-a-a-a- x---------------",
-         "harmonies": "piano harpsichord harp strings", "leads": "violin flute oboe",
-         "lead": (0.4, 0.95, 0), "scale": "major",
-         "chords": ["0 7:7 9:m 5 0 5 7:7 0", "0:m 5:m 7:7 0:m 8 3 7:7 0:m"]},
-        {"tempo": (50, 110), "grooves": "none", "bass": "r-------r------- r---------------",
-         "basses": "contra cello slowstrings",
-         "comp": "x--------------- x-------x------- x---x---x---x---",
-         "harmonies": "strings slowstrings tremolo horn aahs",
-         "leads": "violin horn oboe flute trumpet cello", "lead": (0.3, 1.0, 0.1), "scale": "major",
-         "chords": ["0 9:m 2:m 7 0 4:m 5 7", "0:m 8 5:m 7:7"]},
-        {"tempo": (90, 160), "beats": 3, "grooves": "none", "bass": "r----------- r---....f---",
-         "basses": "contra pizzicato cello", "comp": "....x...x... a-a-a-a-a-a- aaaaaaaaaaaa",
-         "harmonies": "strings pizzicato piano", "leads": "violin clarinet flute piano",
-         "lead": (0.35, 0.9, 0), "scale": "major",
-         "chords": ["0 0 7:7 7:7 7:7 7:7 0 0", "0 5 7:7 0 9:m 2:m 7:7 0"]},
-    ],
-    "country": [
-        {"tempo": (95, 130), "grooves": "train train twostep", "kits": "brush",
-         "bass": "r.......f....... r...r...f...f...", "basses": "upright picked",
-         "comp": "....x.......x... ..x...x...x...x. x...x.xxx...x.xx", "harmonies": "steel",
-         "leads": "fiddle clean banjo", "lead": (0.35, 0.75, 0.45), "scale": "penta",
-         "chords": ["0 5 0 7 0 5 7 0", "0 0 5 5 7 7 0 0", "0 9:m 5 7"]},
-        {"tempo": (85, 125), "grooves": "train", "kits": "brush", "bass": "r.......f.......",
-         "basses": "upright", "comp": "a.aaa.aaa.aaa.aa aaaaaaaaaaaaaaaa ....x.......x...",
-         "harmonies": "banjo steel", "leads": "fiddle banjo", "lead": (0.45, 0.8, 0.3),
-         "scale": "penta", "chords": ["0 0 5 0 0 7 0 0", "0 5 7 0"], "sparse": 0.4},
-        {"tempo": (95, 150), "beats": 3, "grooves": "waltz", "kits": "brush standard",
-         "bass": "r----------- r---....f---", "basses": "upright", "comp": "....x...x...",
-         "harmonies": "steel accordion", "leads": "fiddle oohs", "lead": (0.22, 0.95, 0.5),
-         "scale": "penta", "chords": ["0 0 5 5 7 7 0 0", "0 5 7 0"]},
-    ],
-    "disco": [
-        {"tempo": (108, 132), "grooves": "disco disco16 funk",
-         "bass": "r.R.r.R.r.R.r.R. r.R.r.RRf.R.v.R. r..r..R.r..rR.f.", "basses": "fingered slap",
-         "comp": "..x...x...x...x. x..x..x...x.x... xx.xx.xxxx.xx.xx",
-         "harmonies": "muted clavinet", "leads": "strings synstrings brass",
-         "lead": (0.3, 0.85, 0.1), "scale": "dorian",
-         "chords": ["0:m7 5:9 0:m7 5:9", "0:m 8 10 7:7", "9:m7 2:m7 7 0:M7"],
-         "levels": (1, -1, -5, -3)},
-        {"tempo": (112, 134), "grooves": "disco four disco16",
-         "bass": "rrRRrrRRrrRRrrRR ..R...R...R...R. r.rrr.rrr.rrr.rr", "basses": "slap synbass",
-         "comp": "x--------------- x.....x.....x... aaaaaaaaaaaaaaaa",
-         "harmonies": "strings synstrings clavinet", "leads": "strings brass oohs",
-         "lead": (0.3, 0.85, 0.1), "scale": "minor",
-         "chords": ["0:m 10 8 10", "0:m7 0:m7 5:m7 7:m7"], "levels": (1, -1, -5, -3)},
-    ],
-    "hiphop": [
-        {"tempo": (82, 104), "swing": (0.1, 0.35), "grooves": "boombap boombap2", "kits": "tr808",
-         "bass": "r--...r...r--... r-----..r.f.....", "basses": "subbass subbass upright",
-         "comp": "x------------... x.......x..x.... ....x.......x...",
-         "harmonies": "rhodes piano vibes orchhit", "leads": "voxlead", "lead": (0.55, 0.5, 0.1),
-         "scale": "minpenta", "chords": ["0:m7 0:m7 5:m7 5:m7", "0:m9 8:M7", "0:m 0:m"],
-         "levels": (2, 1, -7, -3), "tilt": 5, "lofi": 0.2},
-        {"tempo": (65, 90), "swing": (0.0, 0.1), "grooves": "trap", "kits": "tr808",
-         "bass": "r-----..r-...... r-------..r-----", "basses": "subbass synbass",
-         "comp": "x--------------- a-a-a-a-a-a-a-a-", "harmonies": "strings synstrings piano fm",
-         "leads": "voxlead", "lead": (0.5, 0.5, 0.1), "scale": "harmonic",
-         "chords": ["0:m 0:m 8 8", "0:m 1"], "levels": (2, 2, -7, -4), "tilt": 5},
-    ],
-    "jazz": [
-        {"tempo": (110, 210), "grooves": "swing swing2", "kits": "jazz", "bass": "w--w--w--w--",
-         "basses": "upright", "comp": "x....x...... ..x..x...... x--.....x... .....x.....x",
-         "harmonies": "piano piano jazzgt rhodes",
-         "leads": "tenor alto trumpet mutedtpt piano vibes jazzgt", "lead": (0.55, 0.9, 0.1),
-         "scale": "mixo",
-         "chords": ["2:m7 7:7 0:M7 9:7", "0:M7 9:7 2:m7 7:7", "2:m7 7:7 0:M7 0:M7 2:m7 7:7 4:m7 9:7", TWELVE],
-         "levels": (-2, -1, -4, -1), "tilt": 2, "lofi": 0.35},
-        {"tempo": (60, 105), "grooves": "brushes swing", "kits": "brush",
-         "bass": "r-----f----- w--w--w--w--", "basses": "upright",
-         "comp": "x----------- x-----x-----", "harmonies": "piano jazzgt rhodes",
-         "leads": "tenor mutedtpt piano soprano clarinet", "lead": (0.4, 0.95, 0.15),
-         "scale": "major", "chords": ["0:M7 9:m7 2:m7 7:9", "2:m7 7:7 0:M7 0:6"],
-         "levels": (-4, -1, -3, -1), "tilt": 2, "lofi": 0.35, "sparse": 0.3},
-        {"tempo": (105, 150), "grooves": "bossa", "kits": "jazz brush", "bass": "r-----f-f-----r-",
-         "basses": "upright fretless", "comp": "x..x..x...x..x.. x.....x..x..x...",
-         "harmonies": "nylon piano rhodes", "leads": "flute tenor nylon vibes",
-         "lead": (0.35, 0.9, 0.1), "scale": "major",
-         "chords": ["0:M7 2:7 2:m7 7:7", "0:m7 5:7 10:M7 3:M7"], "levels": (-3, -1, -3, -1),
-         "tilt": 2},
-    ],
-    "metal": [
-        {"tempo": (130, 205), "grooves": "double gallop blast punk", "kits": "power",
-         "bass": "r.rrr.rrr.rrr.rr rrrrrrrrrrrrrrrr", "basses": "picked fingered",
-         "comp": "m.mmm.mmp-m.m.mm pppppppppppppppp p---mmmmp---mmmm mmmmmmmmmmmmp---",
-         "harmonies": "distortion", "drive": 15, "leads": "distortion overdrive voxlead",
-         "lead": (0.5, 0.9, 0.2), "scale": "harmonic",
-         "chords": ["0:5 0:5 8:5 10:5", "0:5 1:5 0:5 3:5", "0:5 3:5 5:5 6:5"],
-         "levels": (0, -3, 0, -4), "tilt": -4},
-        {"tempo": (80, 125), "grooves": "breakdown rock double", "kits": "power",
-         "bass": "r--r--r-r-----r- r-------r-------", "basses": "picked fingered",
-         "comp": "p---------m.m.m. p--m--p-m.p----- p---------------",
-         "harmonies": "distortion overdrive", "drive": 18, "leads": "distortion voxlead",
-         "lead": (0.25, 0.9, 0.3), "scale": "phrygian",
-         "chords": ["0:5 0:5 1:5 0:5", "0:5 6:5 5:5 3:5"], "levels": (0, -3, 0, -5), "tilt": -4},
-    ],
-    "pop": [
-        {"tempo": (96, 132), "grooves": "synpop four push", "kits": "electronic",
-         "bass": "r.r.r.r.r.r.r.r. r-----r-r-----f- r..r..r.r..r..r.", "basses": "synbass",
-         "comp": "x--------------- a.a.a.a.a.a.a.a. x..x..x...x..x.. x.x.x.xxx.x.x.xx",
-         "harmonies": "polypad fm clean", "leads": "oohs synvoice square",
-         "lead": (0.35, 0.85, 0.1), "scale": "major",
-         "chords": ["0 7 9:m 5", "9:m 5 0 7", "0 5 7 5"], "tilt": -6},
-        {"tempo": (66, 100), "grooves": "ballad synpop", "kits": "electronic",
-         "bass": "r-------r-----f- r---------------", "basses": "synbass",
-         "comp": "x---x---x---x--- a-a-a-a-a-a-a-a- x-------x-------", "harmonies": "fm polypad",
-         "leads": "oohs aahs synvoice", "lead": (0.3, 0.95, 0.15), "scale": "major",
-         "chords": ["0 7 9:m 5", "0 4:m 5 7", "0 9:m 2:m 7"], "tilt": -6},
-    ],
-    "reggae": [
-        {"tempo": (66, 88), "swing": (0.0, 0.15), "grooves": "onedrop rockers",
-         "bass": "r--.r-t-..f-r-.. ..r-r-t-f-..r--. r--r--f-....t-r-", "basses": "fingered",
-         "comp": "....x.......x... ....x.x.....x.x. ..x...x...x...x.",
-         "harmonies": "clean percorgan", "leads": "oohs trombone percorgan",
-         "lead": (0.25, 0.8, 0.1), "scale": "minor",
-         "chords": ["0:m 5:m 0:m 5:m", "0 5 0 7", "0:m 10", "0 2:m"], "levels": (-1, 2, 0, -4),
-         "tilt": 2},
-        {"tempo": (96, 150), "grooves": "steppers rockers dancehall",
-         "bass": "r...r-t-f...f-t- r-r-..t-f-t-....", "basses": "fingered",
-         "comp": "..x...x...x...x. ..xx..xx..xx..xx", "harmonies": "clean percorgan",
-         "leads": "oohs trombone", "lead": (0.25, 0.8, 0.1), "scale": "major",
-         "chords": ["0 5 7 5", "0 9:m 5 7", "0:m 10"], "levels": (-1, 2, 0, -4), "tilt": 2},
-    ],
-    "rock": [
-        {"tempo": (100, 165), "grooves": "rock push ride punk", "kits": "room",
-         "bass": "r.r.r.r.r.r.r.r. r..r..r.r.r.f.t.", "basses": "picked fingered",
-         "comp": "p-p-p-p-p-p-p-p- p--p--p-p--p--p- p-----p-p---p---",
-         "harmonies": "overdrive overdrive clean", "drive": 7, "leads": "oohs overdrive",
-         "lead": (0.3, 0.85, 0.3), "scale": "minpenta",
-         "chords": ["0:5 10:5 5:5 0:5", "0 5 7 5", "0:5 3:5 5:5 7:5"], "levels": (0, -3, -1, -4),
-         "tilt": 1},
-        {"tempo": (76, 112), "grooves": "rock push tomtom", "kits": "room standard",
-         "bass": "r-----r-r-----f- r.......r.r.....", "basses": "picked fingered",
-         "comp": "p-------p---p--- p.p.p.ppp.p.p.pp x-------x-------", "harmonies": "overdrive",
-         "drive": 7, "leads": "oohs overdrive rockorgan", "lead": (0.3, 0.9, 0.3), "scale": "penta",
-         "chords": ["0 10 5 0", "9:m 7 5 7", "0 7 5 5"], "levels": (0, -2, -2, -4), "tilt": 1},
-    ],
-}  # fmt: skip
-GENRES = tuple(sorted(STYLES))
-RELATED = {
-    "blues": ("jazz", "rock", "country"), "classical": ("jazz", "pop"), "country": ("blues", "rock", "pop"),
-    "disco": ("pop", "hiphop"), "hiphop": ("reggae", "disco", "pop"), "jazz": ("blues", "classical"),
-    "metal": ("rock",), "pop": ("disco", "rock", "country"), "reggae": ("hiphop", "pop"),
-    "rock": ("metal", "pop", "blues", "country"),
-}  # fmt: skip
-COMPONENTS = (("grooves", "kits"), ("bass", "basses"), ("comp", "harmonies", "drive"),
-              ("leads", "lead"), ("tempo", "swing"), ("chords", "scale"))  # fmt: skip
 
 
 class Note(NamedTuple):
@@ -339,19 +107,18 @@ def finish(mix: np.ndarray, recording: dict[str, float]) -> np.ndarray:
     return (driven * (recording["peak"] / np.abs(driven).max())).astype(np.float32)
 
 
-def make_corpus(
-    folder: str | Path, tracks_per_genre: int, seed: int = 42, n_jobs: int = 2
-) -> Path:
+def make_corpus(folder: str | Path, tracks_per_genre: int, seed: int = 42, n_jobs: int = 2) -> Path:
     """Write the missing tracks `<folder>/<genre>/<genre>.NNNNN.wav` and return the folder.
 
     Files are 30 s of mono PCM-16 at 22,050 Hz, whole or absent; the same bytes whatever n_jobs.
     Existing files are kept, so a folder holds one seed's corpus, and more tracks only add files.
     """
     folder = Path(folder)
-    wanted = [(g, i, folder / g / f"{g}.{i:05d}.wav") for g in GENRES for i in range(tracks_per_genre)]
-    missing = [track for track in wanted if not track[2].exists()]
+    tracks = [(genre, index) for genre in GENRES for index in range(tracks_per_genre)]
+    paths = {track: folder / track[0] / "{}.{:05d}.wav".format(*track) for track in tracks}
+    missing = {track: path for track, path in paths.items() if not path.exists()}
     written = Parallel(n_jobs, return_as="generator_unordered")(
-        delayed(_write)(genre, index, seed, path) for genre, index, path in missing
+        delayed(_write)(genre, index, seed, path) for (genre, index), path in missing.items()
     )
     for _ in tqdm(written, total=len(missing), desc="composing", unit="track"):
         pass
@@ -400,8 +167,9 @@ def _draw_style(rng: np.random.Generator, genre: str) -> dict:
     style = BASE | _pick(rng, STYLES[genre])
     for component in COMPONENTS:
         donor = BASE | _pick(rng, STYLES[_pick(rng, RELATED[genre])])
-        fits = _metre(donor) == _metre(style) and style["grooves"] != ""
-        if fits and rng.random() < BORROW:
+        drumless = style["grooves"] == "none" and "grooves" in component
+        fits = _metre(donor) == _metre(style) and not drumless
+        if rng.random() < BORROW and fits:
             style |= {key: donor[key] for key in component}
     return style
 
@@ -533,9 +301,10 @@ def _lead_player(rng: np.random.Generator, style: dict) -> Callable[[Bar], list[
         for step, end in zip(onsets, [*onsets[1:], steps], strict=False):
             place = int(np.clip(place + rng.choice([-2, -1, -1, 0, 1, 1, 2]), -6, 8))
             octave, degree = divmod(place, len(scale))
-            pitch = _fold(bar.key, style["centre"] - 6) + 12 * octave + scale[degree]
+            pitch = _fold(bar.key, 66) + 12 * octave + scale[degree]
             if step % (steps // beats) == 0:
-                pitch = min((_fold(bar.root + i, pitch - 6) for i in bar.chord), key=lambda p: abs(p - pitch))
+                tones = np.array([_fold(bar.root + interval, pitch - 6) for interval in bar.chord])
+                pitch = int(tones[np.abs(tones - pitch).argmin()])
             stop = times[step] + legato * (times[end] - times[step])
             notes.append(Note(times[step], stop, pitch, 96))
         return notes
@@ -556,6 +325,7 @@ def _synthesise(
         for side, part in enumerate(pair):
             player = _instrument(rng, parts[part], programs[part], slide if part == 3 else 0)
             player.is_drum = part == 0
+            # Pan (coarse and fine) hard to one side; no reverb, no chorus.
             player.control_changes = [
                 pretty_midi.ControlChange(control, value, 0)
                 for control, value in ((10, 127 * side), (42, 127 * side), (91, 0), (93, 0))
@@ -608,8 +378,9 @@ def _soundfont() -> bytes:
 
 def _balance(rng: np.random.Generator, stems: np.ndarray, levels: tuple[int, ...]) -> np.ndarray:
     """Scale each part to its level (dB) where it plays, give or take; silence stays silent."""
-    frames = stems.reshape(len(stems), -1, SYNTH_RATE // 10)
-    loudness = np.quantile(np.sqrt(np.square(frames).mean(axis=-1)), 0.9, axis=-1)
+    frames = np.square(stems).reshape(len(stems), -1, SYNTH_RATE // 10).mean(axis=-1)
+    plays = frames > 0.01 * frames.max(axis=1, keepdims=True)  # a part's rests must not raise it
+    loudness = np.sqrt((frames * plays).sum(axis=1) / np.maximum(plays.sum(axis=1), 1))
     wanted = 0.1 * 10 ** ((levels + rng.normal(0, 1.5, len(stems))) / 20)
     gain = np.where(loudness > 0, wanted / np.maximum(loudness, 1e-9), 0)
     return (stems * gain[:, None]).astype(np.float32)
@@ -634,7 +405,7 @@ def _draw_recording(rng: np.random.Generator, style: dict) -> dict[str, float]:
 
 def _place(stems: np.ndarray, recording: dict[str, float]) -> np.ndarray:
     """Bring (parts, n) at SYNTH_RATE through the recording's linear steps to (parts, 661500)."""
-    audio = signal.resample_poly(stems, 147, 320, axis=1).astype(np.float32)
+    audio = signal.resample_poly(stems, 147, 320, axis=1).astype(np.float32)  # SAMPLE / SYNTH
     response = _response(recording)[None, :]
     return signal.oaconvolve(audio, response, axes=1)[:, :N_SAMPLES]
 

@@ -1,0 +1,297 @@
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.paths import NOTEBOOKS, ROOT, STAGES
+
+BOOKS = sorted(NOTEBOOKS.glob("*.ipynb"))
+CODE_LINES = 15
+INTERVAL = "95%"  # the level of all intervals: the one percentage that may stand in prose
+FIGURES = """
+    exploration_genres exploration_waveforms exploration_spectrograms
+    preprocessing_segments preprocessing_bands
+    training_history confusion_matrix genre_accuracy
+    adversarial_robustness adversarial_perturbations gradcam/baseline_correct
+""".split()
+ACCURACIES = ("clip_accuracy", "song_accuracy")
+TINY = {
+    "TRACKS_PER_GENRE": 7,
+    "EPOCHS": 2,
+    "BATCH_SIZE": 16,
+    "N_SEGMENTS": 20,
+    "ITERATIONS": 3,
+    "PER_GENRE": 1,
+    "N_FAILURES": 2,
+}
+EPSILONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+
+every_notebook = pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
+
+
+def cells(path, kind):
+    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == kind]
+
+
+def code(path):
+    return "\n".join(cell.source for cell in cells(path, "code"))
+
+
+def test_there_is_one_notebook_a_stage():
+    assert [path.stem for path in BOOKS] == list(STAGES.values())
+
+
+@every_notebook
+def test_no_outputs_are_committed(path):
+    nbformat.validate(nbformat.read(path, as_version=4))
+    for cell in cells(path, "code"):
+        assert cell.outputs == []
+        assert cell.execution_count is None
+
+
+@every_notebook
+def test_code_that_is_used_twice_lies_in_src(path):
+    nodes = list(ast.walk(ast.parse(code(path))))
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+    assert not [node for node in nodes if isinstance(node, definitions)]
+
+
+@every_notebook
+def test_nothing_bends_the_environment(path):
+    forbidden = r"sys\.path|os\.chdir|filterwarnings|simplefilter|\bpip\b|\bconda\b|get_ipython"
+    assert not re.findall(forbidden, code(path))
+    assert not re.findall(r"^\s*[!%]", code(path), re.MULTILINE)
+
+
+@every_notebook
+def test_code_cells_are_short(path):
+    for cell in cells(path, "code"):
+        lines = [line for line in cell.source.splitlines() if line.strip()]
+        assert len(lines) <= CODE_LINES or _only_imports(cell.source), cell.source
+
+
+def _only_imports(source):
+    return all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(source).body)
+
+
+@every_notebook
+def test_imports_stand_first(path):
+    (first, *others) = cells(path, "code")
+    assert _only_imports(first.source)
+    for cell in others:
+        assert not re.search(r"^\s*(import|from) ", cell.source, re.MULTILINE)
+
+
+@every_notebook
+def test_one_cell_of_parameters_explains_each(path):
+    tagged = [cell for cell in cells(path, "code") if "parameters" in cell.metadata.get("tags", [])]
+    (parameters,) = tagged
+    for line in parameters.source.splitlines():
+        assert re.fullmatch(r"[A-Z_]+ = [^#]+  # \S.*", line), line
+
+
+@every_notebook
+def test_every_parameter_is_used(path):
+    tagged = [cell for cell in cells(path, "code") if "parameters" in cell.metadata.get("tags", [])]
+    (declared,) = (re.findall(r"^[A-Z_]+", cell.source, re.MULTILINE) for cell in tagged)
+    names = [node.id for node in ast.walk(ast.parse(code(path))) if isinstance(node, ast.Name)]
+    assert [name for name in declared if names.count(name) < 2] == []
+
+
+@every_notebook
+def test_it_opens_with_what_it_reads_writes_and_costs(path):
+    first = nbformat.read(path, as_version=4).cells[0]
+    assert first.cell_type == "markdown"
+    assert first.source.startswith(f"# {int(path.name[:2])}. ")
+    for row in ("reads", "writes", "costs"):
+        assert re.search(rf"^\| {row} \| \S.+ \|$", first.source, re.MULTILINE), row
+
+
+@every_notebook
+def test_no_result_is_typed_into_prose(path):
+    for cell in cells(path, "markdown")[1:]:
+        assert not re.findall(r"\d\s*%", cell.source.replace(INTERVAL, "")), cell.source
+
+
+def test_tracked_text_names_no_machine():
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if listed.returncode:
+        pytest.skip("not a git repository")
+    here = re.escape(str(ROOT))
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).suffix not in {".py", ".ipynb", ".md", ".toml", ".txt", ".json", ".csv"}:
+            continue
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert not re.search(rf"{here}\b|/home/\w|/Users/\w|[A-Z]:\\\w", text), name
+
+
+def copy_of_the_repository(folder):
+    """Return a folder with what a run needs and no data or results."""
+    for name in ("notebooks", "src"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "Makefile"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def pipeline(folder, *arguments, **parameters):
+    """Run `python -m src.pipeline` in a copy of the repository; return what it printed."""
+    given = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
+    done = subprocess.run(
+        [sys.executable, "-m", "src.pipeline", *arguments, *given],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
+def results(folder, run):
+    """Return the JSON results of a run by name."""
+    files = (folder / "results" / "metrics" / run).glob("*.json")
+    return {path.stem: json.loads(path.read_text()) for path in files}
+
+
+def times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Return a copy of the repository in which all five notebooks ran on a small corpus."""
+    folder = copy_of_the_repository(tmp_path_factory.mktemp("repository"))
+    pipeline(folder, "--run", "tiny", **TINY)
+    return folder
+
+
+def test_the_five_notebooks_run_without_errors(tiny):
+    executed = sorted((tiny / "results" / "notebooks" / "tiny").glob("*.ipynb"))
+    assert [path.stem for path in executed] == list(STAGES.values())
+    for path in executed:
+        done = cells(path, "code")
+        assert all(cell.execution_count for cell in done)
+        kinds = {output.output_type for cell in done for output in cell.outputs}
+        assert "error" not in kinds
+        assert "display_data" in kinds  # figures show
+
+
+def test_results_say_what_they_depend_on(tiny):
+    found = results(tiny, "tiny")
+    assert set(found) == {"audit", "training_documented", "attacks", "gradcam"}
+    for name, result in found.items():
+        assert (result["corpus"], result["seed"]) == ("synthetic", 42)
+        assert {"python", "torch", "numpy"} <= set(result["versions"])
+        stated = {key.upper(): value for key, value in result["parameters"].items()}
+        given = {key: value for key, value in TINY.items() if key in stated}
+        assert given, name
+        assert stated | given == stated
+    processed = json.loads((tiny / "data/processed/tiny/metadata.json").read_text())
+    stages = [found[name] for name in ("training_documented", "attacks", "gradcam")]
+    assert {result["fingerprint"] for result in stages} == {processed["fingerprint"]}
+
+
+def test_results_are_fractions_of_the_segments_there_are(tiny):
+    found = results(tiny, "tiny")
+    assert (found["audit"]["n_tracks"], found["audit"]["n_used"]) == (70, 70)
+    training, attacks = found["training_documented"], found["attacks"]
+    assert training["n_parameters"] == 1_440_618
+    assert len(training["history"]) == TINY["EPOCHS"]
+    assert np.sum(training["test"]["confusion_clips"]) == 100
+    assert np.sum(training["test"]["confusion_songs"]) == 10
+    measures = [training[who][what] for who in ("test", "baseline") for what in ACCURACIES]
+    measures += training["test"]["per_genre"].values()
+    measures += [line["robust_accuracy"] for line in attacks["attacks"]]
+    for measure in measures:
+        assert 0 <= measure["value"] <= 1
+        assert measure["low"] is None or 0 <= measure["low"] <= measure["high"] <= 1
+    assert training["baseline"]["clip_accuracy"]["value"] > 2 * training["test"]["chance"]
+
+
+def test_tables_have_one_row_a_record(tiny):
+    metrics = tiny / "results" / "metrics" / "tiny"
+    attacks = pd.read_csv(metrics / "attacks.csv")
+    assert len(attacks) == TINY["N_SEGMENTS"] * 2 * len(EPSILONS)
+    assert (attacks.groupby(["attack", "eps"]).size() == TINY["N_SEGMENTS"]).all()
+    assert sorted(attacks["eps"].unique()) == list(EPSILONS)
+    maps, shown = pd.read_csv(metrics / "gradcam.csv"), results(tiny, "tiny")["gradcam"]["maps"]
+    assert maps.groupby("category").size().to_dict() == {k: v["n_maps"] for k, v in shown.items()}
+    n_correct = shown["baseline_correct"]["n_maps"]
+    assert 1 <= n_correct <= 10
+    assert shown["natural_failures"]["n_maps"] == 2 * TINY["N_FAILURES"]
+    for name in ("fgsm", "pgd"):  # each clip at its smallest flip and at the documented eps
+        assert shown[f"adversarial_{name}"]["n_maps"] == 2 * n_correct
+
+
+def test_every_documented_figure_is_drawn(tiny):
+    folder = tiny / "results" / "figures" / "tiny"
+    maps = results(tiny, "tiny")["gradcam"]["maps"]
+    n_correct = maps["baseline_correct"]["n_maps"]
+    singles = {
+        "baseline_correct": n_correct,
+        "natural_failures": TINY["N_FAILURES"],
+        "adversarial_fgsm": n_correct,
+        "adversarial_pgd": n_correct,
+    }
+    for name, n in singles.items():
+        assert len(list((folder / "gradcam" / name).glob("*.png"))) == n
+    drawn = list(folder.rglob("*.png"))
+    assert {f"{folder / name}.png" for name in FIGURES} <= set(map(str, drawn))
+    assert len(drawn) == len(FIGURES) + sum(singles.values())
+    assert all(plt.imread(path).std() > 0 for path in drawn)
+
+
+def test_figures_are_named_in_the_opening_of_their_notebook(tiny):
+    opening = " ".join(cells(path, "markdown")[0].source for path in BOOKS)
+    patterns = re.findall(r"(\w+)(\*|\.png)", opening)
+    for name in FIGURES:
+        stem = Path(name).name
+        assert any(
+            stem.startswith(start) if end == "*" else stem == start for start, end in patterns
+        ), name
+
+
+def test_a_second_run_executes_nothing(tiny):
+    before = times(tiny / "results") | times(tiny / "data")
+    said = pipeline(tiny, "--run", "tiny", **TINY)
+    assert re.findall(r"^(--|\.) +(\w+)$", said, re.MULTILINE) == [("--", s) for s in STAGES]
+    after = times(tiny / "results") | times(tiny / "data")
+    changed = {path.name for path in after if after[path] != before.get(path)}
+    assert changed <= {".doit.json"}
+
+
+def test_real_tracks_go_the_whole_way(tmp_path):
+    if "GTZAN_DIR" not in os.environ:
+        pytest.skip("environment variable GTZAN_DIR does not name a folder of the real tracks")
+    real = Path(os.environ["GTZAN_DIR"]).resolve()
+    folder = copy_of_the_repository(tmp_path)
+    parameters = {k: v for k, v in TINY.items() if k != "TRACKS_PER_GENRE"}
+    pipeline(folder, "--dataset", str(real), "--run", "real", **parameters)
+    found = results(folder, "real")
+    n_files = len([p for p in real.rglob("*.wav") if p.stem.startswith(f"{p.parent.name}.")])
+    assert found["audit"]["n_tracks"] == n_files
+    assert {result["corpus"] for result in found.values()} == {real.name}
+    training = found["training_documented"]
+    assert training["test"]["clip_accuracy"]["value"] > 2 * training["test"]["chance"]
+    harmed = {
+        (line["attack"], line["eps"]): line["robust_accuracy"]["value"]
+        for line in found["attacks"]["attacks"]
+    }
+    assert harmed["pgd", 0.1] < found["attacks"]["attacks"][0]["clean_accuracy"] / 2

@@ -1,0 +1,232 @@
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from doit.exceptions import TaskFailed
+
+import src.paths
+from src import pipeline
+from src.paths import NOTEBOOKS, STAGES, RunPaths, run_name
+from src.pipeline import main, modules_of, stage_parameters
+
+FIRST_CELL = 'RUN = "fake"  # run\nN = 1  # number\n'
+
+
+def imported(name):
+    """Return the modules of this project that a notebook depends on, relative to its root."""
+    files = modules_of(NOTEBOOKS / f"{name}.ipynb")
+    return {Path(file).relative_to(NOTEBOOKS.parent).as_posix() for file in files}
+
+
+def write_notebook(path, *sources):
+    """Write a notebook of code cells, the first of them tagged `parameters`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    cells[0].metadata["tags"] = ["parameters"]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """Return a folder with five notebooks, of which `explore` imports one module of its own."""
+    monkeypatch.setattr(src.paths, "ROOT", tmp_path)
+    monkeypatch.setattr(pipeline, "ROOT", tmp_path)
+    monkeypatch.setattr(pipeline, "NOTEBOOKS", tmp_path / "notebooks")
+    RunPaths("fake").notebooks.mkdir(parents=True)
+    (tmp_path / "src").mkdir()
+    for name in STAGES.values():
+        write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", FIRST_CELL, "N + 1")
+    (tmp_path / "src" / "__init__.py").write_text("")
+    (tmp_path / "src" / "part.py").write_text("VALUE = 1\n")
+    explore = tmp_path / "notebooks" / "01_data_exploration.ipynb"
+    write_notebook(explore, FIRST_CELL + 'DATASET = "x"  # corpus', "from src import part")
+    return tmp_path
+
+
+@pytest.fixture
+def executed(repository, monkeypatch):
+    """Return the list of stages run so far; stages do no more than to write their outputs."""
+    stages = []
+
+    def run(stage, parameters, paths):
+        stages.append(stage)
+        for output in pipeline.outputs_of(stage, paths):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(f"{stage} {parameters}")
+
+    monkeypatch.setattr(pipeline, "run_notebook", run)
+    return stages
+
+
+def ran_by(executed, *arguments):
+    """Return the stages that the pipeline runs for these arguments."""
+    del executed[:]
+    assert main(["--run", "fake", *arguments]) == 0
+    return list(executed)
+
+
+def test_a_notebook_depends_on_all_it_imports_at_any_depth_and_on_nothing_else():
+    attacks = imported("04_adversarial_attacks")
+    assert {"src/attacks/adversarial.py", "src/models/cnn.py", "src/statistics.py"} <= attacks
+    assert not {"src/data/synthetic.py", "src/explainability/gradcam.py"} & attacks
+    exploration = imported("01_data_exploration")
+    assert {"src/data/corpus.py", "src/data/synthetic.py", "src/paths.py"} <= exploration
+    assert not any(name.startswith(("src/attacks/", "src/models/")) for name in exploration)
+    assert all(name.startswith("src/") for name in attacks | exploration)
+
+
+def test_every_module_but_the_pipeline_is_used_by_some_notebook():
+    used = set().union(*(imported(name) for name in STAGES.values()))
+    root = NOTEBOOKS.parent
+    there = {path.relative_to(root).as_posix() for path in (root / "src").rglob("*.py")}
+    assert there - used == {"src/pipeline.py"}
+
+
+def test_a_stage_gets_only_the_parameters_it_declares():
+    given = {"RUN": "x", "EPOCHS": 3, "TRACKS_PER_GENRE": 7, "DATASET": "y"}
+    assert stage_parameters("train", given) == {"RUN": "x", "EPOCHS": 3}
+    assert stage_parameters("explore", given) == {k: given[k] for k in given if k != "EPOCHS"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["dance"], "dance: not a stage"),
+        (["-p", "EPOCH", "3"], "EPOCH: no notebook of .* has such a parameter"),
+        (["attack", "-p", "M", "3"], "M: no notebook of attack has such a parameter"),
+        (["-p", "RUN", "x"], "RUN: .*--run"),
+        (["-p", "DATASET", "x"], "DATASET: .*--dataset"),
+    ],
+)
+def test_unknown_stages_and_parameters_are_refused_in_one_sentence(
+    arguments, said, executed, capsys
+):
+    with pytest.raises(SystemExit) as refusal:
+        main(["--run", "never", *arguments])
+    assert refusal.value.code == 2
+    assert re.search(rf"error: {said}[^\n]*\n$", capsys.readouterr().err)
+    assert executed == []
+    assert not RunPaths("never").notebooks.exists()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [
+        ("synthetic", "synthetic"),
+        ("gtzan_mini", "gtzan_mini"),
+        ("data/my corpus/", "my corpus"),
+        ("../elsewhere/logmel.npz", "logmel"),
+        ("logmel.npz", "logmel"),
+    ],
+)
+def test_a_run_is_named_after_its_corpus(dataset, name):
+    assert run_name(dataset) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3", 3), ("0.5", 0.5), ("[1, 2]", [1, 2]), ("random", "random"), ("a/b c", "a/b c")],
+)
+def test_parameters_are_read_as_literals_or_text(text, value):
+    assert pipeline._value(text) == value
+
+
+def test_all_stages_run_in_order_and_once(executed):
+    assert ran_by(executed) == list(STAGES)
+    assert ran_by(executed) == []
+
+
+def test_a_changed_parameter_runs_the_stages_that_declare_it(repository, executed):
+    train = repository / "notebooks" / "03_model_training.ipynb"
+    write_notebook(train, FIRST_CELL + "EPOCHS = 1  # epochs")
+    ran_by(executed)
+    # the fake's outputs hold their parameters, so stages that read them follow
+    assert ran_by(executed, "-p", "EPOCHS", "2") == ["train", "attack", "explain"]
+    assert ran_by(executed, "-p", "EPOCHS", "2") == []
+
+
+def test_a_changed_notebook_module_or_input_runs_its_stage_again(repository, executed):
+    ran_by(executed)
+    write_notebook(repository / "notebooks" / "05_gradcam_analysis.ipynb", FIRST_CELL, "N + 2")
+    assert ran_by(executed) == ["explain"]
+    (repository / "src" / "part.py").write_text("VALUE = 2\n")
+    assert ran_by(executed) == ["explore"]  # it writes the same as before: the others rest
+    (repository / "results/models/fake/documented/checkpoint.pt").write_text("other weights")
+    assert ran_by(executed) == ["attack", "explain"]
+
+
+def test_a_lost_output_is_made_again(executed):
+    ran_by(executed)
+    (RunPaths("fake").metrics / "attacks.csv").unlink()
+    assert ran_by(executed) == ["attack"]
+
+
+def test_a_changed_corpus_folder_is_explored_again(repository, executed):
+    track = repository / "corpus" / "jazz" / "jazz.00000.wav"
+    track.parent.mkdir(parents=True)
+    track.write_bytes(b"a")
+    ran_by(executed, "--dataset", "corpus")
+    assert ran_by(executed, "--dataset", "corpus") == []
+    track.write_bytes(b"ab")
+    assert ran_by(executed, "--dataset", "corpus") == ["explore"]
+
+
+def test_runs_do_not_share_files(executed):
+    ran_by(executed)
+    before = {path: path.read_bytes() for path in RunPaths("fake").metrics.iterdir()}
+    del executed[:]
+    assert main(["--run", "other"]) == 0
+    assert executed == list(STAGES)
+    assert {path: path.read_bytes() for path in RunPaths("fake").metrics.iterdir()} == before
+
+
+def test_a_stage_asked_for_by_name_runs_alone_and_in_any_case(executed):
+    ran_by(executed)
+    assert ran_by(executed, "attack") == ["attack"]
+    assert ran_by(executed, "explain", "attack") == ["attack", "explain"]
+    assert ran_by(executed) == []
+
+
+def test_a_notebook_is_executed_with_its_parameters_into_the_folder_of_the_run(repository):
+    explore = repository / "notebooks" / "01_data_exploration.ipynb"
+    write_notebook(explore, FIRST_CELL, "import os\nprint(N, os.getcwd())")
+    assert main(["explore", "--run", "fake", "-p", "N", "5"]) == 0
+    (copy,) = (repository / "results" / "notebooks" / "fake").glob("*.ipynb")
+    assert copy.name == explore.name
+    printed = nbformat.read(copy, as_version=4).cells[-1].outputs[0].text
+    assert printed == f"5 {repository}\n"
+    assert nbformat.read(explore, as_version=4).cells[-1].outputs == []
+
+
+def test_a_failing_notebook_is_told_in_one_sentence_and_its_traceback_kept(repository):
+    explore = repository / "notebooks" / "01_data_exploration.ipynb"
+    write_notebook(explore, FIRST_CELL, 'raise ValueError(f"{N} tracks are too few.")')
+    failure = pipeline.run_notebook("explore", {"N": 5}, RunPaths("fake"))
+    sentence, where = failure.message.splitlines()
+    assert sentence == "explore: ValueError: 5 tracks are too few."
+    (copy,) = RunPaths("fake").notebooks.glob("*.ipynb")
+    assert copy.name == "01_data_exploration.failed.ipynb"
+    assert str(copy.relative_to(repository)) in where
+    assert "Traceback" in copy.read_text()
+
+    write_notebook(explore, FIRST_CELL)
+    assert pipeline.run_notebook("explore", {"N": 5}, RunPaths("fake")) is None
+    (copy,) = RunPaths("fake").notebooks.glob("*.ipynb")
+    assert copy.name == explore.name
+
+
+def test_a_kernel_that_dies_is_told_in_one_sentence(repository):
+    explore = repository / "notebooks" / "01_data_exploration.ipynb"
+    write_notebook(explore, FIRST_CELL, "import os", "os._exit(1)")
+    failure = pipeline.run_notebook("explore", {}, RunPaths("fake"))
+    assert failure.message.startswith("explore: the kernel died")
+
+
+def test_a_failing_stage_ends_the_run_and_is_tried_again(executed, monkeypatch):
+    working = pipeline.run_notebook
+    monkeypatch.setattr(pipeline, "run_notebook", lambda *_: TaskFailed("no"))
+    assert main(["--run", "fake"]) != 0
+    monkeypatch.setattr(pipeline, "run_notebook", working)
+    assert ran_by(executed) == list(STAGES)

@@ -1,0 +1,90 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from src import plots
+from src.data.frontend import mel_frequencies
+
+
+@pytest.fixture
+def ax():
+    figure, ax = plt.subplots()
+    yield ax
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("hertz", plots.HERTZ_TICKS)
+def test_a_tone_shows_at_its_frequency(hertz, ax):
+    band = np.abs(mel_frequencies() - hertz).argmin()
+    x = np.zeros((128, 130))
+    x[band] = 1
+    image = plots.spectrogram(ax, x)
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    tick = ax.get_yticks()[labels.index(str(hertz))]
+    assert abs(tick - band) <= 0.5
+    low, high = image.get_extent()[2:]
+    drawn = low + (band + 0.5) * (high - low) / 128
+    assert (drawn, image.origin) == (band, "lower")
+
+
+def test_time_runs_over_three_seconds(ax):
+    plots.spectrogram(ax, np.zeros((128, 130)))
+    assert ax.get_xlim() == pytest.approx((0, 130 * 512 / 22_050))
+
+
+@pytest.mark.parametrize("level", [0.2, 0.9])
+def test_spectrograms_share_their_limits_in_decibel(level, ax):
+    image = plots.spectrogram(ax, np.full((128, 130), level))
+    assert image.get_clim() == (-80, 0)
+    np.testing.assert_allclose(image.get_array(), 80 * (level - 1))
+
+
+def test_a_change_is_drawn_in_decibel_over_limits_of_its_own(ax):
+    image = plots.change(ax, np.full((128, 130), -0.01), limit_db=0.8)
+    assert image.get_clim() == (-0.8, 0.8)
+    np.testing.assert_allclose(image.get_array(), -0.8)
+
+
+def test_a_map_is_drawn_over_the_spectrogram_it_explains(ax):
+    x, heat = np.random.default_rng(0).random((2, 128, 130))
+    plots.heatmap(ax, x, heat)
+    below, above = ax.images
+    np.testing.assert_allclose(below.get_array(), 80 * (x - 1))
+    np.testing.assert_array_equal(above.get_array(), heat)
+    assert (below.get_extent(), above.get_clim()) == (above.get_extent(), (0, 1))
+
+
+def test_a_confusion_matrix_has_true_genres_as_rows(ax):
+    plots.confusion(ax, [[5, 2], [0, 7]], ["blues", "jazz"])
+    shown = {text.get_position(): text.get_text() for text in ax.texts}
+    assert shown == {(0, 0): "5", (1, 0): "2", (0, 1): "", (1, 1): "7"}
+    assert (ax.get_ylabel(), ax.get_xlabel()) == ("true genre", "predicted genre")
+
+
+def test_robustness_is_drawn_in_percent_with_eps_in_decibel_above(ax):
+    def line(eps, value):
+        measure = {"value": value, "low": value - 0.1, "high": value + 0.1}
+        return {"attack": "pgd", "eps": eps, "clean_accuracy": 0.9, "robust_accuracy": measure}
+
+    plots.robustness(ax, [line(0.001, 0.75), line(0.01, 0.25)], chance=0.1)
+    pgd, clean, chance = ax.get_lines()
+    assert pgd.get_xydata().tolist() == [[0.001, 75], [0.01, 25]]
+    assert (clean.get_ydata()[0], chance.get_ydata()[0]) == (90, 10)
+    ax.figure.canvas.draw()
+    (top,) = ax.child_axes
+    assert top.get_xlim() == pytest.approx(tuple(80 * eps for eps in ax.get_xlim()))
+
+
+def test_intervals_of_a_single_track_are_left_out(ax):
+    measure = {"value": 0.5, "low": None, "high": None, "n_segments": 3, "n_tracks": 1}
+    plots.genre_accuracy(ax, {"blues": measure, "jazz": measure | {"low": 0.4, "high": 0.6}}, 0.1)
+    assert [bar.get_height() for bar in ax.patches] == [50, 50]
+    ax.figure.canvas.draw()
+
+
+def test_a_figure_is_saved_whole(ax, tmp_path):
+    plots.spectrogram(ax, np.random.default_rng(0).random((128, 130)))
+    path = plots.save_figure(ax.figure, tmp_path / "new" / "figure.png")
+    assert imread(path).std() > 0
+    assert [p.name for p in path.parent.iterdir()] == ["figure.png"]
