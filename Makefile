@@ -1,13 +1,13 @@
 # Two commands suffice: `make run` and `make test`. `make help` lists the rest.
 
 PYTHON ?= python3
-DATASET ?= synthetic
+DATASET ?=
 RUN ?=
 ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIPELINE = $(BIN)/python -m src.pipeline --dataset "$(DATASET)" $(if $(RUN),--run "$(RUN)")
+PIPELINE = $(BIN)/python -m src.pipeline $(if $(DATASET),--dataset "$(DATASET)") $(if $(RUN),--run "$(RUN)")
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --no-header --no-annotate
 STAGES := explore preprocess train attack explain
 
@@ -39,12 +39,12 @@ lock: $(VENV)/test ## pin anew in requirements*.txt what pyproject.toml asks for
 	(echo '-r requirements.txt'; grep -vxFf requirements.txt $(VENV)/all.txt | grep -v '^-e') > requirements-dev.txt
 
 clean: ## remove all data and results that `make run` can make again
-	rm -rf data/raw data/processed results/figures results/models results/notebooks results/audio
+	rm -rf data/raw data/processed results/figures results/models results/notebooks
 	find results/metrics -mindepth 1 -maxdepth 1 ! -name real -exec rm -rf {} +
 
 $(VENV)/run: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: name one with make PYTHON=python3.12")'
-	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -r requirements.txt
 	touch $@
 

@@ -8,6 +8,7 @@ notebook, the modules that the notebook imports, its input files and its paramet
 import argparse
 import ast
 import json
+import re
 import sys
 from modulefinder import ModuleFinder
 from pathlib import Path
@@ -22,6 +23,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from src.paths import NOTEBOOKS, ROOT, STAGES, RunPaths, run_name
+from src.results import read_json
 
 CELL_TIMEOUT = 24 * 3600  # seconds: a kernel killed for memory must not hang the run for ever
 START_TIMEOUT = 120
@@ -31,7 +33,7 @@ def main(arguments: list[str]) -> int:
     """Run stages from the command line; return 0 if all succeeded."""
     parser = argparse.ArgumentParser(prog="src.pipeline", description=__doc__)
     parser.add_argument("stages", nargs="*", metavar="stage", help=f"of {', '.join(STAGES)}")
-    parser.add_argument("--dataset", default="synthetic", help="name or path of the corpus")
+    parser.add_argument("--dataset", help="name or path of the corpus (default: synthetic)")
     parser.add_argument("--run", help="name of the run's folders (default: after the corpus)")
     parser.add_argument(
         "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE")
@@ -43,11 +45,13 @@ def main(arguments: list[str]) -> int:
     given = {name: _value(text) for name, text in options.parameters}
     for name in {"DATASET", "RUN"} & set(given):
         parser.error(f"{name}: give it as --{name.lower()}")
-    given |= {"DATASET": options.dataset, "RUN": options.run or run_name(options.dataset)}
+    dataset = options.dataset or "synthetic"
+    given |= {"DATASET": dataset, "RUN": options.run or run_name(dataset)}
     stages = options.stages or list(STAGES)
     try:
         parameters = {stage: stage_parameters(stage, given) for stage in STAGES}
         _check_all_known(given, stages, parameters)
+        _check_run(RunPaths(given["RUN"]), options.dataset)
     except ValueError as error:
         parser.error(str(error))
     return run_stages(stages, parameters, RunPaths(given["RUN"]), only=bool(options.stages))
@@ -110,6 +114,7 @@ def outputs_of(stage: str, paths: RunPaths) -> list[Path]:
         "explore": [paths.processed / "source.json", paths.processed / "tracks.csv"],
         "preprocess": [
             paths.processed / "metadata.json",
+            paths.processed / "segments.csv",
             *(paths.processed / split / "X.npy" for split in ("train", "val", "test")),
         ],
         "train": [
@@ -178,6 +183,18 @@ def _check_all_known(given: dict, stages: list[str], parameters: dict) -> None:
         raise ValueError(
             f"{', '.join(sorted(set(given) - known))}: no notebook of {', '.join(stages)} has such "
             "a parameter; see the cell tagged `parameters` of each."
+        )
+
+
+def _check_run(paths: RunPaths, dataset: str | None) -> None:
+    """Raise ValueError for a run whose name is no folder's, or that is made of another corpus."""
+    if not re.fullmatch(r"\w[\w .-]*", paths.run):
+        raise ValueError(f"RUN={paths.run!r} cannot name a folder: give letters, digits, - _ .")
+    source = paths.processed / "source.json"
+    if dataset and source.exists() and (made := read_json(source)["corpus"]) != run_name(dataset):
+        raise ValueError(
+            f"run {paths.run} was made of {made}, not of {run_name(dataset)}: its results are "
+            "kept; give RUN another name."
         )
 
 

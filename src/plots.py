@@ -13,6 +13,7 @@ from src.data.frontend import (
     DYNAMIC_RANGE_DB,
     HOP_LENGTH,
     SAMPLE_RATE,
+    frame_times,
     mel_frequencies,
     to_decibel,
 )
@@ -27,8 +28,15 @@ ATTACK_STYLE = {"fgsm": ("tab:blue", "o", "FGSM"), "pgd": ("tab:orange", "s", "P
 DPI = 110
 
 
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, whole or not at all; return the path."""
+def save_figure(figure: Figure, path: Path, corpus: str) -> Path:
+    """Write a figure as PNG, whole or not at all; return the path.
+
+    The name of the corpus stands in its corner; axes without data do not show.
+    """
+    figure.text(1, 0, f"corpus: {corpus}", ha="right", va="top", fontsize=7, color="dimgrey")
+    for ax in figure.axes:
+        if not ax.has_data():
+            ax.set_axis_off()
     return save_with(path, lambda part: figure.savefig(part, dpi=DPI, bbox_inches="tight"))
 
 
@@ -121,7 +129,7 @@ def genre_accuracy(ax: Axes, per_genre: dict[str, dict], chance: float) -> Axes:
     ax.axhline(chance * 100, color="black", linestyle=":", label="chance")
     ax.tick_params(axis="x", rotation=45)
     ax.set(xlabel="genre", ylabel="clip accuracy (%)", ylim=(0, 105))
-    ax.legend()
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1))
     return ax
 
 
@@ -165,12 +173,12 @@ def grid(rows: int, columns: int, width: float = 3.2, height: float = 2.4) -> tu
 
 def _mel_image(ax: Axes, values: np.ndarray, cmap: str, low: float, high: float) -> AxesImage:
     """Draw (n_mels, frames) with time in seconds and mel bands labelled in Hz."""
-    seconds = values.shape[1] * HOP_LENGTH / SAMPLE_RATE
-    extent = (0, seconds, -0.5, len(values) - 0.5)
+    times, half = frame_times(values.shape[1]), HOP_LENGTH / SAMPLE_RATE / 2
+    extent = (times[0] - half, times[-1] + half, -0.5, len(values) - 0.5)
     image = ax.imshow(
         values, cmap=cmap, vmin=low, vmax=high, origin="lower", aspect="auto", extent=extent
     )
     bands = np.interp(HERTZ_TICKS, mel_frequencies(), np.arange(len(values)))
     ax.set_yticks(bands, [f"{hertz}" for hertz in HERTZ_TICKS])
-    ax.set(xlabel="time (s)", ylabel="frequency (Hz)")
+    ax.set(xlabel="time (s)", ylabel="frequency (Hz)", xlim=(0, extent[1]))
     return image

@@ -24,6 +24,9 @@ PACKAGES = (
 )
 
 
+GENRE_COLUMNS = {"true", "clean_prediction", "adversarial_prediction", "predicted", "explained"}
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that becomes `path` only if the block succeeds."""
@@ -80,6 +83,13 @@ def write_csv(path: Path, table: pd.DataFrame) -> Path:
     with whole_file(path) as part:
         table.to_csv(part, index=False, lineterminator="\n")
     return path
+
+
+def with_names(table: pd.DataFrame, genres: list[str], corpus: str) -> pd.DataFrame:
+    """Return a table of records with genre names for numbers and a column for the corpus."""
+    shown = dict(enumerate(genres))
+    names = {column: table[column].map(shown) for column in GENRE_COLUMNS & set(table)}
+    return table.assign(**names, corpus=corpus)
 
 
 def save_with(path: Path, save: Callable[[Path], object]) -> Path:

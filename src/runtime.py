@@ -17,6 +17,7 @@ def set_seed(*parts: int) -> int:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - the libraries below us draw from the global state
     torch.manual_seed(seed)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     return seed
 
 

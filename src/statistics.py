@@ -1,7 +1,7 @@
 """Intervals that respect that segments of one track belong together."""
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import binomtest, bootstrap
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -10,9 +10,11 @@ RESAMPLES = 2000
 def mean_over_tracks(values: np.ndarray, tracks: np.ndarray, seed: int = 0) -> dict:
     """Return the mean of per-segment values with its 95% interval over tracks.
 
-    Tracks, not segments, are drawn with replacement (percentile bootstrap, scipy). The result
-    has `value`, `low`, `high`, `n_segments`, `n_tracks`; `low` and `high` are None for a single
-    track, which says nothing about others. Raises ValueError without values.
+    Tracks, not segments, are drawn with replacement (percentile bootstrap, scipy). Where all
+    tracks agree on 0 or 1 there is nothing to draw from, and the interval is Wilson's for as many
+    independent trials as there are tracks. The result has `value`, `low`, `high`, `n_segments`,
+    `n_tracks`; `low` and `high` are None for a single track, which says nothing about others.
+    Raises ValueError without values.
     """
     values, tracks = np.asarray(values, dtype=float), np.asarray(tracks)
     if len(values) == 0:
@@ -31,8 +33,12 @@ def mean_over_tracks(values: np.ndarray, tracks: np.ndarray, seed: int = 0) -> d
 
 def _interval(total: np.ndarray, count: np.ndarray, seed: int) -> tuple[float | None, float | None]:
     """Return the percentile interval of sum(total) / sum(count) over resampled tracks."""
-    if len(count) < 2:
+    n, share = len(count), total.sum() / count.sum()
+    if n < 2:
         return None, None
+    if share in (0, 1):
+        bounds = binomtest(int(share * n), n).proportion_ci(LEVEL, method="wilson")
+        return float(bounds.low), float(bounds.high)
     result = bootstrap(
         (total, count),
         lambda t, c, axis: t.sum(axis=axis) / c.sum(axis=axis),

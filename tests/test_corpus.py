@@ -70,7 +70,26 @@ def test_order_is_by_genre_wherever_the_folders_lie(write_track, noise):
     assert [path.stem for path in find_tracks(corpus)] == ["blues.00000", "rock.00000"]
 
 
-def test_hidden_and_foreign_files_are_passed_over(write_track, noise):
+def test_audio_that_is_no_track_by_its_name_is_listed_and_not_used(write_track, noise):
+    corpus = write_track("rock/rock.00000.wav", noise(0))
+    write_track("rock/cover song.wav", noise(1))
+    write_track("Jazz/jazz.00001.wav", noise(2))
+    tracks = audit(corpus)
+    assert tracks["track"].tolist() == ["rock.00000", "Jazz/jazz.00001.wav", "rock/cover song.wav"]
+    assert tracks["used"].tolist() == [True, False, False]
+    assert tracks["reason"][1:].str.startswith("name: not <genre>.NNNNN").all()
+
+
+def test_a_truncated_au_file_is_not_used(write_track, noise):
+    corpus = write_track("rock/rock.00000.au", noise(0))
+    path = corpus / "rock" / "rock.00000.au"
+    path.write_bytes(path.read_bytes()[:-1000])
+    row = audit(corpus).iloc[0]
+    assert not row["used"]
+    assert row["reason"].startswith("truncated: ")
+
+
+def test_hidden_and_foreign_files_are_no_tracks(write_track, noise):
     corpus = write_track("rock/rock.00000.wav", noise(0))
     write_track("rock/._rock.00001.wav", noise(1))
     write_track(".cache/rock/rock.00002.wav", noise(2))
@@ -277,7 +296,7 @@ def test_numbers_that_an_archive_lacks_are_listed_as_missing(archive):
     assert tracks["genre"].tolist() == list("aaabbb")
     assert tracks["used"].tolist() == [True, False, True, False, True, False]
     assert tracks.loc[~tracks["used"], "reason"].str.startswith("missing: ").all()
-    assert tracks["n_segments"].tolist() == [10, 0, 10, 0, 10, 0]
+    assert tracks["n_segments"].tolist() == [10, 0, 10, 0, 9, 0]  # the last has 1200 frames
     assert tracks["duration_s"][0] == pytest.approx(1293 * 512 / 22_050)
 
 

@@ -80,7 +80,7 @@ def test_a_perfect_classifier_scores_one():
     result = evaluate(np.eye(3)[y], y, tracks, GENRES)
     assert result["loss"] == pytest.approx(0, abs=1e-9)
     for measure in ("clip_accuracy", "song_accuracy"):
-        assert (result[measure]["value"], result[measure]["low"]) == (1, 1)
+        assert (result[measure]["value"], result[measure]["high"]) == (1, 1)
     assert result["macro_recall"] == {"clip": 1, "song": 1}
     assert np.array_equal(result["confusion_clips"], 4 * np.eye(3))
     assert np.array_equal(result["confusion_songs"], 2 * np.eye(3))

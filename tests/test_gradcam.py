@@ -145,7 +145,7 @@ def test_map_records_tell_which_genre_each_map_explains():
     true, predicted, explained = np.array([[0, 0, 0], [0, 1, 1], [0, 0, 1]])
     table = map_records("kind", segments, true, predicted, explained, maps, [0.01, 0.1, np.nan])
     assert table["explains"].tolist() == ["both", "true", "predicted"]
-    assert table["flipped"].tolist() == [False, True, True]
+    assert table["wrong"].tolist() == [False, True, True]
     assert table["empty"].tolist() == [False, True, False]
     assert table[["segment", "track", "start_s"]].equals(segments)
     assert table["eps"].tolist()[:2] == [0.01, 0.1]

@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -54,7 +55,12 @@ def executed(repository, monkeypatch):
         stages.append(stage)
         for output in pipeline.outputs_of(stage, paths):
             output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(f"{stage} {parameters}")
+            facts = {
+                "stage": stage,
+                "corpus": run_name(parameters.get("DATASET", "")),
+                **parameters,
+            }
+            output.write_text(json.dumps(facts))
 
     monkeypatch.setattr(pipeline, "run_notebook", run)
     return stages
@@ -98,6 +104,8 @@ def test_a_stage_gets_only_the_parameters_it_declares():
         (["attack", "-p", "M", "3"], "M: no notebook of attack has such a parameter"),
         (["-p", "RUN", "x"], "RUN: .*--run"),
         (["-p", "DATASET", "x"], "DATASET: .*--dataset"),
+        (["--run", "a/b"], "RUN='a/b' cannot name a folder"),
+        (["--run", ".."], "RUN='..' cannot name a folder"),
     ],
 )
 def test_unknown_stages_and_parameters_are_refused_in_one_sentence(
@@ -180,6 +188,14 @@ def test_runs_do_not_share_files(executed):
     assert main(["--run", "other"]) == 0
     assert executed == list(STAGES)
     assert {path: path.read_bytes() for path in RunPaths("fake").metrics.iterdir()} == before
+
+
+def test_a_run_of_another_corpus_is_not_overwritten(executed, capsys):
+    ran_by(executed, "--dataset", "one")
+    with pytest.raises(SystemExit):
+        ran_by(executed, "--dataset", "two")
+    assert "run fake was made of one, not of two" in capsys.readouterr().err
+    assert executed == []
 
 
 def test_a_stage_asked_for_by_name_runs_alone_and_in_any_case(executed):

@@ -4,7 +4,7 @@ import pytest
 from matplotlib.image import imread
 
 from src import plots
-from src.data.frontend import mel_frequencies
+from src.data.frontend import frame_times, mel_frequencies
 
 
 @pytest.fixture
@@ -28,9 +28,11 @@ def test_a_tone_shows_at_its_frequency(hertz, ax):
     assert (drawn, image.origin) == (band, "lower")
 
 
-def test_time_runs_over_three_seconds(ax):
-    plots.spectrogram(ax, np.zeros((128, 130)))
-    assert ax.get_xlim() == pytest.approx((0, 130 * 512 / 22_050))
+def test_each_frame_is_drawn_around_its_time(ax):
+    left, right, *_ = plots.spectrogram(ax, np.zeros((128, 130))).get_extent()
+    assert (right - left) / 130 == pytest.approx(512 / 22_050)
+    assert (left + right) / 2 == pytest.approx(frame_times()[[64, 65]].mean())
+    assert ax.get_xlim() == (0, right)
 
 
 @pytest.mark.parametrize("level", [0.2, 0.9])
@@ -85,6 +87,7 @@ def test_intervals_of_a_single_track_are_left_out(ax):
 
 def test_a_figure_is_saved_whole(ax, tmp_path):
     plots.spectrogram(ax, np.random.default_rng(0).random((128, 130)))
-    path = plots.save_figure(ax.figure, tmp_path / "new" / "figure.png")
+    path = plots.save_figure(ax.figure, tmp_path / "new" / "figure.png", "tiny")
     assert imread(path).std() > 0
+    assert [text.get_text() for text in ax.figure.texts] == ["corpus: tiny"]
     assert [p.name for p in path.parent.iterdir()] == ["figure.png"]

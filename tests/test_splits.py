@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.data import download
 from src.data.corpus import audit, open_corpus
 from src.data.splits import SPLITS, given_split, split, split_tracks
 from src.statistics import mean_over_tracks
@@ -44,6 +45,7 @@ def fake_tracks(genres, per_genre, unused=(), short=(), duplicates=None):
     tracks["used"] = ~tracks["track"].isin(unused)
     tracks["n_segments"] = np.where(tracks["track"].isin(short), 9, 10) * tracks["used"]
     tracks["duplicate_of"] = [(duplicates or {}).get(name, "") for name in names]
+    tracks["reason"] = ""
     return tracks
 
 
@@ -169,9 +171,23 @@ def test_published_lists_are_followed_and_tracks_on_none_have_no_split(lists):
     assert side.sort_index().tolist() == ["train", "val", "test", "", "train", "test"]
 
 
-def test_published_lists_are_read_from_the_folder_that_is_given(lists):
+def test_published_lists_are_read_from_the_folder_that_is_given(lists, monkeypatch):
+    monkeypatch.setattr(download, "check_splits", lambda folder: None)
     tracks = fake_tracks(["blues"], 3)
     assert split(tracks, "filtered", str(lists([0], [1], [2])), 0).tolist() == list(SPLITS)
+
+
+def test_lists_that_are_not_the_published_ones_are_refused(lists):
+    with pytest.raises(download.DownloadError, match=r"test_filtered\.txt is not the published"):
+        split(fake_tracks(["blues"], 3), "filtered", str(lists([0], [1], [2])), 0)
+
+
+def test_files_that_are_no_tracks_by_their_name_are_in_no_split():
+    tracks = fake_tracks(["blues", "jazz"], 10)
+    stray = {"track": "x/song.wav", "genre": "x", "used": False, "reason": "name: not a track"}
+    stray |= {"n_segments": 0, "duplicate_of": ""}
+    with_stray = split_tracks(pd.concat([tracks, pd.DataFrame([stray])], ignore_index=True), 42)
+    assert with_stray.tolist() == [*split_tracks(tracks, 42), ""]
 
 
 def test_an_unknown_kind_of_split_is_refused():
@@ -229,10 +245,15 @@ def test_value_is_the_plain_mean_of_segments_in_any_order():
     assert mean_over_tracks(values[order], tracks[order]) == result
 
 
+@pytest.mark.parametrize(("share", "low", "high"), [(1.0, 0.722, 1), (0.0, 0, 0.278)])
+def test_tracks_that_all_agree_leave_room_for_others(share, low, high):
+    result = mean_over_tracks(np.full(30, share), np.repeat(np.arange(10), 3))
+    bounds = [result["value"], result["low"], result["high"]]  # Wilson's for 10 of 10
+    assert bounds == pytest.approx([share, low, high], abs=1e-3)
+
+
 def test_long_tracks_weigh_by_their_segments_in_the_interval_too():
     tracks = np.repeat(np.arange(60), [1, 9] * 30)
-    right = mean_over_tracks(np.ones(300), tracks)
-    assert (right["value"], right["low"], right["high"]) == (1, 1, 1)
     mixed = mean_over_tracks(tracks % 2 == 0, tracks)
     assert mixed["value"] == pytest.approx(0.1)
     assert 0.05 < mixed["low"] < 0.1 < mixed["high"] < 0.2

@@ -147,7 +147,7 @@ def attack_growing(
     iterations: int = ITERATIONS,
     seed: int = 42,
 ) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
-    """Yield eps, attacked segments and their predicted genres, the smallest eps first.
+    """Yield eps, attacked segments and predicted genres, the smallest eps first.
 
     Which segments are attacked at which eps is told in `sweep`. The arrays are used again for the
     next eps: copy what is to be kept.
@@ -210,6 +210,17 @@ def smallest_flip(records: pd.DataFrame) -> pd.DataFrame:
     """Return the smallest eps of the sweep that flips each segment, by attack; NaN if none does."""
     flipped = records["eps"].where(records["success"])
     return flipped.groupby([records["attack"], records["segment"]]).min().unstack("attack")
+
+
+def middle_flip(smallest: pd.Series, numbers: np.ndarray) -> int:
+    """Return the position in `numbers` of the segment in the middle of those that flip.
+
+    `smallest` is a column of `smallest_flip`, indexed by segment number. Neither the easiest nor
+    the hardest; the first segment if none flips.
+    """
+    order = smallest.dropna().sort_values(kind="stable").index
+    chosen = order[len(order) // 2] if len(order) else numbers[0]
+    return int(np.flatnonzero(numbers == chosen)[0])
 
 
 def _method(name: str, classifier: PyTorchClassifier, eps: float, iterations: int):

@@ -6,7 +6,9 @@ log-mel spectrograms of whole tracks. Both give the same table of tracks and the
 
 import hashlib
 import os
+import re
 import zipfile
+from functools import lru_cache
 from pathlib import Path
 
 import librosa
@@ -17,12 +19,22 @@ from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from src.data import download, synthetic
-from src.data.frontend import HOP_LENGTH, N_MELS, SAMPLE_RATE, SEGMENT_SAMPLES, SEGMENTS_PER_TRACK
+from src.data.frontend import (
+    FRAMES_BETWEEN_SEGMENTS,
+    HOP_LENGTH,
+    N_FRAMES,
+    N_MELS,
+    SAMPLE_RATE,
+    SEGMENT_SAMPLES,
+    SEGMENTS_PER_TRACK,
+)
 from src.paths import RAW, ROOT, RunPaths, require, run_name
 from src.results import read_json, write_json
 
 ENDINGS = (".wav", ".au", ".flac", ".mp3", ".ogg")
 NUMBER_FORMAT = "05d"
+MISNAMED = "name"
+PADDING_FRAMES = 3  # a last segment that lacks no more than these is used
 LOG_MEL_FRAMES = 1293
 UNKNOWN_LENGTH = 0xFFFFFFFF
 CLIPPED_AT = 0.999
@@ -42,8 +54,8 @@ def open_corpus(dataset: str, tracks_per_genre: int, seed: int) -> Path:
     `gtzan` (downloaded), or a path. Raises FileNotFoundError for a path that does not exist.
     """
     if dataset == "synthetic":
-        name = f"synthetic_v{synthetic.VERSION}_{tracks_per_genre}_per_genre_seed_{seed}"
-        folder = RAW / name
+        music = synthetic.code_hash()
+        folder = RAW / f"synthetic_{tracks_per_genre}_per_genre_seed_{seed}_{music}"
         return synthetic.make_corpus(folder, tracks_per_genre, seed)
     if dataset == "gtzan_mini":
         return download.fetch_gtzan_mini(RAW / dataset)
@@ -65,18 +77,19 @@ def claim_run(paths: RunPaths, corpus: Path, dataset: str) -> None:
     Raises ValueError if the run already belongs to another one: its results are not overwritten.
     """
     source = paths.processed / "source.json"
-    if source.exists() and (other := read_json(source)["path"]) != str(corpus):
+    shown = str(corpus.relative_to(ROOT) if corpus.is_relative_to(ROOT) else corpus)
+    if source.exists() and (other := read_json(source)["path"]) != shown:
         raise ValueError(
-            f"Run {paths.run} was made of {other}, not of {corpus}: give RUN another name, or "
-            f"remove data/processed/{paths.run} to use this one again."
+            f"Run {paths.run} was made of {other}, not of {shown}: its results are kept; "
+            "give RUN another name."
         )
-    write_json(source, {"corpus": run_name(dataset), "path": str(corpus)})
+    write_json(source, {"corpus": run_name(dataset), "path": shown})
 
 
 def source_of(paths: RunPaths) -> tuple[Path, str]:
     """Return the path and the name of the corpus that a run is made of."""
     source = read_json(require(paths.processed / "source.json", "explore"))
-    return Path(source["path"]), source["corpus"]
+    return ROOT / source["path"], source["corpus"]
 
 
 def load_tracks(paths: RunPaths) -> pd.DataFrame:
@@ -93,9 +106,10 @@ def is_log_mel(corpus: Path) -> bool:
 def audit(corpus: Path, n_jobs: int = 2) -> pd.DataFrame:
     """Return the table of tracks: what each is, whether it is used, and if not, why.
 
-    One row a track in the order genre, number. Fractions `clipped` and `silent` are of samples
-    and of 46 ms windows below -60 dB full scale; `sha256` is of the decoded samples. Tracks with
-    the same samples stay in use, `duplicate_of` names the first of them.
+    One row a track in the order genre, number, then audio files that are no tracks by their name.
+    Fractions `clipped` and `silent` are of samples and of windows of 1024 samples below -60 dB
+    full scale; `sha256` is of the decoded samples. Tracks with the same samples stay in use,
+    `duplicate_of` names the first of them.
     """
     rows = _log_mel_rows(corpus) if is_log_mel(corpus) else _audio_rows(corpus, n_jobs)
     tracks = pd.DataFrame(rows).reindex(columns=COLUMNS)
@@ -109,7 +123,8 @@ def find_tracks(folder: Path) -> list[Path]:
     files bear the same track name, as when two copies of the corpus lie in one folder.
     """
     files = {}
-    for path in sorted(_walk(folder), key=lambda p: (p.parent.name, p.name)):
+    found = filter(_is_named, _walk(folder))
+    for path in sorted(found, key=lambda p: (p.parent.name, p.name)):
         if path.stem in files:
             raise ValueError(
                 f"{path} and {files[path.stem]} are both track {path.stem}: two copies of the "
@@ -122,6 +137,24 @@ def find_tracks(folder: Path) -> list[Path]:
             "it may be the wrong folder; give the one whose sub-folders are genres."
         )
     return list(files.values())
+
+
+def read_used(corpus: Path, track) -> np.ndarray:
+    """Return the samples of a track in use (a row of the audit's table), as `read_audio` does.
+
+    Raises ValueError if the file is not the one that was audited.
+    """
+    try:
+        samples, rate = sf.read(corpus / track.path, dtype="float32", always_2d=True)
+        same = hashlib.sha256(samples.tobytes()).hexdigest() == track.sha256
+    except (sf.LibsndfileError, OSError):
+        same = False
+    if not same:
+        raise ValueError(
+            f"{track.path} is not the file that was audited: it was changed or removed since; "
+            "run `make explore` again."
+        )
+    return to_mono(samples, rate)
 
 
 def read_audio(path: Path) -> np.ndarray:
@@ -141,6 +174,7 @@ def to_mono(samples: np.ndarray, rate: int) -> np.ndarray:
     )
 
 
+@lru_cache(maxsize=1)
 def read_log_mels(archive: Path) -> dict[str, np.ndarray]:
     """Return the arrays of a log-mel archive: X, exact, floor_db, n_frames, names, y, genres.
 
@@ -187,17 +221,21 @@ def fill_frames(values: np.ndarray, exact: np.ndarray, floor_db: float) -> np.nd
 
 
 def _walk(folder: Path) -> list[Path]:
-    """Return audio files whose folder's name begins their own, hidden ones left out."""
+    """Return all audio files below a folder, hidden files and folders left out."""
     found = []
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        genre = Path(parent).name
         found += [
             Path(parent, name)
             for name in names
-            if name.startswith(f"{genre}.") and name.lower().endswith(ENDINGS)
+            if name.lower().endswith(ENDINGS) and not name.startswith(".")
         ]
     return found
+
+
+def _is_named(path: Path) -> bool:
+    """Tell whether a file's name begins with the one of its folder, its genre."""
+    return path.name.startswith(f"{path.parent.name}.")
 
 
 def _audio_rows(folder: Path, n_jobs: int) -> list[dict]:
@@ -205,7 +243,21 @@ def _audio_rows(folder: Path, n_jobs: int) -> list[dict]:
     paths = find_tracks(folder)
     jobs = (delayed(_audio_row)(path, folder) for path in paths)
     results = Parallel(n_jobs, prefer="threads", return_as="generator")(jobs)
-    return list(tqdm(results, total=len(paths), desc="audit", unit="track"))
+    rows = list(tqdm(results, total=len(paths), desc="audit", unit="track"))
+    misnamed = sorted(path for path in _walk(folder) if not _is_named(path))
+    return rows + [_misnamed_row(path.relative_to(folder)) for path in misnamed]
+
+
+def _misnamed_row(path: Path) -> dict:
+    """Describe an audio file (relative to the corpus) that is no track by its name."""
+    return {
+        "track": path.as_posix(),
+        "genre": path.parent.name,
+        "path": path.as_posix(),
+        "n_segments": 0,
+        "used": False,
+        "reason": f"{MISNAMED}: not <genre>.NNNNN in a folder <genre>",
+    }
 
 
 def _audio_row(path: Path, folder: Path) -> dict:
@@ -262,12 +314,15 @@ def _fault(row: dict, path: Path) -> str:
 
 
 def _promised_bytes(path: Path) -> int:
-    """Return the length in bytes that a RIFF header gives its file, 0 if it gives none."""
+    """Return the length in bytes that a WAV or AU header gives its file, 0 if it gives none."""
     with path.open("rb") as file:
         head = file.read(12)
-    is_riff = head[:4] == b"RIFF" and head[8:12] == b"WAVE"
-    length = int.from_bytes(head[4:8], "little")
-    return 8 + length if is_riff and length != UNKNOWN_LENGTH else 0
+    start, length = 0, UNKNOWN_LENGTH
+    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+        start, length = 8, int.from_bytes(head[4:8], "little")
+    elif head[:4] == b".snd":
+        start, length = (int.from_bytes(head[i : i + 4], "big") for i in (4, 8))
+    return 0 if length == UNKNOWN_LENGTH else start + length
 
 
 def _log_mel_rows(archive: Path) -> list[dict]:
@@ -277,6 +332,9 @@ def _log_mel_rows(archive: Path) -> list[dict]:
     """
     arrays = read_log_mels(archive)
     rows = {}
+    odd = [name for name in map(str, arrays["names"]) if not re.fullmatch(r".+\.\d+", name)]
+    if odd:
+        raise ValueError(f"{archive} names a track {odd[0]}: names must be <genre>.NNNNN.")
     for i, name in enumerate(map(str, arrays["names"])):
         frames = int(arrays["n_frames"][i])
         content = arrays["X"][i].tobytes() + arrays["exact"][i].tobytes()
@@ -286,13 +344,19 @@ def _log_mel_rows(archive: Path) -> list[dict]:
             "path": f"{archive.name}#{i}",
             "duration_s": frames * HOP_LENGTH / SAMPLE_RATE,
             "sha256": hashlib.sha256(content).hexdigest(),
-            "n_segments": SEGMENTS_PER_TRACK,
-            "used": True,
-            "reason": "",
+            "n_segments": _log_mel_segments(frames),
+            "used": _log_mel_segments(frames) > 0,
+            "reason": "" if _log_mel_segments(frames) else f"too short: {frames} frames",
         }
     per_genre = max(int(name.split(".")[1]) for name in rows) + 1
     names = [f"{g}.{n:{NUMBER_FORMAT}}" for g in sorted(set(arrays["y"])) for n in range(per_genre)]
     return [rows.get(name, _missing_row(name)) for name in names]
+
+
+def _log_mel_segments(frames: int) -> int:
+    """Return how many segments a track of so many frames holds."""
+    starts = np.round(np.arange(SEGMENTS_PER_TRACK) * FRAMES_BETWEEN_SEGMENTS)
+    return int((starts + N_FRAMES <= frames + PADDING_FRAMES).sum())
 
 
 def _missing_row(name: str) -> dict:

@@ -59,6 +59,19 @@ def fetch_splits(folder: str | Path, base_url: str = SPLITS_URL) -> Path:
     return _fetch(folder, base_url, "gtzan_splits.txt", remedy)
 
 
+def check_splits(folder: Path) -> None:
+    """Raise DownloadError unless `folder` holds the six published track lists, by SHA-256."""
+    for line in (REGISTRY / "gtzan_splits.txt").read_text(encoding="utf-8").splitlines():
+        name, expected = line.split()
+        path = folder / name
+        if not path.exists() or pooch.file_hash(str(path)) != expected:
+            found = "is not the published list" if path.exists() else "is missing"
+            raise DownloadError(
+                f"{path} {found}: it may have been edited or copied in part; leave SPLIT_LISTS "
+                "empty to fetch the lists."
+            )
+
+
 def fetch_gtzan(folder: str | Path) -> Path:
     """Fetch all 1000 tracks of 30 s (1.4 GB) below `folder`; return where the genre folders are.
 

@@ -68,7 +68,8 @@ def load_split(paths: RunPaths, split: str) -> tuple[np.ndarray, np.ndarray, pd.
             f"states float32 {stated}: it is not the file that was written; run `make preprocess`."
         )
     names = {"track": str, "genre": str}
-    table = pd.read_csv(paths.processed / "segments.csv", dtype=names, keep_default_na=False)
+    file = require(paths.processed / "segments.csv", "preprocess")
+    table = pd.read_csv(file, dtype=names, keep_default_na=False)
     table = table[table["split"] == split].reset_index(drop=True)
     y = pd.Categorical(table["genre"], categories=metadata["genres"]).codes.astype(np.int64)
     return X, y, table

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from src.data import corpus as corpora
 from src.data.frontend import (
+    FRAMES_BETWEEN_SEGMENTS,
     HOP_LENGTH,
     N_FFT,
     N_FRAMES,
@@ -25,7 +26,6 @@ from src.data.frontend import (
 from src.data.splits import SPLITS
 from src.results import whole_file, write_csv, write_json
 
-FRAMES_BETWEEN_SEGMENTS = SEGMENT_SAMPLES / HOP_LENGTH
 FRONT_END = {
     "sample_rate_hz": SAMPLE_RATE,
     "segment_s": SEGMENT_SECONDS,
@@ -127,16 +127,13 @@ def _segments_of(corpus: Path, rows: pd.DataFrame, n_jobs: int) -> Iterator[np.n
         yield from _log_mel_segments(corpus, rows)
         return
     front_end = LogMel()
-    jobs = (
-        delayed(_audio_segments)(corpus / row.path, row.n_segments, front_end)
-        for row in rows.itertuples()
-    )
+    jobs = (delayed(_audio_segments)(corpus, row, front_end) for row in rows.itertuples())
     yield from Parallel(n_jobs, prefer="threads", return_as="generator")(jobs)
 
 
-def _audio_segments(path: Path, n_segments: int, front_end: LogMel) -> np.ndarray:
+def _audio_segments(corpus: Path, track, front_end: LogMel) -> np.ndarray:
     """Read one track and return its segments."""
-    return segment_audio(corpora.read_audio(path), n_segments, front_end)
+    return segment_audio(corpora.read_used(corpus, track), track.n_segments, front_end)
 
 
 def _log_mel_segments(archive: Path, rows: pd.DataFrame) -> Iterator[np.ndarray]:

@@ -7,6 +7,7 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from src.data import download
+from src.data.corpus import MISNAMED
 from src.paths import RAW, ROOT
 
 SPLITS = ("train", "val", "test")
@@ -26,7 +27,10 @@ def split(tracks: pd.DataFrame, name: str, folder: str, seed: int) -> pd.Series:
         return split_tracks(tracks, seed)
     if name not in PUBLISHED:
         raise ValueError(f"SPLIT={name} is unknown: give random, {' or '.join(PUBLISHED)}.")
-    lists = ROOT / Path(folder) if folder else download.fetch_splits(RAW / "gtzan_splits")
+    lists = ROOT / Path(folder).expanduser()
+    if not folder:
+        lists = download.fetch_splits(RAW / "gtzan_splits")
+    download.check_splits(lists)
     return given_split(tracks, lists, name)
 
 
@@ -39,15 +43,17 @@ def split_tracks(tracks: pd.DataFrame, seed: int) -> pd.Series:
     exchange for a track of the same genre and length.
     Raises ValueError if a genre has too few tracks to be split.
     """
-    counts = tracks["genre"].value_counts()
+    listed = tracks[~tracks["reason"].str.startswith(MISNAMED)]
+    counts = listed["genre"].value_counts()
     if counts.min() < MIN_TRACKS_PER_GENRE:
         raise ValueError(
             f"{counts.idxmin()} has {counts.min()} tracks: a stratified 70/15/15 split needs at "
             f"least {MIN_TRACKS_PER_GENRE} a genre; add tracks or remove the genre's folder."
         )
-    split = pd.Series("train", index=tracks.index, name="split")
-    rest, test = _draw(tracks, tracks.index, round(TEST_SHARE * len(tracks)), seed)
-    _, val = _draw(tracks, rest, round(VAL_SHARE * len(tracks)), seed)
+    split = pd.Series("", index=tracks.index, name="split")
+    rest, test = _draw(tracks, listed.index, round(TEST_SHARE * len(listed)), seed)
+    train, val = _draw(tracks, rest, round(VAL_SHARE * len(listed)), seed)
+    split[train] = "train"
     split[test], split[val] = "test", "val"
     return _unite_duplicates(tracks, split, seed)
 

@@ -6,6 +6,7 @@ saturation, hiss. The corpus is an imitation, made so that everything runs witho
 results on it say nothing about recorded music.
 """
 
+import hashlib
 import io
 import os
 import re
@@ -23,6 +24,7 @@ from joblib import Parallel, delayed
 from scipy import signal
 from tqdm.auto import tqdm
 
+from src.data import grammars
 from src.data.grammars import (
     BASE,
     CHORDS,
@@ -38,7 +40,6 @@ from src.data.grammars import (
     VELOCITY,
 )
 
-VERSION = 1  # of the music: another one for whatever changes a sample
 PARTS = ("drums", "bass", "harmony", "lead")
 SAMPLE_RATE = 22_050
 N_SAMPLES = 661_500
@@ -123,6 +124,12 @@ def make_corpus(folder: str | Path, tracks_per_genre: int, seed: int = 42, n_job
     for _ in tqdm(written, total=len(missing), desc="composing", unit="track"):
         pass
     return folder
+
+
+def code_hash() -> str:
+    """Return eight digits that change with this module and its tables, and so with the music."""
+    code = Path(__file__).read_bytes() + Path(grammars.__file__).read_bytes()
+    return hashlib.sha256(code).hexdigest()[:8]
 
 
 def _write(genre: str, index: int, seed: int, path: Path) -> None:

@@ -53,13 +53,19 @@ def draw(panels: list[Panel]) -> Figure:
         level = plots.spectrogram(axes[0, column], shown.x, shown.title)
         evidence = plots.heatmap(axes[1, column], shown.x, shown.heat, shown.says)
     plots.colour_bar(figure, level, axes[0], "level (dB)")
-    plots.colour_bar(figure, evidence, axes[1], "evidence (of the maximum)")
+    plots.colour_bar(figure, evidence, axes[1], "evidence (0: least, 1: most)")
     return figure
 
 
-def save(panels: list[Panel], folder: Path, segment) -> Path:
+def clear(folder: Path) -> None:
+    """Remove the figures of an earlier network from all sub-folders of `folder`."""
+    for figure in folder.glob("*/*.png"):
+        figure.unlink()
+
+
+def save(panels: list[Panel], folder: Path, segment, corpus: str) -> Path:
     """Draw panels into `<folder>/<track>_<segment>.png`, close the figure, return the path."""
     figure = draw(panels)
-    path = plots.save_figure(figure, folder / f"{segment.track}_{segment.segment}.png")
+    path = plots.save_figure(figure, folder / f"{segment.track}_{segment.segment}.png", corpus)
     plt.close(figure)
     return path

@@ -23,8 +23,8 @@ def explain(
     """Return Grad-CAM maps (n, 128, 130) float32 in [0, 1] of segments (n, 128, 130).
 
     `targets` (n,) are the genre numbers that the maps explain: the true or the predicted ones,
-    which differ under attack. Each map is scaled to its own minimum and maximum, so maps tell
-    where, not how strongly; a map without positive evidence is all zeros (see `is_empty`).
+    which differ under attack. Each map is scaled from its own minimum to its maximum: it
+    tells where, not how strongly; a map without positive evidence is all zeros (see `is_empty`).
     Source: Selvaraju et al. 2017, library grad-cam. Raises ValueError if there is not one target
     for each segment or the network has no such genre (the library would return empty maps).
     """
@@ -91,7 +91,7 @@ def map_records(
 ) -> pd.DataFrame:
     """Return one row a map: clip, genre numbers, what it explains, eps, whether it is empty.
 
-    `explains` is "true", "predicted" or "both"; `flipped` tells whether the prediction is wrong.
+    `explains` is "true", "predicted" or "both"; `wrong` tells whether the prediction is wrong.
     """
     both = np.where(true == predicted, "both", np.where(explained == true, "true", "predicted"))
     return pd.DataFrame(
@@ -105,7 +105,7 @@ def map_records(
             "explained": explained,
             "explains": both,
             "eps": eps,
-            "flipped": true != predicted,
+            "wrong": true != predicted,
             "empty": is_empty(maps),
         }
     )
