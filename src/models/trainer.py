@@ -69,6 +69,7 @@ def fit(
                 seed=seed,
                 recipe=recipe,
                 epoch=epoch + 1,
+                key=key,
             )
         _save_state(folder, key, model, optimizer, scheduler, history)
         progress.set_postfix({k: f"{v:.3g}" for k, v in history[-1].items()})
@@ -171,7 +172,8 @@ def _load_state(folder: Path, key: str, model, optimizer, scheduler) -> list[dic
     if not path.exists() or not (folder / CHECKPOINT_FILE).exists():
         return []
     state = torch.load(path, map_location=device(), weights_only=True)
-    if state["key"] != key:
+    kept = torch.load(folder / CHECKPOINT_FILE, map_location=device(), weights_only=True)
+    if not state["key"] == kept["key"] == key:
         return []
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
