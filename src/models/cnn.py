@@ -51,7 +51,7 @@ class GenreClassifierCNN(nn.Module):
             channels = width
         self.output = nn.Linear(channels, n_genres)
         self.pool = nn.MaxPool2d(2)
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
         self.drop_channels = nn.Dropout2d(0.15)
         self.drop = nn.Dropout(0.5)
 

@@ -12,7 +12,7 @@ from torch import nn
 from src.runtime import device
 from src.statistics import mean_over_tracks
 
-BATCH_SIZE = 128
+BATCH_SIZE = 32
 
 
 def predict_logits(model: nn.Module, X: np.ndarray) -> np.ndarray:
