@@ -108,8 +108,9 @@ def inputs_of(stage: str, paths: RunPaths) -> list[Path]:
     }[stage]
 
 
-def outputs_of(stage: str, paths: RunPaths) -> list[Path]:
+def outputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
     """Return the files of a stage that others read, or that show that it has finished."""
+    recipe = parameters.get("RECIPE", "documented")
     outputs = {
         "explore": [paths.processed / "source.json", paths.processed / "tracks.csv"],
         "preprocess": [
@@ -118,8 +119,8 @@ def outputs_of(stage: str, paths: RunPaths) -> list[Path]:
             *(paths.processed / split / "X.npy" for split in ("train", "val", "test")),
         ],
         "train": [
-            paths.models / "documented" / "checkpoint.pt",
-            paths.metrics / "training_documented.json",
+            paths.models / recipe / "checkpoint.pt",
+            paths.metrics / f"training_{recipe}.json",
         ],
         "attack": [paths.metrics / "attacks.json", paths.metrics / "attacks.csv"],
         "explain": [paths.metrics / "gradcam.json", paths.metrics / "gradcam.csv"],
@@ -161,7 +162,7 @@ def _task(stage: str, parameters: dict, paths: RunPaths):
     task = {
         "actions": [(run_notebook, [stage, parameters, paths])],
         "file_dep": [str(f) for f in [notebook, *modules_of(notebook), *inputs_of(stage, paths)]],
-        "targets": [str(f) for f in outputs_of(stage, paths)],
+        "targets": [str(f) for f in outputs_of(stage, parameters, paths)],
         "uptodate": [config_changed(settings)],
     }
     return lambda: task

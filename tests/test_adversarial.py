@@ -20,6 +20,7 @@ from src.attacks.adversarial import (
 from src.data.loader import SegmentDataset
 from src.models import cnn
 from src.models.evaluation import predict_logits
+from src.models.recipes import DOCUMENTED
 from src.models.trainer import CHECKPOINT_FILE, fit, load_checkpoint
 
 ITERATIONS = 10
@@ -40,7 +41,13 @@ def planted(seed, n):
 def model(tmp_path_factory):
     """Return a slim network that has learnt the planted patterns."""
     folder = tmp_path_factory.mktemp("model")
-    recipe = {"epochs": 18, "batch_size": 4, "lr": 0.005, "weight_decay": 0, "patience": 18}
+    recipe = DOCUMENTED | {
+        "epochs": 18,
+        "batch_size": 4,
+        "lr": 0.005,
+        "weight_decay": 0,
+        "patience": 18,
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cnn, "WIDTHS", (8, 16, 16, 16))
         patch.setattr(cnn, "DENSE", (64, 64))

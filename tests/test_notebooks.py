@@ -21,14 +21,13 @@ INTERVAL = "95%"  # the level of all intervals: the one percentage that may stan
 FIGURES = """
     exploration_genres exploration_waveforms exploration_spectrograms
     preprocessing_segments preprocessing_bands
-    training_history confusion_matrix genre_accuracy
+    documented/training_history documented/confusion_matrix documented/genre_accuracy
     adversarial_robustness adversarial_perturbations gradcam/baseline_correct
 """.split()
 ACCURACIES = ("clip_accuracy", "song_accuracy")
 TINY = {
     "TRACKS_PER_GENRE": 7,
-    "EPOCHS": 2,
-    "BATCH_SIZE": 16,
+    "CHANGES": {"epochs": 2, "batch_size": 16},
     "N_SEGMENTS": 20,
     "ITERATIONS": 3,
     "PER_GENRE": 1,
@@ -208,7 +207,7 @@ def test_results_are_fractions_of_the_segments_there_are(tiny):
     assert (found["audit"]["n_tracks"], found["audit"]["n_used"]) == (70, 70)
     training, attacks = found["training_documented"], found["attacks"]
     assert training["n_parameters"] == 1_440_618
-    assert len(training["history"]) == TINY["EPOCHS"]
+    assert len(training["history"]) == TINY["CHANGES"]["epochs"]
     assert np.sum(training["test"]["confusion_clips"]) == 100
     assert np.sum(training["test"]["confusion_songs"]) == 10
     measures = [training[who][what] for who in ("test", "baseline") for what in ACCURACIES]

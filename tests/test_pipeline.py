@@ -53,7 +53,7 @@ def executed(repository, monkeypatch):
 
     def run(stage, parameters, paths):
         stages.append(stage)
-        for output in pipeline.outputs_of(stage, paths):
+        for output in pipeline.outputs_of(stage, parameters, paths):
             output.parent.mkdir(parents=True, exist_ok=True)
             facts = {
                 "stage": stage,
@@ -91,9 +91,9 @@ def test_every_module_but_the_pipeline_is_used_by_some_notebook():
 
 
 def test_a_stage_gets_only_the_parameters_it_declares():
-    given = {"RUN": "x", "EPOCHS": 3, "TRACKS_PER_GENRE": 7, "DATASET": "y"}
-    assert stage_parameters("train", given) == {"RUN": "x", "EPOCHS": 3}
-    assert stage_parameters("explore", given) == {k: given[k] for k in given if k != "EPOCHS"}
+    given = {"RUN": "x", "RECIPE": "robust", "TRACKS_PER_GENRE": 7, "DATASET": "y"}
+    assert stage_parameters("train", given) == {"RUN": "x", "RECIPE": "robust"}
+    assert stage_parameters("explore", given) == {k: given[k] for k in given if k != "RECIPE"}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,14 @@ import torch
 from src.data import preprocessor
 from src.data.corpus import audit, fill_frames, read_audio, read_used
 from src.data.frontend import LogMel, to_decibel
-from src.data.loader import SegmentDataset, file_hash, load_metadata, load_split, make_loader
+from src.data.loader import (
+    SegmentDataset,
+    file_hash,
+    load_metadata,
+    load_split,
+    load_whole_tracks,
+    make_loader,
+)
 from src.data.preprocessor import (
     log_mel_starts,
     segment_audio,
@@ -220,15 +227,21 @@ def test_segments_of_a_log_mel_start_every_129_2_frames():
         np.testing.assert_allclose(to_decibel(x), expected, atol=1e-4)
 
 
-def test_an_archive_of_log_mels_gives_the_segments_that_a_track_fills(tmp_path, paths):
+def noisy_archive(folder):
+    """Write an archive of two genres of seven tracks, the last of them short; return it."""
     rng = np.random.default_rng(0)
     exact = rng.random((14, 1293)) < 0.7
     X = rng.integers(1, 256, (14, 128, 1293), dtype=np.uint8) * exact[:, None]
     names = [f"{genre}.{number:05d}" for genre in ("a", "b") for number in range(7)]
     arrays = {"X": X, "exact": exact, "floor_db": np.full(14, -80, np.float32), "names": names}
     arrays |= {"n_frames": [1293] * 13 + [1250], "y": ["a"] * 7 + ["b"] * 7, "genres": ["a", "b"]}
-    archive = tmp_path / "tiny_logmel.npz"
-    np.savez(archive, **arrays)
+    np.savez(folder / "tiny_logmel.npz", **arrays)
+    return folder / "tiny_logmel.npz", arrays
+
+
+def test_an_archive_of_log_mels_gives_the_segments_that_a_track_fills(tmp_path, paths):
+    archive, arrays = noisy_archive(tmp_path)
+    X, exact, names = arrays["X"], arrays["exact"], arrays["names"]
     metadata = preprocess(archive, paths)
     assert sum(metadata["n_segments"].values()) == 13 * 10 + 9
     for split in SPLITS:
@@ -242,6 +255,31 @@ def test_an_archive_of_log_mels_gives_the_segments_that_a_track_fills(tmp_path, 
             np.testing.assert_allclose(segments[rows["segment"]], expected, atol=1e-6)
             starts = [round(number * 129.2) * 512 / 22_050 for number in range(n)]
             assert rows["start_s"].tolist() == pytest.approx(starts, abs=1e-4)
+
+
+def test_crops_at_the_starts_of_segments_are_those_segments(tmp_path, paths):
+    preprocess(noisy_archive(tmp_path)[0], paths)
+    X, y, table = load_split(paths, "train")
+    tracks, lengths, genres = load_whole_tracks(paths)
+    names = list(table["track"].unique())
+    assert tracks.shape == (len(names), 128, 1292)
+    assert genres.tolist() == [y[table["track"] == name][0] for name in names]
+    for row in table.itertuples():
+        i, start = names.index(row.track), round(row.start_s * 22_050 / 512)
+        crop = tracks[i, :, start : start + 130].astype(np.float32)
+        same = (crop + 1 - crop.max()).clip(0, 1)[:, : lengths[i] - start]
+        np.testing.assert_allclose(same, X[row.segment][:, : same.shape[1]], atol=1e-3)
+
+
+def test_whole_tracks_of_audio_follow_their_segments(corpus, paths):
+    preprocess(corpus, paths)
+    X, _, table = load_split(paths, "train")
+    tracks, lengths, _ = load_whole_tracks(paths)
+    counts = table.groupby("track", sort=False).size().to_numpy()
+    assert lengths.tolist() == (counts * 66_150 // 512 + 1).tolist()
+    crop = tracks[0, :, :126].astype(np.float32)  # the segment's last frames hear what follows
+    difference = X[0][:, :126] - crop
+    assert difference.std() < 0.01  # one gain apart
 
 
 def test_a_track_changed_since_the_audit_is_refused(corpus):

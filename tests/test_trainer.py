@@ -8,10 +8,11 @@ import torch
 
 from src.data.loader import SegmentDataset
 from src.models import cnn, trainer
+from src.models.recipes import DOCUMENTED
 from src.models.trainer import CHECKPOINT_FILE, STATE_FILE, fit, load_checkpoint, save_checkpoint
 
 GENRES = ["blues", "jazz"]
-RECIPE = {"epochs": 4, "batch_size": 8, "lr": 0.003, "weight_decay": 1e-4, "patience": 10}
+RECIPE = DOCUMENTED | {"epochs": 4, "batch_size": 8, "lr": 0.003}
 
 
 @pytest.fixture(autouse=True)
@@ -74,9 +75,9 @@ def scripted(monkeypatch):
     def script(*losses):
         remaining = iter(enumerate(losses, start=1))
 
-        def epoch(model, *_):
+        def epoch(parts, *_):
             number, loss = next(remaining)
-            torch.nn.init.constant_(model.output.bias, number)
+            torch.nn.init.constant_(parts["model"].output.bias, number)
             return {"val_loss": loss}
 
         monkeypatch.setattr(trainer, "_run_epoch", epoch)
@@ -189,8 +190,8 @@ def test_a_checkpoint_carries_its_recipe(tmp_path):
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     real = trainer._run_epoch
 
-    def damaging(model, optimizer, data, *args):
-        epoch = real(model, optimizer, data, *args)
+    def damaging(parts, data, *args):
+        epoch = real(parts, data, *args)
         data.X[:] = np.nan
         return epoch
 

@@ -43,11 +43,14 @@ class LogMel(nn.Module):
         )
         return self.mel @ (spectrum.real.square() + spectrum.imag.square())
 
+    def decibel(self, samples: torch.Tensor) -> torch.Tensor:
+        """Return dB (n, n_mels, frames) relative to each waveform's loudest bin, without floor."""
+        decibel = 10 * torch.log10(self.power(samples).clamp(min=AMIN))
+        return decibel - decibel.amax(dim=(1, 2), keepdim=True)
+
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
         """Return (n, n_mels, frames) float32 in [0, 1] of samples (n, time) at 22,050 Hz."""
-        decibel = 10 * torch.log10(self.power(samples).clamp(min=AMIN))
-        loudest = decibel.amax(dim=(1, 2), keepdim=True)
-        return to_unit(decibel - loudest)
+        return to_unit(self.decibel(samples))
 
 
 def to_unit(decibel):

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from src.data.frontend import HOP_LENGTH, SEGMENT_SAMPLES
 from src.paths import RunPaths, require
 from src.results import read_json
 
@@ -73,6 +74,20 @@ def load_split(paths: RunPaths, split: str) -> tuple[np.ndarray, np.ndarray, pd.
     table = table[table["split"] == split].reset_index(drop=True)
     y = pd.Categorical(table["genre"], categories=metadata["genres"]).codes.astype(np.int64)
     return X, y, table
+
+
+def load_whole_tracks(paths: RunPaths) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the training tracks for random crops: spectrograms, lengths in frames, genres.
+
+    Spectrograms (n, 128, 1292) float16 as a read-only memory map, 1 + dB / 80 relative to each
+    track's maximum; lengths (n,) cover the whole segments of each; genres (n,) int64 numbers.
+    """
+    _, y, segments = load_split(paths, "train")
+    tracks = np.load(require(paths.processed / "train" / "tracks.npy", "preprocess"), mmap_mode="r")
+    first = ~segments["track"].duplicated().to_numpy()
+    n_segments = segments.groupby("track", sort=False).size().to_numpy()
+    lengths = np.minimum(n_segments * SEGMENT_SAMPLES // HOP_LENGTH + 1, tracks.shape[2])
+    return tracks, lengths, y[first]
 
 
 def file_hash(path: Path) -> str:

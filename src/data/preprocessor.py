@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from src.data import corpus as corpora
 from src.data.frontend import (
+    DYNAMIC_RANGE_DB,
     FRAMES_BETWEEN_SEGMENTS,
     HOP_LENGTH,
     N_FFT,
@@ -20,12 +21,14 @@ from src.data.frontend import (
     SAMPLE_RATE,
     SEGMENT_SAMPLES,
     SEGMENT_SECONDS,
+    SEGMENTS_PER_TRACK,
     LogMel,
     to_unit,
 )
 from src.data.splits import SPLITS
 from src.results import whole_file, write_csv, write_json
 
+WHOLE_FRAMES = 1 + SEGMENTS_PER_TRACK * SEGMENT_SAMPLES // HOP_LENGTH
 FRONT_END = {
     "sample_rate_hz": SAMPLE_RATE,
     "segment_s": SEGMENT_SECONDS,
@@ -72,15 +75,15 @@ def track_spectrogram(corpus: Path, track) -> np.ndarray:
 def write_processed(
     corpus: Path, tracks: pd.DataFrame, folder: Path, metadata: dict, n_jobs: int = 2
 ) -> dict:
-    """Write `{train,val,test}/X.npy`, `segments.csv` and `metadata.json`; return the metadata.
+    """Write `{train,val,test}/X.npy`, `train/tracks.npy`, `segments.csv`, `metadata.json`.
 
     `tracks` is the audit's table with a column `split`; rows that are not used or have no split
     are left out. A track is read, transformed, written and forgotten. `metadata.json` is removed
-    first and written last: while it is there, all arrays are whole and belong together.
-    Raises ValueError if a split is left without tracks.
+    first and written last: while it is there, all arrays are whole and belong together. Returns
+    its content. Raises ValueError if a split is left without tracks.
     """
     (folder / "metadata.json").unlink(missing_ok=True)
-    for leftover in folder.glob("*/.X-*.npy"):
+    for leftover in folder.glob("*/.*.npy"):
         leftover.unlink()
     tracks = tracks[tracks["used"] & tracks["split"].isin(SPLITS)]
     empty = sorted(set(SPLITS) - set(tracks["split"]))
@@ -92,9 +95,13 @@ def write_processed(
     digest = hashlib.sha256()
     for split in SPLITS:
         rows = tracks[tracks["split"] == split]
-        blocks = _segments_of(corpus, rows, n_jobs)
-        progress = tqdm(blocks, total=len(rows), desc=split, unit="track")
-        _write_array(folder / split / "X.npy", progress, int(rows["n_segments"].sum()), digest)
+        blocks = tqdm(_segments_of(corpus, rows, n_jobs), split, len(rows), unit="track")
+        shape = (int(rows["n_segments"].sum()), N_MELS, N_FRAMES)
+        _write_array(folder / split / "X.npy", blocks, shape, np.float32, digest)
+    rows = tracks[tracks["split"] == "train"]
+    blocks = tqdm(_whole_tracks(corpus, rows, n_jobs), "whole tracks", len(rows), unit="track")
+    shape = (len(rows), N_MELS, WHOLE_FRAMES)
+    _write_array(folder / "train" / "tracks.npy", blocks, shape, np.float16, digest)
     segments = segment_table(tracks, corpora.is_log_mel(corpus))
     write_csv(folder / "segments.csv", segments)
     digest.update((folder / "segments.csv").read_bytes())
@@ -143,6 +150,34 @@ def _log_mel_segments(archive: Path, rows: pd.DataFrame) -> Iterator[np.ndarray]
         yield segment_log_mel(_track_decibel(arrays, row), row.n_segments)
 
 
+def _whole_tracks(corpus: Path, rows: pd.DataFrame, n_jobs: int) -> Iterator[np.ndarray]:
+    """Yield 1 + dB / 80 (1, 128, 1292) of the first 30 s of each track, for random crops.
+
+    Relative to the track's maximum and below 0 where it is more than 80 dB under it, since a crop
+    is brought to a maximum of its own; padded with zeros.
+    """
+    if corpora.is_log_mel(corpus):
+        arrays = corpora.read_log_mels(corpus)
+        yield from (_pad(_track_decibel(arrays, row)) for row in rows.itertuples())
+        return
+    front_end = LogMel()
+    jobs = (delayed(_audio_decibel)(corpus, row, front_end) for row in rows.itertuples())
+    yield from map(_pad, Parallel(n_jobs, prefer="threads", return_as="generator")(jobs))
+
+
+def _audio_decibel(corpus: Path, track, front_end: LogMel) -> np.ndarray:
+    """Return dB (128, frames) of a track of audio."""
+    samples = torch.from_numpy(corpora.read_used(corpus, track))
+    with torch.inference_mode():
+        return front_end.decibel(samples[None]).numpy()[0]
+
+
+def _pad(decibel: np.ndarray) -> np.ndarray:
+    """Return 1 + dB / 80 (1, 128, 1292) of dB (128, frames), cut or padded with zeros."""
+    x = 1 + (decibel[:, :WHOLE_FRAMES] - decibel[:, :WHOLE_FRAMES].max()) / DYNAMIC_RANGE_DB
+    return np.pad(x, ((0, 0), (0, WHOLE_FRAMES - x.shape[1])))[None]
+
+
 def _track_decibel(arrays: dict[str, np.ndarray], track) -> np.ndarray:
     """Return dB (128, frames) of one track of an archive, missing frames filled."""
     i = int(track.path.split("#")[1])
@@ -150,14 +185,13 @@ def _track_decibel(arrays: dict[str, np.ndarray], track) -> np.ndarray:
     return corpora.fill_frames(arrays["X"][i], exact, float(arrays["floor_db"][i]))
 
 
-def _write_array(path: Path, blocks: Iterator[np.ndarray], n_segments: int, digest) -> None:
-    """Write blocks of segments one after the other into `path`, adding them to `digest`."""
+def _write_array(path: Path, blocks: Iterator[np.ndarray], shape: tuple, dtype, digest) -> None:
+    """Write blocks one after the other into an array at `path`, adding them to `digest`."""
     with whole_file(path) as part:
-        shape = (n_segments, N_MELS, N_FRAMES)
-        array = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
+        array = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape)
         start = 0
         for block in blocks:
             array[start : start + len(block)] = block
-            digest.update(np.ascontiguousarray(block, dtype=np.float32))
+            digest.update(np.ascontiguousarray(block, dtype=dtype))
             start += len(block)
         array.flush()

@@ -1,5 +1,6 @@
-"""Training: one loop, resumed after an interruption, and checkpoints that know their data."""
+"""Training: one loop for all recipes, resumed after interruptions; checkpoints and their data."""
 
+import copy
 import hashlib
 import inspect
 import json
@@ -10,21 +11,25 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from src.data.loader import SegmentDataset, make_loader
-from src.models import cnn
+from src.models import augment, cnn, hardening
 from src.models.cnn import GenreClassifierCNN
 from src.paths import require
 from src.results import save_with
 from src.runtime import device, fast_precision, keep_freed_memory, set_seed
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
+WARM_UP = 0.2
 STATE_FILE, CHECKPOINT_FILE = "state.pt", "checkpoint.pt"
 
 
 def fit(
-    train: SegmentDataset,
+    train: Dataset,
     val: SegmentDataset,
     folder: Path,
     *,
@@ -32,61 +37,63 @@ def fit(
     fingerprint: str,
     seed: int,
     recipe: dict,
+    start: GenreClassifierCNN | None = None,
 ) -> list[dict]:
     """Train the network and return its history, one dict an epoch; the best epoch is kept.
 
-    `recipe` holds `epochs`, `batch_size`, `lr`, `weight_decay` and `patience` (epochs without a
-    lower validation loss before stopping). Adam, cross-entropy, learning rate halved on a
-    plateau of the validation loss; bfloat16 and `channels_last`. After each epoch the state goes
-    to `folder`; a later call with the same data, seed, recipe and code goes on from there and
-    ends with the same weights as an undisturbed one. The best checkpoint lies in `folder` as
+    `recipe` is one of `src.models.recipes`; `start` the network to go on from. The best epoch has
+    the lowest validation loss or, in adversarial training, the highest robust accuracy on
+    validation segments. bfloat16 and `channels_last`. After each epoch the state goes to `folder`;
+    a later call with the same data, seed, recipe, start and code goes on from there and ends with
+    the same weights as an undisturbed one. The best checkpoint lies in `folder` as
     `checkpoint.pt`. Raises FloatingPointError if the loss stops being a number.
     """
     keep_freed_memory()
     set_seed(seed)
-    model = GenreClassifierCNN(len(genres)).to(device(), memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=recipe["lr"], weight_decay=recipe["weight_decay"]
-    )
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE
-    )
-    key = state_key(fingerprint, seed, recipe)
-    history = _load_state(folder, key, model, optimizer, scheduler)
+    parts = _assemble(start or GenreClassifierCNN(len(genres)), len(train), recipe)
+    key = state_key(fingerprint, seed, recipe, start)
+    history = _load_state(folder, key, parts)
     progress = tqdm(range(len(history), recipe["epochs"]), desc="epochs", unit="epoch")
     for epoch in progress:
         if epochs_since_best(history) >= recipe["patience"]:
             break
         set_seed(seed, epoch)
-        history.append(_run_epoch(model, optimizer, train, val, recipe["batch_size"]))
-        scheduler.step(history[-1]["val_loss"])
+        history.append(_run_epoch(parts, train, val, recipe, len(genres)))
+        if recipe["schedule"] == "plateau":
+            parts["scheduler"].step(history[-1]["val_loss"])
         if epochs_since_best(history) == 0:
-            save_checkpoint(
-                folder / CHECKPOINT_FILE,
-                model,
-                genres=genres,
-                fingerprint=fingerprint,
-                seed=seed,
-                recipe=recipe,
-                epoch=epoch + 1,
-                key=key,
-            )
-        _save_state(folder, key, model, optimizer, scheduler, history)
+            facts = {"genres": genres, "fingerprint": fingerprint, "seed": seed, "recipe": recipe}
+            path = folder / CHECKPOINT_FILE
+            save_checkpoint(path, judged(parts), **facts, epoch=epoch + 1, key=key)
+        _save_state(folder, key, parts, history)
         progress.set_postfix({k: f"{v:.3g}" for k, v in history[-1].items()})
     return history
 
 
 def epochs_since_best(history: list[dict]) -> int:
-    """Return how many epochs ago the validation loss was lowest; 0 without history."""
-    losses = [epoch["val_loss"] for epoch in history]
-    return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
+    """Return how many epochs ago the best one was; 0 without history.
+
+    The best has the highest robust accuracy where that was measured, else the lowest loss.
+    """
+    scores = [-epoch.get("robust_accuracy", -epoch["val_loss"]) for epoch in history]
+    return len(scores) - 1 - int(np.argmin(scores)) if scores else 0
 
 
-def state_key(fingerprint: str, seed: int, recipe: dict) -> str:
-    """Return a hash of all that decides the weights: data, seed, recipe and training code."""
-    code = [inspect.getsource(module) for module in (cnn, sys.modules[__name__])]
-    content = json.dumps([fingerprint, seed, recipe, code, torch.__version__], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+def judged(parts: dict) -> GenreClassifierCNN:
+    """Return the network that is validated and kept: the averaged one if there is one."""
+    return parts["average"].module if "average" in parts else parts["model"]
+
+
+def state_key(
+    fingerprint: str, seed: int, recipe: dict, start: GenreClassifierCNN | None = None
+) -> str:
+    """Return a hash of all that decides the weights: data, seed, recipe, start, training code."""
+    modules = (cnn, augment, hardening, sys.modules[__name__])
+    code = [inspect.getsource(module) for module in modules]
+    state = {} if start is None else start.state_dict()
+    weights = [tensor.double().sum().item() for tensor in state.values()]
+    content = [fingerprint, seed, recipe, weights, code, torch.__version__]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def save_checkpoint(path: Path, model: nn.Module, **facts: object) -> Path:
@@ -111,62 +118,111 @@ def load_checkpoint(path: Path, fingerprint: str | None = None) -> tuple[GenreCl
     return model.to(memory_format=torch.channels_last).eval(), content
 
 
+def _assemble(model: GenreClassifierCNN, n_train: int, recipe: dict) -> dict:
+    """Return network, optimizer, scheduler and, if the recipe averages, the averaged network."""
+    model = copy.deepcopy(model).requires_grad_(True)
+    model = model.to(device(), memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=recipe["lr"], weight_decay=recipe["weight_decay"]
+    )
+    if recipe["schedule"] == "one_cycle":
+        steps = recipe["epochs"] * -(-n_train // recipe["batch_size"])
+        scheduler = OneCycleLR(optimizer, recipe["lr"], total_steps=steps, pct_start=WARM_UP)
+    else:
+        scheduler = ReduceLROnPlateau(optimizer, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE)
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    if recipe["averaging"]:
+        decay = get_ema_multi_avg_fn(recipe["averaging"])
+        parts["average"] = AveragedModel(model, multi_avg_fn=decay, use_buffers=True)
+    return parts
+
+
 def _run_epoch(
-    model, optimizer, train: SegmentDataset, val: SegmentDataset, batch_size: int
+    parts: dict, train: Dataset, val: SegmentDataset, recipe: dict, n_genres: int
 ) -> dict:
     """Train for one epoch, then validate; return losses, accuracies, rate and time."""
-    start = time.perf_counter()
-    trained = _pass(model, make_loader(train, batch_size, shuffle=True), optimizer)
-    seconds = time.perf_counter() - start
-    with torch.no_grad():
-        validated = _pass(model, make_loader(val, batch_size))
+    begin = time.perf_counter()
+    rate = parts["optimizer"].param_groups[0]["lr"]
+    trained = _learn(parts, train, recipe, n_genres)
+    seconds = time.perf_counter() - begin
+    model = judged(parts)
+    validated = _validate(model, make_loader(val, recipe["batch_size"]))
+    measured = hardening.measure(model, val, recipe["adversarial_eps"])
     return {
         "train_loss": trained["loss"],
         "train_accuracy": trained["accuracy"],
         "val_loss": validated["loss"],
         "val_accuracy": validated["accuracy"],
-        "lr": optimizer.param_groups[0]["lr"],
+        **measured,
+        "lr": rate,
         "seconds": seconds,
     }
 
 
-def _pass(model: nn.Module, batches, optimizer: torch.optim.Optimizer | None = None) -> dict:
-    """Run over all batches, learning if there is an optimizer; return mean loss and accuracy."""
-    model.train(optimizer is not None)
-    loss_sum, right, n = 0.0, 0, 0
-    for X, y in tqdm(batches, desc="train" if optimizer else "val", leave=False, unit="batch"):
+def _learn(parts: dict, train: Dataset, recipe: dict, n_genres: int) -> dict:
+    """Make one pass of steps over the training data; return mean loss and accuracy."""
+    model, optimizer = parts["model"], parts["optimizer"]
+    mixup = augment.mixup(n_genres, recipe["mixup"]) if recipe["mixup"] else None
+    batches = make_loader(train, recipe["batch_size"], shuffle=True)
+    sums = np.zeros(3)
+    for X, y in tqdm(batches, desc="train", leave=False, unit="batch"):
+        X, y = X.to(device(), memory_format=torch.channels_last), y.to(device())
+        X = augment.mask(X, recipe["mask_bands"], recipe["mask_frames"])
+        if recipe["adversarial_eps"]:
+            steps = recipe["adversarial_steps"]
+            X = hardening.perturb(model, X, y, recipe["adversarial_eps"], steps)
+        X, targets = mixup(X, y) if mixup else (X, y)
+        model.train()
+        with fast_precision():
+            logits = model(X).float()
+        loss = nn.functional.cross_entropy(
+            logits, targets, label_smoothing=recipe["label_smoothing"]
+        )
+        _step(parts, optimizer, loss, recipe)
+        sums += loss.item() * len(y), (logits.argmax(dim=1) == y).sum().item(), len(y)
+    loss, right, n = sums.tolist()
+    return {"loss": loss / n, "accuracy": right / n}
+
+
+def _step(parts: dict, optimizer: torch.optim.Optimizer, loss: torch.Tensor, recipe: dict) -> None:
+    """Follow the gradient of a loss, once it is known to be a number."""
+    if not torch.isfinite(loss):
+        raise FloatingPointError(
+            f"The loss became {loss.item()}: the learning rate may be too high or the data "
+            "damaged; the best checkpoint so far is kept, lower the rate and run again."
+        )
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    if recipe["schedule"] == "one_cycle":
+        parts["scheduler"].step()
+    if "average" in parts:
+        parts["average"].update_parameters(parts["model"])
+
+
+@torch.no_grad()
+def _validate(model: nn.Module, batches) -> dict:
+    """Return mean loss and accuracy over all batches."""
+    model.eval()
+    sums = np.zeros(3)
+    for X, y in batches:
         X, y = X.to(device(), memory_format=torch.channels_last), y.to(device())
         with fast_precision():
-            logits = model(X)
-        loss = nn.functional.cross_entropy(logits.float(), y)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss became {loss.item()}: the learning rate may be too high or the data "
-                "damaged; the best checkpoint so far is kept, lower LEARNING_RATE and run again."
-            )
-        if optimizer:
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        loss_sum += loss.item() * len(y)
-        right += (logits.argmax(dim=1) == y).sum().item()
-        n += len(y)
-    return {"loss": loss_sum / n, "accuracy": right / n}
+            logits = model(X).float()
+        loss = nn.functional.cross_entropy(logits, y, reduction="sum")
+        sums += loss.item(), (logits.argmax(dim=1) == y).sum().item(), len(y)
+    loss, right, n = sums.tolist()
+    return {"loss": loss / n, "accuracy": right / n}
 
 
-def _save_state(folder: Path, key: str, model, optimizer, scheduler, history: list) -> None:
+def _save_state(folder: Path, key: str, parts: dict, history: list) -> None:
     """Write all that the next epoch depends on."""
-    state = {
-        "key": key,
-        "history": history,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
-    }
+    state = {name: part.state_dict() for name, part in parts.items()}
+    state |= {"key": key, "history": history}
     save_with(folder / STATE_FILE, lambda part: torch.save(state, part))
 
 
-def _load_state(folder: Path, key: str, model, optimizer, scheduler) -> list[dict]:
+def _load_state(folder: Path, key: str, parts: dict) -> list[dict]:
     """Restore the state of an interrupted training of the same key; return its history."""
     path = folder / STATE_FILE
     if not path.exists() or not (folder / CHECKPOINT_FILE).exists():
@@ -175,7 +231,6 @@ def _load_state(folder: Path, key: str, model, optimizer, scheduler) -> list[dic
     kept = torch.load(folder / CHECKPOINT_FILE, map_location=device(), weights_only=True)
     if not state["key"] == kept["key"] == key:
         return []
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict(state["scheduler"])
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
     return state["history"]

@@ -1,0 +1,62 @@
+"""Varying the training data: random crops, SpecAugment masks, mixup."""
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from src.data.frontend import N_FRAMES
+
+CROPS_PER_TRACK = 10
+
+
+class CropDataset(Dataset):
+    """Random 3 s crops (1, 128, 130) of whole log-mels, ten a track and epoch.
+
+    `tracks` (n, 128, frames) holds 1 + dB / 80 relative to each track's maximum, below 0 for what
+    lies more than 80 dB under it; `lengths` (n,) are frames, `y` (n,) genre numbers. Each crop is
+    brought to its own maximum, as the fixed segments are. Starts come from torch's global seed.
+    """
+
+    def __init__(self, tracks: np.ndarray, lengths: np.ndarray, y: np.ndarray):
+        self.tracks, self.lengths, self.y = tracks, lengths, y
+
+    def __len__(self) -> int:
+        return len(self.y) * CROPS_PER_TRACK
+
+    def __getitems__(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a batch (len(rows), 1, 128, 130) in [0, 1] and its labels."""
+        numbers = [row // CROPS_PER_TRACK for row in rows]
+        shares = torch.rand(len(rows)).numpy()
+        starts = (shares * (self.lengths[numbers] - N_FRAMES + 1)).astype(int)
+        crops = np.stack(
+            [self.tracks[n, :, s : s + N_FRAMES] for n, s in zip(numbers, starts, strict=True)]
+        ).astype(np.float32)
+        crops += 1 - crops.max(axis=(1, 2), keepdims=True)
+        X = torch.from_numpy(crops.clip(0, 1))[:, None]
+        return X, torch.from_numpy(self.y[numbers])
+
+
+def mask(X: torch.Tensor, bands: int, frames: int) -> torch.Tensor:
+    """Blank one stripe of mel bands and one of frames in each segment (n, 1, 128, 130).
+
+    Widths are drawn up to `bands` and `frames`; the blank is the segment's mean, which is zero
+    after standardizing. Source: SpecAugment, Park et al. 2019.
+    """
+    if bands == frames == 0:
+        return X
+    blank = X.mean(dim=(2, 3), keepdim=True)
+    for axis, widest in ((2, bands), (3, frames)):
+        size = X.shape[axis]
+        width = torch.randint(0, widest + 1, (len(X), 1))
+        start = (torch.rand(len(X), 1) * (size - width + 1)).long()
+        position = torch.arange(size)
+        hidden = (position >= start) & (position < start + width)
+        shape = (len(X), 1, size, 1) if axis == 2 else (len(X), 1, 1, size)
+        X = torch.where(hidden.view(shape).to(X.device), blank, X)
+    return X
+
+
+def mixup(n_genres: int, alpha: float) -> v2.MixUp:
+    """Return torchvision's mixup of a batch and its labels (Zhang et al. 2018)."""
+    return v2.MixUp(alpha=alpha, num_classes=n_genres)

@@ -1,0 +1,64 @@
+"""Recipes: what each of the three trainings does, as plain parameters.
+
+`documented` is the specification's; `improved` is what small spectrogram networks are known to
+gain from; `robust` goes on from `improved` with attacked spectrograms.
+"""
+
+DOCUMENTED = {
+    "epochs": 50,  # at most
+    "patience": 10,  # epochs without a better one before stopping
+    "batch_size": 64,  # segments
+    "lr": 0.0005,  # the highest learning rate
+    "weight_decay": 0.0001,
+    "schedule": "plateau",  # plateau: halved when stuck; one_cycle: warm-up, then cosine to zero
+    "crops": False,  # random 3 s crops of training tracks instead of the fixed segments
+    "mask_bands": 0,  # SpecAugment: widest stripe of mel bands
+    "mask_frames": 0,  # SpecAugment: widest stripe of frames
+    "mixup": 0.0,  # alpha of mixup; 0: none
+    "label_smoothing": 0.0,
+    "averaging": 0.0,  # decay a step of the averaged weights; 0: none
+    "start_from": "",  # recipe whose checkpoint training starts from; empty: from scratch
+    "adversarial_eps": 0.0,  # budget of adversarial training, of the range [0, 1]; 0: none
+    "adversarial_steps": 0,  # 1: single step from a random start; more: PGD
+}
+
+IMPROVED = DOCUMENTED | {
+    "epochs": 60,
+    "patience": 60,
+    "lr": 0.002,
+    "schedule": "one_cycle",
+    "crops": True,
+    "mask_bands": 16,
+    "mask_frames": 20,
+    "mixup": 0.2,
+    "label_smoothing": 0.05,
+    "averaging": 0.998,
+}
+
+ROBUST = IMPROVED | {
+    "epochs": 20,
+    "patience": 20,
+    "lr": 0.001,
+    "mixup": 0.0,
+    "start_from": "improved",
+    "adversarial_eps": 0.01,
+    "adversarial_steps": 1,
+}
+
+RECIPES = {"documented": DOCUMENTED, "improved": IMPROVED, "robust": ROBUST}
+
+
+def recipe(name: str, changes: dict) -> dict:
+    """Return a recipe with some parameters changed.
+
+    Raises ValueError for an unknown recipe or parameter.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"RECIPE={name} is unknown: give {', '.join(RECIPES)}.")
+    unknown = set(changes) - set(DOCUMENTED)
+    if unknown:
+        raise ValueError(
+            f"{', '.join(sorted(unknown))}: no recipe has such a parameter; "
+            f"there are {', '.join(DOCUMENTED)}."
+        )
+    return RECIPES[name] | changes

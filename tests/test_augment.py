@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+import torch
+
+from src.data.frontend import N_FRAMES
+from src.models.augment import CROPS_PER_TRACK, CropDataset, mask, mixup
+from src.models.recipes import DOCUMENTED, RECIPES, recipe
+
+
+def ramps(lengths=(400, 300)):
+    """Return tracks whose value tells the frame, silent beyond their length."""
+    tracks = np.zeros((len(lengths), 128, max(lengths)), dtype=np.float16)
+    for track, length in zip(tracks, lengths, strict=True):
+        track[:, :length] = np.linspace(0.2, 1, length, dtype=np.float16)
+    return CropDataset(tracks, np.array(lengths), np.array([3, 7]))
+
+
+def test_crops_are_brought_to_their_own_maximum_and_stay_in_range():
+    X, _ = ramps().__getitems__(list(range(20)))
+    assert X.shape == (20, 1, 128, N_FRAMES)
+    assert X.dtype == torch.float32
+    assert (X.amax(dim=(1, 2, 3)) == 1).all()
+    assert X.min() >= 0
+
+
+def test_crops_start_anywhere_but_end_within_the_track():
+    torch.manual_seed(0)
+    data = ramps()
+    X, _ = data.__getitems__([CROPS_PER_TRACK] * 300)  # the short track
+    rise = (X[:, 0, 0, -1] - X[:, 0, 0, 0]).numpy()
+    assert np.ptp(rise) < 0.01  # the padding behind the track would break the ramp
+    starts = [data.__getitems__([0])[0][0, 0, 0, 0].item() for _ in range(50)]
+    assert len(set(starts)) > 40 or np.allclose(starts, starts[0], atol=0.01)
+
+
+def test_each_track_gives_ten_crops_of_its_genre():
+    data = ramps()
+    _, y = data.__getitems__(list(range(len(data))))
+    assert y.tolist() == [3] * CROPS_PER_TRACK + [7] * CROPS_PER_TRACK
+
+
+def test_crops_follow_the_seed():
+    data, batches = ramps(), []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        batches.append(data.__getitems__([0, 1, 2, 3])[0])
+    assert batches[0].equal(batches[1])
+    data.tracks = np.random.default_rng(0).random(data.tracks.shape).astype(np.float16)
+    torch.manual_seed(1)
+    one = data.__getitems__([0, 1])[0]
+    torch.manual_seed(2)
+    assert not one.equal(data.__getitems__([0, 1])[0])
+
+
+def test_masks_blank_one_stripe_each_way_no_wider_than_asked():
+    torch.manual_seed(0)
+    X = torch.rand(64, 1, 128, 130)
+    masked = mask(X, bands=16, frames=20)
+    changed = masked != X
+    bands = changed.all(dim=3)[:, 0].sum(dim=1)
+    frames = changed.all(dim=2)[:, 0].sum(dim=1)
+    assert 8 < bands.max() <= 16
+    assert 12 < frames.max() <= 20
+    mean = X.mean(dim=(2, 3), keepdim=True).expand_as(X)
+    assert torch.allclose(masked[changed], mean[changed])
+    assert (changed.float().mean(dim=(1, 2, 3)) < 16 / 128 + 20 / 130).all()
+
+
+def test_masks_of_no_width_change_nothing():
+    X = torch.rand(4, 1, 128, 130)
+    assert mask(X, 0, 0).equal(X)
+
+
+def test_mixup_keeps_the_mass_of_labels():
+    torch.manual_seed(0)
+    X, y = torch.rand(8, 1, 4, 4), torch.arange(8)
+    mixed, targets = mixup(10, 0.5)(X, y)
+    assert not mixed.equal(X)
+    assert torch.allclose(targets.sum(dim=1), torch.ones(8))
+
+
+def test_every_recipe_sets_every_parameter():
+    assert all(set(r) == set(DOCUMENTED) for r in RECIPES.values())
+
+
+def test_unknown_recipes_and_parameters_are_refused():
+    assert recipe("improved", {"mixup": 0.0})["mixup"] == 0
+    with pytest.raises(ValueError, match="RECIPE=best is unknown"):
+        recipe("best", {})
+    with pytest.raises(ValueError, match="mixip: no recipe"):
+        recipe("improved", {"mixip": 0})
