@@ -3,7 +3,8 @@
 import ctypes
 import random
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
@@ -29,6 +30,17 @@ def device() -> torch.device:
 def fast_precision() -> AbstractContextManager:
     """Return a bfloat16 autocast context: for gradients and training, not for judging."""
     return torch.autocast(device().type, torch.bfloat16)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread: what several compute is rounded as the work is shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def keep_freed_memory() -> None:

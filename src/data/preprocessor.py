@@ -27,6 +27,7 @@ from src.data.frontend import (
 )
 from src.data.splits import SPLITS
 from src.results import whole_file, write_csv, write_json
+from src.runtime import one_thread
 
 WHOLE_FRAMES = 1 + SEGMENTS_PER_TRACK * SEGMENT_SAMPLES // HOP_LENGTH
 FRONT_END = {
@@ -93,15 +94,8 @@ def write_processed(
             "says what is wrong with each; mend or add tracks."
         )
     digest = hashlib.sha256()
-    for split in SPLITS:
-        rows = tracks[tracks["split"] == split]
-        blocks = tqdm(_segments_of(corpus, rows, n_jobs), split, len(rows), unit="track")
-        shape = (int(rows["n_segments"].sum()), N_MELS, N_FRAMES)
-        _write_array(folder / split / "X.npy", blocks, shape, np.float32, digest)
-    rows = tracks[tracks["split"] == "train"]
-    blocks = tqdm(_whole_tracks(corpus, rows, n_jobs), "whole tracks", len(rows), unit="track")
-    shape = (len(rows), N_MELS, WHOLE_FRAMES)
-    _write_array(folder / "train" / "tracks.npy", blocks, shape, np.float16, digest)
+    with one_thread():
+        _write_arrays(corpus, tracks, folder, n_jobs, digest)
     segments = segment_table(tracks, corpora.is_log_mel(corpus))
     write_csv(folder / "segments.csv", segments)
     digest.update((folder / "segments.csv").read_bytes())
@@ -114,6 +108,19 @@ def write_processed(
     }
     write_json(folder / "metadata.json", metadata)
     return metadata
+
+
+def _write_arrays(corpus: Path, tracks: pd.DataFrame, folder: Path, n_jobs: int, digest) -> None:
+    """Write the segments of each split and the whole training tracks."""
+    for split in SPLITS:
+        rows = tracks[tracks["split"] == split]
+        blocks = tqdm(_segments_of(corpus, rows, n_jobs), split, len(rows), unit="track")
+        shape = (int(rows["n_segments"].sum()), N_MELS, N_FRAMES)
+        _write_array(folder / split / "X.npy", blocks, shape, np.float32, digest)
+    rows = tracks[tracks["split"] == "train"]
+    blocks = tqdm(_whole_tracks(corpus, rows, n_jobs), "whole tracks", len(rows), unit="track")
+    shape = (len(rows), N_MELS, WHOLE_FRAMES)
+    _write_array(folder / "train" / "tracks.npy", blocks, shape, np.float16, digest)
 
 
 def segment_table(tracks: pd.DataFrame, log_mel: bool) -> pd.DataFrame:
