@@ -35,7 +35,8 @@ test: $(VENV)/test ## set everything up, check the style and run all tests
 lock: $(VENV)/test ## pin anew in requirements*.txt what pyproject.toml asks for
 	$(BIN)/pip install -q uv
 	echo '-e .' | $(COMPILE) - -o requirements.txt
-	echo '-e .[dev]' | $(COMPILE) - -c requirements.txt -o $(VENV)/all.txt
+	grep -v '^-e' requirements.txt > $(VENV)/pins.txt
+	echo '-e .[dev]' | $(COMPILE) - -c $(VENV)/pins.txt -o $(VENV)/all.txt
 	(echo '-r requirements.txt'; grep -vxFf requirements.txt $(VENV)/all.txt | grep -v '^-e') > requirements-dev.txt
 
 clean: ## remove all data and results that `make run` can make again
