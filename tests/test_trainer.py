@@ -9,10 +9,28 @@ import torch
 from src.data.loader import SegmentDataset
 from src.models import cnn, trainer
 from src.models.recipes import DOCUMENTED
-from src.models.trainer import CHECKPOINT_FILE, STATE_FILE, fit, load_checkpoint, save_checkpoint
+from src.models.trainer import (
+    CHECKPOINT_FILE,
+    STATE_FILE,
+    epochs_since_best,
+    fit,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 GENRES = ["blues", "jazz"]
 RECIPE = DOCUMENTED | {"epochs": 4, "batch_size": 8, "lr": 0.003}
+
+EVERYTHING = {
+    "schedule": "one_cycle",
+    "averaging": 0.9,
+    "mixup": 0.2,
+    "mask_bands": 8,
+    "mask_frames": 4,
+    "label_smoothing": 0.05,
+    "adversarial_eps": 0.01,
+    "adversarial_steps": 2,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +48,7 @@ def planted(seed, n=40):
     return SegmentDataset(X, y)
 
 
-def train(folder, seed=0, fingerprint="data", **changed):
+def train(folder, seed=0, fingerprint="data", start=None, **changed):
     """Train on planted patterns; return the history without times."""
     history = fit(
         planted(1),
@@ -40,6 +58,7 @@ def train(folder, seed=0, fingerprint="data", **changed):
         fingerprint=fingerprint,
         seed=seed,
         recipe=RECIPE | changed,
+        start=start,
     )
     return [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in history]
 
@@ -92,11 +111,13 @@ def test_training_learns_planted_patterns(tmp_path):
     assert max(epoch["val_accuracy"] for epoch in history) == 1
 
 
-@pytest.mark.parametrize("epochs_done", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("epochs_done", "changed"), [(0, {}), (1, {}), (3, {}), (1, EVERYTHING), (3, EVERYTHING)]
+)
 def test_an_interrupted_training_ends_bit_equal_to_an_undisturbed_one(
-    epochs_done, tmp_path, monkeypatch
+    epochs_done, changed, tmp_path, monkeypatch
 ):
-    undisturbed = train(tmp_path / "undisturbed")
+    undisturbed = train(tmp_path / "undisturbed", **changed)
     real, calls = trainer._run_epoch, []
 
     def interrupted(*args):
@@ -108,8 +129,8 @@ def test_an_interrupted_training_ends_bit_equal_to_an_undisturbed_one(
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "_run_epoch", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "cut")
-    assert train(tmp_path / "cut") == undisturbed
+            train(tmp_path / "cut", **changed)
+    assert train(tmp_path / "cut", **changed) == undisturbed
     assert equal(weights(tmp_path / "cut"), weights(tmp_path / "undisturbed"))
 
 
@@ -171,6 +192,32 @@ def test_the_learning_rate_is_halved_on_a_plateau(tmp_path, scripted):
     train(tmp_path, epochs=8, patience=20)
     (group,) = torch.load(tmp_path / STATE_FILE, weights_only=True)["optimizer"]["param_groups"]
     assert group["lr"] == RECIPE["lr"] / 2
+
+
+def test_one_cycle_warms_up_and_cools_down(tmp_path):
+    rates = [epoch["lr"] for epoch in train(tmp_path, schedule="one_cycle")]
+    assert rates[0] < rates[-1] < max(rates) <= RECIPE["lr"]
+
+
+def test_adversarial_training_keeps_the_most_robust_epoch():
+    robust = [{"val_loss": 1.0, "robust_accuracy": 0.5}, {"val_loss": 0.5, "robust_accuracy": 0.4}]
+    assert epochs_since_best(robust) == 1
+    assert epochs_since_best([{"val_loss": 1.0}, {"val_loss": 0.5}]) == 0
+
+
+def test_the_averaged_network_is_the_one_that_is_kept(tmp_path):
+    train(tmp_path, epochs=1, averaging=0.9)
+    state, kept = torch.load(tmp_path / STATE_FILE, weights_only=True), weights(tmp_path)
+    assert all(value.equal(state["average"][f"module.{name}"]) for name, value in kept.items())
+    assert not equal(kept, state["model"])
+
+
+def test_training_goes_on_from_the_network_it_is_given(tmp_path):
+    train(tmp_path / "first")
+    start, _ = load_checkpoint(tmp_path / "first" / CHECKPOINT_FILE)
+    train(tmp_path / "second", start=start, epochs=1, lr=1e-12, weight_decay=0)
+    before, after = weights(tmp_path / "first"), weights(tmp_path / "second")
+    assert all(after[name].allclose(before[name]) for name in before if name.endswith("weight"))
 
 
 def test_a_checkpoint_carries_its_recipe(tmp_path):
