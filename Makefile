@@ -17,6 +17,7 @@ STAGES := explore preprocess train attack explain
 help: ## list the commands
 	@grep -hE '^[a-z $$()A-Z]+:.*## ' $(MAKEFILE_LIST) | sed 's/\$$(STAGES)/explore, preprocess, train, attack, explain/; s/:.*## /: /'
 	@echo 'variables: DATASET=synthetic|gtzan_mini|gtzan|<folder>  RUN=<name of the run>  ARGS="-p NAME VALUE"'
+	@echo 'names of parameters: the cell tagged "parameters" of each notebook'
 
 run: $(VENV)/run ## set everything up and run what changed of the five notebooks
 	$(PIPELINE) $(ARGS)

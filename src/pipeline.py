@@ -72,6 +72,8 @@ def run_stages(stages: list[str], parameters: dict, paths: RunPaths, only: bool)
         doit = DoitMain(ModuleTaskLoader(tasks), extra_config={"GLOBAL": config})
         if code := doit.run(["run", *selection]):
             return code
+    kinds = ("figures", "metrics", "notebooks")
+    print("results:", *(f"results/{kind}/{paths.run}" for kind in kinds))
     return 0
 
 

@@ -81,7 +81,7 @@ def baseline_probabilities(
     classifier.fit(band_statistics(X_train), y_train)
     probabilities = np.zeros((len(X_test), n_genres))
     probabilities[:, classifier.classes_] = classifier.predict_proba(band_statistics(X_test))
-    return probabilities
+    return probabilities / probabilities.sum(axis=1, keepdims=True)
 
 
 def _to_batch(X: np.ndarray) -> torch.Tensor:
