@@ -118,6 +118,7 @@ def outputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
         "preprocess": [
             paths.processed / "metadata.json",
             paths.processed / "segments.csv",
+            paths.processed / "train" / "tracks.npy",
             *(paths.processed / split / "X.npy" for split in ("train", "val", "test")),
         ],
         "train": [
