@@ -31,6 +31,24 @@ def mean_over_tracks(values: np.ndarray, tracks: np.ndarray, seed: int = 0) -> d
     }
 
 
+def difference_over_tracks(values: np.ndarray, tracks: np.ndarray, seed: int = 0) -> dict:
+    """Return the mean of paired differences in [-1, 1] with its 95% interval over tracks.
+
+    As `mean_over_tracks`; where all differences are equal, the interval reaches as far to both
+    sides as Wilson's for no event in as many trials as there are tracks.
+    """
+    values, tracks = np.asarray(values, dtype=float), np.asarray(tracks)
+    measured = mean_over_tracks((values + 1) / 2, tracks, seed)
+    measured["value"] = float(values.mean())
+    if measured["n_tracks"] == 1:
+        return measured
+    if np.ptp(values) > 0:
+        return measured | {key: 2 * measured[key] - 1 for key in ("low", "high")}
+    reach = binomtest(0, measured["n_tracks"]).proportion_ci(LEVEL, method="wilson").high
+    low, high = np.clip([values[0] - reach, values[0] + reach], -1, 1)
+    return measured | {"low": float(low), "high": float(high)}
+
+
 def _interval(total: np.ndarray, count: np.ndarray, seed: int) -> tuple[float | None, float | None]:
     """Return the percentile interval of sum(total) / sum(count) over resampled tracks."""
     n, share = len(count), total.sum() / count.sum()
