@@ -39,8 +39,8 @@ def train_recipe(paths: RunPaths, name: str, changes: dict, suffix: str, seed: i
     """Train a recipe on the arrays of a run into `results/models/<run>/<name><suffix>/`.
 
     `changes` replace parameters of the recipe; what it starts from has the same suffix. What was
-    trained already is read; what was interrupted is gone on with. Raises ValueError for an unknown recipe or parameter and
-    FileNotFoundError if the checkpoint to start from is missing.
+    trained already is read; what was interrupted is gone on with. Raises ValueError for an unknown
+    recipe or parameter and FileNotFoundError if the checkpoint to start from is missing.
     """
     recipe = recipes.recipe(name, changes)
     metadata = load_metadata(paths)
