@@ -44,11 +44,11 @@ def test_every_training_of_a_run_has_a_row(tmp_path, monkeypatch):
         facts = {"corpus": "c", "split": "random", "checkpoint": name, "seed": seed, "epochs": 3}
         write_json(paths.metrics / f"training_{name}.json", facts | {"test": test})
     table = training_rows(paths)
-    assert table["recipe"].tolist() == ["improved_43", "robust"]
+    assert table["recipe"].tolist() == ["improved", "robust"]
     assert table.loc[0].to_dict() == {
         "corpus": "c",
         "split": "random",
-        "recipe": "improved_43",
+        "recipe": "improved",
         "seed": 43,
         "epochs": 3,
         "clip_accuracy": 0.8,

@@ -102,9 +102,12 @@ def training_rows(paths: RunPaths) -> pd.DataFrame:
 
 
 def _training_row(result: dict) -> dict:
-    """Return the row of one training: accuracies with their intervals."""
+    """Return the row of one training: accuracies with their intervals.
+
+    The recipe is the checkpoint's name without its seed, which may be the suffix: `_43`.
+    """
     row = {key: result[key] for key in ("corpus", "split")} | {
-        "recipe": result["checkpoint"],
+        "recipe": result["checkpoint"].removesuffix(f"_{result['seed']}"),
         "seed": result["seed"],
         "epochs": result["epochs"],
     }
