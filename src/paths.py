@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RAW = ROOT / "data" / "raw"
 NOTEBOOKS = ROOT / "notebooks"
+METRICS = ROOT / "results" / "metrics"
 
 STAGES = {
     "explore": "01_data_exploration",

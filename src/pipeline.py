@@ -10,6 +10,7 @@ import ast
 import json
 import re
 import sys
+from functools import cache
 from modulefinder import ModuleFinder
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from src.results import read_json
 
 CELL_TIMEOUT = 24 * 3600  # seconds: a kernel killed for memory must not hang the run for ever
 START_TIMEOUT = 120
+ATTACK_TABLES = "attacks robustness comparison smallest_eps transfer songs corruptions".split()
 
 
 def main(arguments: list[str]) -> int:
@@ -51,6 +53,7 @@ def main(arguments: list[str]) -> int:
     try:
         parameters = {stage: stage_parameters(stage, given) for stage in STAGES}
         _check_all_known(given, stages, parameters)
+        _check_kinds(given, {k: v for stage in STAGES for k, v in defaults_of(stage).items()})
         _check_run(RunPaths(given["RUN"]), options.dataset)
     except ValueError as error:
         parser.error(str(error))
@@ -79,8 +82,20 @@ def run_stages(stages: list[str], parameters: dict, paths: RunPaths, only: bool)
 
 def stage_parameters(stage: str, given: dict) -> dict:
     """Return those of the given parameters that the stage's notebook declares."""
-    declared = papermill.inspect_notebook(str(notebook_of(stage)))
-    return {name: value for name, value in given.items() if name in declared}
+    return {name: value for name, value in given.items() if name in defaults_of(stage)}
+
+
+def defaults_of(stage: str) -> dict:
+    """Return the parameters that a stage's notebook declares, with their default values."""
+    notebook = notebook_of(stage)
+    return dict(_defaults(notebook, notebook.stat().st_mtime_ns))
+
+
+@cache
+def _defaults(notebook: Path, _modified_ns: int) -> dict:
+    """Return the parameters of a notebook, read once as long as its file stays the same."""
+    declared = papermill.inspect_notebook(str(notebook))
+    return {name: ast.literal_eval(facts["default"]) for name, facts in declared.items()}
 
 
 def notebook_of(stage: str) -> Path:
@@ -97,22 +112,23 @@ def modules_of(notebook: Path) -> list[str]:
     return sorted(module.__file__ for module in finder.modules.values() if module.__file__)
 
 
-def inputs_of(stage: str, paths: RunPaths) -> list[Path]:
-    """Return the files that a stage reads from earlier stages."""
+def inputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
+    """Return the files that a stage, with all of its parameters, reads from earlier stages."""
     data = [paths.processed / "tracks.csv", paths.processed / "metadata.json"]
-    checkpoint = paths.models / "documented" / "checkpoint.pt"
+    names = parameters.get("CHECKPOINTS", ["documented"])
+    checkpoints = [paths.models / name / "checkpoint.pt" for name in names]
     return {
         "explore": [],
         "preprocess": [paths.processed / "source.json", data[0]],
         "train": data,
-        "attack": [*data, checkpoint],
-        "explain": [*data, checkpoint],
+        "attack": [*data, *checkpoints],
+        "explain": [*data, *checkpoints],
     }[stage]
 
 
 def outputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
-    """Return the files of a stage that others read, or that show that it has finished."""
-    recipe = parameters.get("RECIPE", "documented")
+    """Return the files of a stage, with all of its parameters, that show that it has finished."""
+    names = [recipe + parameters["SUFFIX"] for recipe in parameters.get("RECIPES", [])]
     outputs = {
         "explore": [paths.processed / "source.json", paths.processed / "tracks.csv"],
         "preprocess": [
@@ -122,10 +138,13 @@ def outputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
             *(paths.processed / split / "X.npy" for split in ("train", "val", "test")),
         ],
         "train": [
-            paths.models / recipe / "checkpoint.pt",
-            paths.metrics / f"training_{recipe}.json",
+            *(paths.models / name / "checkpoint.pt" for name in names),
+            *(paths.metrics / f"training_{name}.json" for name in names),
         ],
-        "attack": [paths.metrics / "attacks.json", paths.metrics / "attacks.csv"],
+        "attack": [
+            paths.metrics / "attacks.json",
+            *(paths.metrics / f"{name}.csv" for name in ATTACK_TABLES),
+        ],
         "explain": [paths.metrics / "gradcam.json", paths.metrics / "gradcam.csv"],
     }
     return [*outputs[stage], paths.notebooks / f"{STAGES[stage]}.ipynb"]
@@ -160,12 +179,13 @@ def run_notebook(stage: str, parameters: dict, paths: RunPaths) -> TaskFailed | 
 
 def _task(stage: str, parameters: dict, paths: RunPaths):
     """Return doit's description of a stage, as the function that doit asks for."""
-    notebook = notebook_of(stage)
+    notebook, complete = notebook_of(stage), defaults_of(stage) | parameters
+    inputs = inputs_of(stage, complete, paths)
     settings = json.dumps([parameters, _source_state(stage, parameters)], sort_keys=True)
     task = {
         "actions": [(run_notebook, [stage, parameters, paths])],
-        "file_dep": [str(f) for f in [notebook, *modules_of(notebook), *inputs_of(stage, paths)]],
-        "targets": [str(f) for f in outputs_of(stage, parameters, paths)],
+        "file_dep": [str(f) for f in [notebook, *modules_of(notebook), *inputs]],
+        "targets": [str(f) for f in outputs_of(stage, complete, paths)],
         "uptodate": [config_changed(settings)],
     }
     return lambda: task
@@ -188,6 +208,18 @@ def _check_all_known(given: dict, stages: list[str], parameters: dict) -> None:
             f"{', '.join(sorted(set(given) - known))}: no notebook of {', '.join(stages)} has such "
             "a parameter; see the cell tagged `parameters` of each."
         )
+
+
+def _check_kinds(given: dict, defaults: dict) -> None:
+    """Raise ValueError for a parameter whose value is of another kind than its default."""
+    for name, value in given.items():
+        default = defaults.get(name, value)
+        kinds = (int, float) if isinstance(default, float) else type(default)
+        if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
+            raise ValueError(
+                f"{name}={value!r} is a {type(value).__name__}, probably a slip of quoting: give a "
+                f"{type(default).__name__}, as {default!r}."
+            )
 
 
 def _check_run(paths: RunPaths, dataset: str | None) -> None:

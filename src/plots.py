@@ -110,14 +110,22 @@ def band_levels(ax: Axes, X: np.ndarray, y: np.ndarray, genres: list[str]) -> Ax
 
 
 def training_curves(axes: np.ndarray, history: pd.DataFrame, best_epoch: int) -> np.ndarray:
-    """Draw loss and accuracy of training and validation over epochs into two axes."""
+    """Draw loss and accuracy of training and validation over epochs into two axes.
+
+    With the accuracies under attack where the history has them.
+    """
     epochs = np.arange(1, len(history) + 1)
     for ax, name, scale in zip(axes, ("loss", "accuracy"), (1, 100), strict=True):
         for part, style in (("train", "--"), ("val", "-")):
             ax.plot(epochs, history[f"{part}_{name}"] * scale, style, label=part)
         ax.axvline(best_epoch, color="grey", linewidth=0.8, label="kept epoch")
         ax.set(xlabel="epoch", ylabel=name + (" (%)" if scale == 100 else " (nats)"))
-        ax.legend()
+    attacked = {"single_step_accuracy": "val, single step", "robust_accuracy": "val, PGD"}
+    for (name, label), style in zip(attacked.items(), (":", "-."), strict=True):
+        if name in history:
+            axes[1].plot(epochs, history[name] * 100, style, label=label)
+    for ax in axes:
+        ax.legend(fontsize=8)
     return axes
 
 
@@ -143,6 +151,26 @@ def genre_accuracy(ax: Axes, per_genre: dict[str, dict], chance: float) -> Axes:
     ax.tick_params(axis="x", rotation=45)
     ax.set(xlabel="genre", ylabel="clip accuracy (%)", ylim=(0, 105))
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1))
+    return ax
+
+
+def checkpoints(ax: Axes, table: pd.DataFrame, baseline: dict) -> Axes:
+    """Draw clip and song accuracy of checkpoints with intervals, and those of the baseline.
+
+    `table` has the columns of `training.csv`, `baseline` is a result of `evaluate`.
+    """
+    for k, (kind, colour) in enumerate((("clip", "tab:blue"), ("song", "tab:orange"))):
+        value = table[f"{kind}_accuracy"] * 100
+        ends = table[[f"{kind}_low", f"{kind}_high"]].astype(float).to_numpy().T * 100
+        errors = np.nan_to_num(np.abs(ends - value.to_numpy()))
+        at = np.arange(len(table)) + (k - 0.5) * 0.2
+        ax.errorbar(at, value, errors, fmt="os"[k], color=colour, capsize=3, label=f"{kind}s")
+        level = baseline[f"{kind}_accuracy"]["value"] * 100
+        ax.axhline(level, color=colour, linestyle="--", linewidth=0.8, label=f"baseline, {kind}s")
+    ax.axhline(baseline["chance"] * 100, color="black", linestyle=":", label="chance")
+    ax.set_xticks(range(len(table)), table["recipe"])
+    ax.set(xlabel="checkpoint", ylabel="accuracy (%)", ylim=(0, 102), xlim=(-0.6, len(table) - 0.4))
+    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
 

@@ -31,32 +31,40 @@ def mean_over_tracks(values: np.ndarray, tracks: np.ndarray, seed: int = 0) -> d
     }
 
 
-def difference_over_tracks(values: np.ndarray, tracks: np.ndarray, seed: int = 0) -> dict:
-    """Return the mean of paired differences in [-1, 1] with its 95% interval over tracks.
+def difference_over_tracks(
+    first: np.ndarray, second: np.ndarray, tracks: np.ndarray, seed: int = 0
+) -> dict:
+    """Return the mean of `second - first` on the same segments, with its 95% interval over tracks.
 
-    As `mean_over_tracks`; where all differences are equal, the interval reaches as far to both
-    sides as Wilson's for no event in as many trials as there are tracks.
+    A paired comparison: each track is drawn with both of its values. The result has the keys of
+    `mean_over_tracks`; where no segment differs the interval has no width.
     """
-    values, tracks = np.asarray(values, dtype=float), np.asarray(tracks)
-    measured = mean_over_tracks((values + 1) / 2, tracks, seed)
-    measured["value"] = float(values.mean())
-    if measured["n_tracks"] == 1:
-        return measured
-    if np.ptp(values) > 0:
-        return measured | {key: 2 * measured[key] - 1 for key in ("low", "high")}
-    reach = binomtest(0, measured["n_tracks"]).proportion_ci(LEVEL, method="wilson").high
-    low, high = np.clip([values[0] - reach, values[0] + reach], -1, 1)
-    return measured | {"low": float(low), "high": float(high)}
+    values = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
+    _, number = np.unique(tracks, return_inverse=True)
+    total, count = np.bincount(number, values), np.bincount(number)
+    low, high = _bootstrap(total, count, seed) if len(count) > 1 else (None, None)
+    return {
+        "value": float(values.mean()),
+        "low": low,
+        "high": high,
+        "n_segments": len(values),
+        "n_tracks": len(count),
+    }
 
 
 def _interval(total: np.ndarray, count: np.ndarray, seed: int) -> tuple[float | None, float | None]:
-    """Return the percentile interval of sum(total) / sum(count) over resampled tracks."""
+    """Return the interval of sum(total) / sum(count) over tracks, None for a single track."""
     n, share = len(count), total.sum() / count.sum()
     if n < 2:
         return None, None
     if share in (0, 1):
         bounds = binomtest(int(share * n), n).proportion_ci(LEVEL, method="wilson")
         return float(bounds.low), float(bounds.high)
+    return _bootstrap(total, count, seed)
+
+
+def _bootstrap(total: np.ndarray, count: np.ndarray, seed: int) -> tuple[float, float]:
+    """Return the percentile interval of sum(total) / sum(count) over resampled tracks."""
     result = bootstrap(
         (total, count),
         lambda t, c, axis: t.sum(axis=axis) / c.sum(axis=axis),

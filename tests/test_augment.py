@@ -85,7 +85,7 @@ def test_every_recipe_sets_every_parameter():
 
 def test_unknown_recipes_and_parameters_are_refused():
     assert recipe("improved", {"mixup": 0.0})["mixup"] == 0
-    with pytest.raises(ValueError, match="RECIPE=best is unknown"):
+    with pytest.raises(ValueError, match="RECIPES has best, which is unknown"):
         recipe("best", {})
     with pytest.raises(ValueError, match="mixip: no recipe"):
         recipe("improved", {"mixip": 0})

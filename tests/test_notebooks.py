@@ -22,7 +22,12 @@ FIGURES = """
     exploration_genres exploration_waveforms exploration_spectrograms
     preprocessing_segments preprocessing_bands
     documented/training_history documented/confusion_matrix documented/genre_accuracy
+    robust/training_history robust/confusion_matrix robust/genre_accuracy recipes
     adversarial_robustness adversarial_perturbations gradcam/baseline_correct
+""".split()
+TRAINING_COLUMNS = """
+    corpus split recipe seed epochs clip_accuracy clip_low clip_high
+    song_accuracy song_low song_high macro_recall n_tracks
 """.split()
 ACCURACIES = ("clip_accuracy", "song_accuracy")
 TINY = {
@@ -189,7 +194,8 @@ def test_the_five_notebooks_run_without_errors(tiny):
 
 def test_results_say_what_they_depend_on(tiny):
     found = results(tiny, "tiny")
-    assert set(found) == {"audit", "training_documented", "attacks", "gradcam"}
+    training = {"training_documented", "training_robust"}
+    assert set(found) == {"audit", "attacks", "gradcam"} | training
     for name, result in found.items():
         assert (result["corpus"], result["seed"]) == ("synthetic", 42)
         assert {"python", "torch", "numpy"} <= set(result["versions"])
@@ -198,7 +204,7 @@ def test_results_say_what_they_depend_on(tiny):
         assert given, name
         assert stated | given == stated
     processed = json.loads((tiny / "data/processed/tiny/metadata.json").read_text())
-    stages = [found[name] for name in ("training_documented", "attacks", "gradcam")]
+    stages = [found[name] for name in ("attacks", "gradcam", *training)]
     assert {result["fingerprint"] for result in stages} == {processed["fingerprint"]}
 
 
@@ -217,6 +223,22 @@ def test_results_are_fractions_of_the_segments_there_are(tiny):
         assert 0 <= measure["value"] <= 1
         assert measure["low"] is None or 0 <= measure["low"] <= measure["high"] <= 1
     assert training["baseline"]["clip_accuracy"]["value"] > 2 * training["test"]["chance"]
+
+
+def test_each_recipe_has_a_row_and_its_predictions(tiny):
+    metrics = tiny / "results" / "metrics" / "tiny"
+    table = pd.read_csv(metrics / "training.csv")
+    assert table["recipe"].tolist() == ["documented", "robust"]
+    assert list(table) == TRAINING_COLUMNS
+    for row in table.itertuples():
+        told = pd.read_csv(metrics / f"predictions_{row.recipe}.csv")
+        assert (told["predicted"] == told["true"]).mean() == pytest.approx(row.clip_accuracy)
+        songs = told.drop_duplicates("track")
+        right = songs["song_predicted"] == songs["true"]
+        assert right.mean() == pytest.approx(row.song_accuracy)
+        assert (len(told), len(songs)) == (100, row.n_tracks)
+    history = results(tiny, "tiny")["training_robust"]["history"]
+    assert all(0 <= epoch["robust_accuracy"] <= 1 for epoch in history)
 
 
 def test_tables_have_one_row_a_record(tiny):

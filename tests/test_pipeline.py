@@ -12,6 +12,7 @@ from src.paths import NOTEBOOKS, STAGES, RunPaths, run_name
 from src.pipeline import main, modules_of, stage_parameters
 
 FIRST_CELL = 'RUN = "fake"  # run\nN = 1  # number\n'
+TRAIN_CELL = FIRST_CELL + 'RECIPES = ["documented"]  # recipes\nSUFFIX = ""  # suffix\n'
 
 
 def imported(name):
@@ -41,6 +42,7 @@ def repository(tmp_path, monkeypatch):
         write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", FIRST_CELL, "N + 1")
     (tmp_path / "src" / "__init__.py").write_text("")
     (tmp_path / "src" / "part.py").write_text("VALUE = 1\n")
+    write_notebook(tmp_path / "notebooks" / "03_model_training.ipynb", TRAIN_CELL)
     explore = tmp_path / "notebooks" / "01_data_exploration.ipynb"
     write_notebook(explore, FIRST_CELL + 'DATASET = "x"  # corpus', "from src import part")
     return tmp_path
@@ -53,7 +55,8 @@ def executed(repository, monkeypatch):
 
     def run(stage, parameters, paths):
         stages.append(stage)
-        for output in pipeline.outputs_of(stage, parameters, paths):
+        complete = pipeline.defaults_of(stage) | parameters
+        for output in pipeline.outputs_of(stage, complete, paths):
             output.parent.mkdir(parents=True, exist_ok=True)
             facts = {
                 "stage": stage,
@@ -83,17 +86,17 @@ def test_a_notebook_depends_on_all_it_imports_at_any_depth_and_on_nothing_else()
     assert all(name.startswith("src/") for name in attacks | exploration)
 
 
-def test_every_module_but_the_pipeline_is_used_by_some_notebook():
+def test_every_module_that_is_no_command_is_used_by_some_notebook():
     used = set().union(*(imported(name) for name in STAGES.values()))
     root = NOTEBOOKS.parent
     there = {path.relative_to(root).as_posix() for path in (root / "src").rglob("*.py")}
-    assert there - used == {"src/pipeline.py"}
+    assert there - used == {"src/pipeline.py", "src/collect.py"}
 
 
 def test_a_stage_gets_only_the_parameters_it_declares():
-    given = {"RUN": "x", "RECIPE": "robust", "TRACKS_PER_GENRE": 7, "DATASET": "y"}
-    assert stage_parameters("train", given) == {"RUN": "x", "RECIPE": "robust"}
-    assert stage_parameters("explore", given) == {k: given[k] for k in given if k != "RECIPE"}
+    given = {"RUN": "x", "RECIPES": ["robust"], "TRACKS_PER_GENRE": 7, "DATASET": "y"}
+    assert stage_parameters("train", given) == {"RUN": "x", "RECIPES": ["robust"]}
+    assert stage_parameters("explore", given) == {k: given[k] for k in given if k != "RECIPES"}
 
 
 @pytest.mark.parametrize(
@@ -104,6 +107,9 @@ def test_a_stage_gets_only_the_parameters_it_declares():
         (["attack", "-p", "M", "3"], "M: no notebook of attack has such a parameter"),
         (["-p", "RUN", "x"], "RUN: .*--run"),
         (["-p", "DATASET", "x"], "DATASET: .*--dataset"),
+        (["-p", "N", "1.5"], "N=1.5 is a float, .*: give a int, as 1"),
+        (["-p", "N", "three"], "N='three' is a str"),
+        (["-p", "N", "True"], "N=True is a bool"),
         (["--run", "a/b"], "RUN='a/b' cannot name a folder"),
         (["--run", ".."], "RUN='..' cannot name a folder"),
     ],
@@ -148,7 +154,7 @@ def test_all_stages_run_in_order_and_once(executed):
 
 def test_a_changed_parameter_runs_the_stages_that_declare_it(repository, executed):
     train = repository / "notebooks" / "03_model_training.ipynb"
-    write_notebook(train, FIRST_CELL + "EPOCHS = 1  # epochs")
+    write_notebook(train, TRAIN_CELL + "EPOCHS = 1  # epochs")
     ran_by(executed)
     # the fake's outputs hold their parameters, so stages that read them follow
     assert ran_by(executed, "-p", "EPOCHS", "2") == ["train", "attack", "explain"]

@@ -1,5 +1,6 @@
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.image import imread
 
@@ -82,6 +83,20 @@ def test_intervals_of_a_single_track_are_left_out(ax):
     measure = {"value": 0.5, "low": None, "high": None, "n_segments": 3, "n_tracks": 1}
     plots.genre_accuracy(ax, {"blues": measure, "jazz": measure | {"low": 0.4, "high": 0.6}}, 0.1)
     assert [bar.get_height() for bar in ax.patches] == [50, 50]
+    ax.figure.canvas.draw()
+
+
+def test_checkpoints_stand_beside_baseline_and_chance_in_percent(ax):
+    row = {"recipe": "documented", "clip_accuracy": 0.8, "clip_low": 0.7, "clip_high": 0.85}
+    row |= {"song_accuracy": 0.9, "song_low": None, "song_high": None}
+    levels = {"clip_accuracy": {"value": 0.6}, "song_accuracy": {"value": 0.7}, "chance": 0.1}
+    plots.checkpoints(ax, pd.DataFrame([row]), levels)
+    clips, songs = ax.containers
+    assert [clips.lines[0].get_ydata()[0], songs.lines[0].get_ydata()[0]] == [80, 90]
+    (bar,) = clips.lines[2]
+    assert bar.get_segments()[0][:, 1].tolist() == pytest.approx([70, 85])
+    drawn = {line.get_label(): line.get_ydata()[0] for line in ax.get_lines()}
+    assert (drawn["baseline, clips"], drawn["baseline, songs"], drawn["chance"]) == (60, 70, 10)
     ax.figure.canvas.draw()
 
 

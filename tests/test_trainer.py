@@ -10,6 +10,7 @@ from src.data.loader import SegmentDataset
 from src.models import cnn, trainer
 from src.models.recipes import DOCUMENTED
 from src.models.trainer import (
+    BEST_FILE,
     CHECKPOINT_FILE,
     STATE_FILE,
     epochs_since_best,
@@ -154,11 +155,26 @@ def test_a_finished_training_is_not_repeated(tmp_path, epochs_run):
     assert epochs_run == []
 
 
-def test_a_lost_checkpoint_is_made_again(tmp_path):
+@pytest.mark.parametrize("lost", [[CHECKPOINT_FILE], [BEST_FILE], [CHECKPOINT_FILE, BEST_FILE]])
+def test_a_lost_checkpoint_is_made_again(lost, tmp_path):
     train(tmp_path)
     before = weights(tmp_path)
-    (tmp_path / CHECKPOINT_FILE).unlink()
+    for name in lost:
+        (tmp_path / name).unlink()
     train(tmp_path)
+    assert equal(weights(tmp_path), before)
+
+
+def test_an_unfinished_training_leaves_the_earlier_checkpoint_in_its_place(tmp_path, monkeypatch):
+    train(tmp_path)
+    before = weights(tmp_path)
+
+    def fail(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.optim.lr_scheduler.ReduceLROnPlateau, "step", fail)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, lr=0.006)
     assert equal(weights(tmp_path), before)
 
 
@@ -245,8 +261,10 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_p
     monkeypatch.setattr(trainer, "_run_epoch", damaging)
     with pytest.raises(FloatingPointError, match="loss became nan"):
         train(tmp_path)
-    assert load_checkpoint(tmp_path / CHECKPOINT_FILE)[1]["epoch"] == 1
-    assert all(value.isfinite().all() for value in weights(tmp_path).values())
+    kept, facts = load_checkpoint(tmp_path / BEST_FILE)
+    assert facts["epoch"] == 1
+    assert all(value.isfinite().all() for value in kept.state_dict().values())
+    assert not (tmp_path / CHECKPOINT_FILE).exists()
 
 
 def test_a_checkpoint_of_other_data_is_refused_in_one_sentence(tmp_path):
@@ -272,7 +290,7 @@ class Malicious:
 
 def test_code_in_a_checkpoint_or_state_is_not_executed(tmp_path):
     trap = tmp_path / "executed"
-    for name in (CHECKPOINT_FILE, STATE_FILE):
+    for name in (CHECKPOINT_FILE, BEST_FILE, STATE_FILE):
         torch.save({"key": Malicious(trap)}, tmp_path / name)
     torch.load(tmp_path / CHECKPOINT_FILE, weights_only=False)
     assert trap.exists()  # the trap works

@@ -81,12 +81,6 @@ def left_standing(records: pd.DataFrame, eps: float) -> set:
     return set(records.loc[right, "segment"]) - set(records.loc[broken, "segment"])
 
 
-def smallest_flip(records: pd.DataFrame) -> pd.DataFrame:
-    """Return the smallest eps of the sweep that flips each segment, by attack; NaN if none does."""
-    flipped = records["eps"].where(records["success"])
-    return flipped.groupby([records["attack"], records["segment"]]).min().unstack("attack")
-
-
 def robustness_table(records: pd.DataFrame, corpus: str, split: str) -> pd.DataFrame:
     """Return accuracy and success rate by checkpoint, attack and eps, with intervals over tracks.
 
@@ -123,7 +117,7 @@ def compare(records: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
     pairs = pairs.dropna(subset=[one, other]).reset_index()
     rows = []
     for (attack, eps), group in pairs.groupby(["attack", "eps"], sort=False):
-        measured = difference_over_tracks(group[other] - group[one], group["track"])
+        measured = difference_over_tracks(group[one], group[other], group["track"])
         measured["difference"] = measured.pop("value")
         rows.append({"attack": attack, "eps": eps, "one": one, "other": other} | measured)
     return pd.DataFrame(rows)

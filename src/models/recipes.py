@@ -1,7 +1,7 @@
 """Recipes: what each of the three trainings does, as plain parameters.
 
 `documented` is the specification's; `improved` is what small spectrogram networks are known to
-gain from; `robust` goes on from `improved` with attacked spectrograms.
+gain from; `robust` goes on from another recipe's network with attacked spectrograms.
 """
 
 DOCUMENTED = {
@@ -17,14 +17,14 @@ DOCUMENTED = {
     "mixup": 0.0,  # alpha of mixup; 0: none
     "label_smoothing": 0.0,
     "averaging": 0.0,  # decay a step of the averaged weights; 0: none
-    "start_from": "",  # recipe whose checkpoint training starts from; empty: from scratch
+    "start_from": "",  # checkpoint that training starts from; empty: from scratch
     "adversarial_eps": 0.0,  # budget of adversarial training, of the range [0, 1]; 0: none
     "adversarial_steps": 0,  # 1: single step from a random start; more: PGD
 }
 
 IMPROVED = DOCUMENTED | {
-    "epochs": 60,
-    "patience": 60,
+    "epochs": 30,
+    "patience": 30,
     "lr": 0.002,
     "schedule": "one_cycle",
     "crops": True,
@@ -36,11 +36,11 @@ IMPROVED = DOCUMENTED | {
 }
 
 ROBUST = IMPROVED | {
-    "epochs": 20,
-    "patience": 20,
+    "epochs": 12,
+    "patience": 12,
     "lr": 0.001,
     "mixup": 0.0,
-    "start_from": "improved",
+    "start_from": "documented",
     "adversarial_eps": 0.01,
     "adversarial_steps": 1,
 }
@@ -54,7 +54,9 @@ def recipe(name: str, changes: dict) -> dict:
     Raises ValueError for an unknown recipe or parameter.
     """
     if name not in RECIPES:
-        raise ValueError(f"RECIPE={name} is unknown: give {', '.join(RECIPES)}.")
+        raise ValueError(
+            f"RECIPES has {name}, which is unknown: give some of {', '.join(RECIPES)}."
+        )
     unknown = set(changes) - set(DOCUMENTED)
     if unknown:
         raise ValueError(

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import inspect
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ from src.runtime import device, fast_precision, keep_freed_memory, set_seed
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
 WARM_UP = 0.2
-STATE_FILE, CHECKPOINT_FILE = "state.pt", "checkpoint.pt"
+STATE_FILE, BEST_FILE, CHECKPOINT_FILE = "state.pt", "best.pt", "checkpoint.pt"
 
 
 def fit(
@@ -45,8 +46,9 @@ def fit(
     the lowest validation loss or, in adversarial training, the highest robust accuracy on
     validation segments. bfloat16 and `channels_last`. After each epoch the state goes to `folder`;
     a later call with the same data, seed, recipe, start and code goes on from there and ends with
-    the same weights as an undisturbed one. The best checkpoint lies in `folder` as
-    `checkpoint.pt`. Raises FloatingPointError if the loss stops being a number.
+    the same weights as an undisturbed one. The best epoch so far lies in `folder` as `best.pt` and
+    becomes `checkpoint.pt` at the end: what has that name was trained to the end. Raises
+    FloatingPointError if the loss stops being a number.
     """
     keep_freed_memory()
     set_seed(seed)
@@ -63,10 +65,11 @@ def fit(
             parts["scheduler"].step(history[-1]["val_loss"])
         if epochs_since_best(history) == 0:
             facts = {"genres": genres, "fingerprint": fingerprint, "seed": seed, "recipe": recipe}
-            path = folder / CHECKPOINT_FILE
+            path = folder / BEST_FILE
             save_checkpoint(path, judged(parts), **facts, epoch=epoch + 1, key=key)
         _save_state(folder, key, parts, history)
         progress.set_postfix({k: f"{v:.3g}" for k, v in history[-1].items()})
+    save_with(folder / CHECKPOINT_FILE, lambda part: shutil.copyfile(folder / BEST_FILE, part))
     return history
 
 
@@ -189,7 +192,7 @@ def _step(parts: dict, optimizer: torch.optim.Optimizer, loss: torch.Tensor, rec
     if not torch.isfinite(loss):
         raise FloatingPointError(
             f"The loss became {loss.item()}: the learning rate may be too high or the data "
-            "damaged; the best checkpoint so far is kept, lower the rate and run again."
+            "damaged; the best weights so far are kept in best.pt, lower the rate and run again."
         )
     optimizer.zero_grad()
     loss.backward()
@@ -225,10 +228,10 @@ def _save_state(folder: Path, key: str, parts: dict, history: list) -> None:
 def _load_state(folder: Path, key: str, parts: dict) -> list[dict]:
     """Restore the state of an interrupted training of the same key; return its history."""
     path = folder / STATE_FILE
-    if not path.exists() or not (folder / CHECKPOINT_FILE).exists():
+    if not path.exists() or not (folder / BEST_FILE).exists():
         return []
     state = torch.load(path, map_location=device(), weights_only=True)
-    kept = torch.load(folder / CHECKPOINT_FILE, map_location=device(), weights_only=True)
+    kept = torch.load(folder / BEST_FILE, map_location=device(), weights_only=True)
     if not state["key"] == kept["key"] == key:
         return []
     for name, part in parts.items():

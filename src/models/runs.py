@@ -1,0 +1,119 @@
+"""Training the recipes of a run, and their results side by side."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from src.data.loader import SegmentDataset, load_metadata, load_split, load_whole_tracks
+from src.models import recipes
+from src.models.augment import CropDataset
+from src.models.cnn import GenreClassifierCNN
+from src.models.evaluation import vote
+from src.models.trainer import CHECKPOINT_FILE, fit, load_checkpoint
+from src.paths import RunPaths
+from src.results import read_json
+from src.statistics import difference_over_tracks
+
+ACCURACIES = ("clip_accuracy", "song_accuracy")
+
+
+class Trained(NamedTuple):
+    """A network with the facts of its checkpoint and its history, one dict an epoch."""
+
+    model: GenreClassifierCNN
+    checkpoint: dict
+    history: list[dict]
+
+
+def load_named(paths: RunPaths, name: str) -> tuple[GenreClassifierCNN, dict]:
+    """Return a network of a run by its checkpoint's name, and the facts saved with it.
+
+    Raises FileNotFoundError if it was not trained, ValueError if the arrays are other ones.
+    """
+    fingerprint = load_metadata(paths)["fingerprint"]
+    return load_checkpoint(paths.models / name / CHECKPOINT_FILE, fingerprint)
+
+
+def train_recipe(paths: RunPaths, name: str, changes: dict, suffix: str, seed: int) -> Trained:
+    """Train a recipe on the arrays of a run into `results/models/<run>/<name><suffix>/`.
+
+    `changes` replace parameters of the recipe; what it starts from has the same suffix. What was
+    trained already is read; what was interrupted is gone on with. Raises ValueError for an unknown
+    recipe or parameter and FileNotFoundError if the checkpoint to start from is missing.
+    """
+    recipe = recipes.recipe(name, changes)
+    metadata = load_metadata(paths)
+    train, val = (SegmentDataset(*load_split(paths, split)[:2]) for split in ("train", "val"))
+    if recipe["crops"]:
+        train = CropDataset(*load_whole_tracks(paths))
+    source = recipe["start_from"]
+    folder = paths.models / (name + suffix)
+    history = fit(
+        train,
+        val,
+        folder,
+        genres=metadata["genres"],
+        fingerprint=metadata["fingerprint"],
+        seed=seed,
+        recipe=recipe,
+        start=load_named(paths, source + suffix)[0] if source else None,
+    )
+    return Trained(*load_named(paths, folder.name), history)
+
+
+def predictions(segments: pd.DataFrame, y: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
+    """Return one row a segment: segment, track, true and predicted genre number, song's vote.
+
+    `probabilities` (n, n_genres); `confidence` is that of the predicted genre.
+    """
+    songs = vote(probabilities, segments["track"].to_numpy(), y).set_index("track")
+    return pd.DataFrame(
+        {
+            "segment": segments["segment"].to_numpy(),
+            "track": segments["track"].to_numpy(),
+            "true": y,
+            "predicted": probabilities.argmax(axis=1),
+            "confidence": probabilities.max(axis=1),
+            "song_predicted": songs["predicted"].loc[segments["track"]].to_numpy(),
+        }
+    )
+
+
+def paired_gain(first: pd.DataFrame, second: pd.DataFrame) -> dict:
+    """Return what the second of two tables of `predictions` has over the first, by accuracy.
+
+    Both are of the same segments; the intervals are those of paired tracks.
+    """
+    gains = {}
+    for measure, column in zip(ACCURACIES, ("predicted", "song_predicted"), strict=True):
+        tables = first, second
+        if measure == "song_accuracy":
+            tables = [table.drop_duplicates("track") for table in tables]
+        right = [(table[column] == table["true"]).to_numpy() for table in tables]
+        gains[measure] = difference_over_tracks(*right, tables[0]["track"].to_numpy())
+    return gains
+
+
+def training_rows(paths: RunPaths) -> pd.DataFrame:
+    """Return one row a checkpoint of a run, of its `training_*.json`, in order of their names."""
+    files = sorted(paths.metrics.glob("training_*.json"))
+    return pd.DataFrame([_training_row(read_json(file)) for file in files])
+
+
+def _training_row(result: dict) -> dict:
+    """Return the row of one training: accuracies with their intervals.
+
+    The recipe is the checkpoint's name without its seed, which may be the suffix: `_43`.
+    """
+    row = {key: result[key] for key in ("corpus", "split")} | {
+        "recipe": result["checkpoint"].removesuffix(f"_{result['seed']}"),
+        "seed": result["seed"],
+        "epochs": result["epochs"],
+    }
+    for measure in ACCURACIES:
+        values = result["test"][measure]
+        row |= {measure: values["value"]}
+        row |= {f"{measure.split('_')[0]}_{end}": values[end] for end in ("low", "high")}
+    macro_recall = {"macro_recall": result["test"]["macro_recall"]["clip"]}
+    return row | macro_recall | {"n_tracks": result["test"]["song_accuracy"]["n_tracks"]}

@@ -1,0 +1,62 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.models.runs import paired_gain, predictions, training_rows
+from src.paths import RunPaths
+from src.results import write_json
+
+
+@pytest.fixture(name="segments")
+def _segments():
+    return pd.DataFrame({"segment": range(6), "track": list("aaabbb")})
+
+
+def certain(predicted):
+    return np.eye(3)[predicted] * 0.7 + 0.1
+
+
+def test_predictions_have_a_row_a_segment_and_the_vote_of_its_song(segments):
+    table = predictions(segments, np.array([0, 0, 0, 2, 2, 2]), certain([0, 0, 1, 1, 1, 2]))
+    assert table["predicted"].tolist() == [0, 0, 1, 1, 1, 2]
+    assert table["song_predicted"].tolist() == [0, 0, 0, 1, 1, 1]
+    np.testing.assert_allclose(table["confidence"], 0.8)
+
+
+def test_a_gain_is_counted_by_clip_and_by_song(segments):
+    y = np.array([0, 0, 0, 2, 2, 2])
+    first = predictions(segments, y, certain([0, 0, 1, 1, 1, 2]))  # 3 of 6 clips, 1 of 2 songs
+    second = predictions(segments, y, certain([0, 0, 1, 2, 2, 2]))  # 5 of 6 clips, both songs
+    gain = paired_gain(first, second)
+    assert gain["clip_accuracy"]["value"] == pytest.approx(1 / 3)
+    assert gain["song_accuracy"]["value"] == 0.5
+    assert gain["song_accuracy"]["n_tracks"] == gain["song_accuracy"]["n_segments"] == 2
+    assert paired_gain(first, first)["clip_accuracy"]["value"] == 0
+
+
+def test_every_training_of_a_run_has_a_row(tmp_path, monkeypatch):
+    monkeypatch.setattr("src.paths.ROOT", tmp_path)
+    paths = RunPaths("r")
+    measured = {"value": 0.8, "low": 0.7, "high": 0.9, "n_tracks": 15}
+    test = {"clip_accuracy": measured, "song_accuracy": measured | {"value": 0.9}}
+    test |= {"macro_recall": {"clip": 0.75, "song": 0.85}}
+    for name, seed in (("robust", 42), ("improved_43", 43)):
+        facts = {"corpus": "c", "split": "random", "checkpoint": name, "seed": seed, "epochs": 3}
+        write_json(paths.metrics / f"training_{name}.json", facts | {"test": test})
+    table = training_rows(paths)
+    assert table["recipe"].tolist() == ["improved", "robust"]
+    assert table.loc[0].to_dict() == {
+        "corpus": "c",
+        "split": "random",
+        "recipe": "improved",
+        "seed": 43,
+        "epochs": 3,
+        "clip_accuracy": 0.8,
+        "clip_low": 0.7,
+        "clip_high": 0.9,
+        "song_accuracy": 0.9,
+        "song_low": 0.7,
+        "song_high": 0.9,
+        "macro_recall": 0.75,
+        "n_tracks": 15,
+    }

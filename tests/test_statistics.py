@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+
+from src.statistics import difference_over_tracks, mean_over_tracks
+
+TRACKS = np.repeat(np.arange(40), 5)
+
+
+def test_equal_values_differ_by_nothing():
+    values = np.random.default_rng(0).integers(0, 2, 200)
+    found = difference_over_tracks(values, values, TRACKS)
+    assert (found["value"], found["low"], found["high"]) == (0, 0, 0)
+    assert (found["n_segments"], found["n_tracks"]) == (200, 40)
+
+
+def test_a_paired_difference_is_narrower_than_its_parts():
+    rng = np.random.default_rng(0)
+    easy = np.repeat(rng.integers(0, 2, 40), 5)  # whole tracks are easy or hard
+    better = np.where(np.arange(200) % 5 == 0, 1, easy)  # one segment a track is mended
+    gain = difference_over_tracks(easy, better, TRACKS)
+    assert gain["value"] == pytest.approx(better.mean() - easy.mean())
+    assert 0 < gain["low"] < gain["value"] < gain["high"]
+    alone = mean_over_tracks(easy, TRACKS)
+    assert gain["high"] - gain["low"] < (alone["high"] - alone["low"]) / 2
+
+
+def test_the_sign_tells_which_is_better():
+    zeros, ones = np.zeros(200), np.ones(200)
+    assert difference_over_tracks(zeros, ones, TRACKS)["value"] == 1
+    assert difference_over_tracks(ones, zeros, TRACKS)["value"] == -1
+
+
+def test_a_single_track_says_nothing_about_others():
+    found = difference_over_tracks([0, 1], [1, 1], ["a", "a"])
+    assert (found["value"], found["low"], found["high"]) == (0.5, None, None)
+
+
+def test_the_interval_of_a_mean_covers_it_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    covered = []
+    for k in range(60):
+        values = np.repeat(rng.random(40) < 0.6, 5)
+        found = mean_over_tracks(values, TRACKS, seed=k)
+        covered.append(found["low"] <= 0.6 <= found["high"])
+    assert 0.85 <= np.mean(covered) <= 1
