@@ -201,7 +201,7 @@ def fragility(ax: Axes, table: pd.DataFrame, genres: list[str], title: str = "")
     `table` comes from `fragility.smallest_eps`; triangles at the edge are segments that no eps
     flips.
     """
-    edge = 2 * table["smallest_eps_db"].max(skipna=True)
+    edge = 2 * table["smallest_eps_db"].max() if table["smallest_eps_db"].any() else 1
     for k in range(len(genres)):
         values = table.loc[table["true"] == k, "smallest_eps_db"]
         found = values.dropna()

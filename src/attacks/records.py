@@ -12,6 +12,9 @@ TABLE_COLUMNS = (
     "corpus split checkpoint attack eps eps_db accuracy low high attack_success_rate "
     "n_segments n_tracks"
 ).split()
+COMPARISON_COLUMNS = (
+    "checkpoint compared_with attack eps eps_db difference low high n_segments n_tracks"
+).split()
 
 
 def make_records(
@@ -31,9 +34,8 @@ def make_records(
     lowest, highest (of the attacked segment), made_by (the attack that made the change; empty for
     none) and start (which of its random starts).
     """
-    change = (attacked - X).reshape(len(X), -1)
-    signal = np.square(X.reshape(len(X), -1)).sum(axis=1)
-    energy = np.square(change).sum(axis=1)
+    change, bins = attacked - X, (1, 2)
+    signal, energy = np.square(X).sum(axis=bins), np.square(change).sum(axis=bins)
     with np.errstate(divide="ignore"):
         snr = 10 * np.log10(signal / energy)
     return pd.DataFrame(
@@ -47,11 +49,11 @@ def make_records(
             "clean_prediction": clean,
             "adversarial_prediction": prediction,
             "success": (clean == y) & (prediction != y),
-            "linf": np.abs(change).max(axis=1),
+            "linf": np.abs(change).max(axis=bins),
             "l2": np.sqrt(energy),
             "snr_db": np.where(energy > 0, snr, np.nan),
-            "lowest": attacked.min(axis=(1, 2)),
-            "highest": attacked.max(axis=(1, 2)),
+            "lowest": attacked.min(axis=bins),
+            "highest": attacked.max(axis=bins),
             "made_by": np.where(energy > 0, name, ""),
             "start": 1,
         }
@@ -89,8 +91,7 @@ def robustness_table(records: pd.DataFrame, corpus: str, split: str) -> pd.DataF
     """
     rows = []
     for checkpoint, own in records.groupby("checkpoint", sort=False):
-        clean = own.drop_duplicates("segment")
-        clean = clean.assign(attack=CLEAN, eps=0.0, adversarial_prediction=clean.clean_prediction)
+        clean = _as_clean(own.drop_duplicates("segment"))
         groups = pd.concat([clean, own]).groupby(["attack", "eps"], sort=False)
         rows += [
             _line(group) | {"checkpoint": checkpoint, "attack": attack, "eps": eps}
@@ -101,26 +102,28 @@ def robustness_table(records: pd.DataFrame, corpus: str, split: str) -> pd.DataF
     return table.reindex(columns=TABLE_COLUMNS)
 
 
-def compare(records: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
-    """Return how much more accurate checkpoint `other` is than `one`, on the same segments.
+def compare(records: pd.DataFrame, checkpoints: list[str]) -> pd.DataFrame:
+    """Return how much more accurate each later checkpoint is than the first, on the same segments.
 
-    One row for clean segments (eps 0) and each eps of the worst case: attack, eps, one, other,
-    difference (a fraction) with its interval over tracks.
+    One row for clean segments (eps 0) and each eps of the worst case; `difference` is a fraction,
+    `low` and `high` bound it by bootstrap over tracks. No rows for a single checkpoint.
     """
     worst = records[records["attack"] == WORST_CASE]
-    clean = worst[worst["eps"] == worst["eps"].min()]
-    clean = clean.assign(attack=CLEAN, eps=0.0, adversarial_prediction=clean.clean_prediction)
+    clean = _as_clean(worst[worst["eps"] == worst["eps"].min()])
     both = pd.concat([clean, worst])
     both["right"] = (both["adversarial_prediction"] == both["true"]).astype(float)
     keys = ["attack", "eps", "segment", "track"]
-    pairs = both.pivot_table(index=keys, columns="checkpoint", values="right", sort=False)
-    pairs = pairs.dropna(subset=[one, other]).reset_index()
+    pairs = both.pivot_table(index=keys, columns="checkpoint", values="right").reset_index()
     rows = []
-    for (attack, eps), group in pairs.groupby(["attack", "eps"], sort=False):
-        measured = difference_over_tracks(group[one], group[other], group["track"])
-        measured["difference"] = measured.pop("value")
-        rows.append({"attack": attack, "eps": eps, "one": one, "other": other} | measured)
-    return pd.DataFrame(rows)
+    for other in checkpoints[1:]:
+        for (attack, eps), group in pairs.groupby(["attack", "eps"]):
+            pair = group[checkpoints[0]], group[other]
+            measured = difference_over_tracks(*pair, group["track"])
+            facts = {"checkpoint": other, "compared_with": checkpoints[0], "attack": attack}
+            eps_db = eps * DYNAMIC_RANGE_DB
+            difference = measured.pop("value")
+            rows.append(facts | {"eps": eps, "eps_db": eps_db, "difference": difference} | measured)
+    return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
 
 
 def attack_flow(records: pd.DataFrame, n_genres: int) -> np.ndarray:
@@ -132,6 +135,11 @@ def attack_flow(records: pd.DataFrame, n_genres: int) -> np.ndarray:
     flipped = records[records["success"]]
     np.add.at(flow, (flipped["true"], flipped["adversarial_prediction"]), 1)
     return flow
+
+
+def _as_clean(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of one attack and eps as if there had been none."""
+    return rows.assign(attack=CLEAN, eps=0.0, adversarial_prediction=rows["clean_prediction"])
 
 
 def _line(group: pd.DataFrame) -> dict:
