@@ -35,9 +35,11 @@ ATTACK_STYLE = {  # colour of Okabe and Ito, marker and line, name
     "apgd_ce": ("#D55E00", "+", "+ APGD, cross-entropy"),
     "apgd_dlr": ("#D55E00", "4", "+ APGD, logit ratio"),
     "square": ("#F0E442", "D", "+ Square"),
-    "hop_skip_jump": ("#999999", "h--", "HopSkipJump, few segments"),
+    "hop_skip_jump": ("#999999", "h--", "HopSkipJump, few right ones"),
     "worst_case": ("#000000", ".-", "worst case"),
 }
+ATTACK_BANDS = ("pgd", "worst_case", "noise_linf")
+DECIBEL_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
 DPI = 110
 
 
@@ -177,21 +179,22 @@ def checkpoints(ax: Axes, table: pd.DataFrame, baseline: dict) -> Axes:
 def robustness(ax: Axes, table: pd.DataFrame, chance: float, title: str = "") -> Axes:
     """Draw accuracy over eps with intervals for each attack and noise of one checkpoint.
 
-    `table` has rows of `records.robustness_table`; the upper axis shows eps in dB.
+    `table` has rows of `records.robustness_table`; the upper axis shows eps in dB. The bands are
+    those of PGD, the worst case and uniform noise; all attacks' intervals stand in the table.
     """
     for name, (colour, style, label) in ATTACK_STYLE.items():
         rows = table[table["attack"] == name].sort_values("eps")
         if len(rows):
             bold = 2.2 if name == "worst_case" else 1.2
             ax.plot(rows["eps"], rows["accuracy"] * 100, style, c=colour, lw=bold, label=label)
-            ax.fill_between(rows["eps"], *_percent(rows, "low", "high"), color=colour, alpha=0.1)
+        if name in ATTACK_BANDS and len(rows):
+            ax.fill_between(rows["eps"], *_percent(rows, "low", "high"), color=colour, alpha=0.15)
     clean = table.loc[table["attack"] == "clean", "accuracy"].iloc[0]
     ax.axhline(clean * 100, color="grey", label="clean")
     ax.axhline(chance * 100, color="black", linestyle=":", label="chance")
     ax.set(xlabel="eps (of the range [0, 1])", ylabel="accuracy (%)", ylim=(-2, 102))
     ax.set_title(title, fontsize=9)
     _eps_axes(ax, np.sort(table.loc[table["eps"] > 0, "eps"].unique()))
-    ax.legend(fontsize=6, ncols=2)
     return ax
 
 
@@ -201,7 +204,8 @@ def fragility(ax: Axes, table: pd.DataFrame, genres: list[str], title: str = "")
     `table` comes from `fragility.smallest_eps`; triangles at the edge are segments that no eps
     flips.
     """
-    edge = 2 * table["smallest_eps_db"].max() if table["smallest_eps_db"].any() else 1
+    known = table["smallest_eps_db"].dropna()
+    low, edge = (known.min() / 2, known.max() * 2) if len(known) else (0.1, 10)
     for k in range(len(genres)):
         values = table.loc[table["true"] == k, "smallest_eps_db"]
         found = values.dropna()
@@ -211,7 +215,15 @@ def fragility(ax: Axes, table: pd.DataFrame, genres: list[str], title: str = "")
         if len(values):
             ax.plot([values.fillna(edge).median()], [k], "|", color="tab:red", ms=18, mew=2)
     ax.set_yticks(range(len(genres)), genres)
-    ax.set(xscale="log", xlabel="smallest eps that flips the segment (dB)", ylabel="true genre")
+    ax.set(
+        xscale="log",
+        xlim=(low, edge * 1.1),
+        xlabel="smallest eps that flips the segment (dB)",
+        ylabel="true genre",
+    )
+    ticks = [tick for tick in DECIBEL_TICKS if low <= tick <= edge]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
     ax.set(ylim=(len(genres) - 0.5, -0.5))
     ax.set_title(title, fontsize=9)
     return ax
@@ -229,7 +241,7 @@ def transfer(ax: Axes, table: pd.DataFrame, title: str = "") -> Axes:
     cells = table.pivot_table(
         index="made_on", columns="checkpoint", values="accuracy", sort=False, aggfunc="mean"
     )
-    ax.imshow(cells, cmap=COUNT_MAP, vmin=0, vmax=1)
+    ax.imshow(cells, cmap=COUNT_MAP, vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(cells.to_numpy()):
         colour = "white" if value > 0.5 else "black"
         ax.text(column, row, f"{value:.0%}", ha="center", va="center", color=colour)

@@ -135,11 +135,12 @@ def _overdrive(gain_db: float, samples: np.ndarray) -> np.ndarray:
 def _reverberate(seconds: float, samples: np.ndarray) -> np.ndarray:
     """Add the echo of a room whose sound decays by 60 dB in `seconds`.
 
-    Decaying noise as impulse response (Moorer 1979) with as much energy as the direct sound.
+    Decaying noise as impulse response (Moorer 1979). As in a room (Sabine) its energy grows with
+    the decay; at one second it is that of the direct sound.
     """
     times = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     tail = np.random.standard_normal(len(times)) * 10 ** (-3 * times / seconds)  # noqa: NPY002
-    response = tail / np.sqrt(np.square(tail).sum())
+    response = tail * np.sqrt(seconds / np.square(tail).sum())
     response[0] += 1
     return fftconvolve(samples, response)[: len(samples)].astype(np.float32)
 

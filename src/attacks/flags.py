@@ -13,7 +13,7 @@ from src.attacks.records import CLEAN, NOISES, WORST_CASE
 from src.attacks.suite import BLACK_BOX, Target
 from src.models.evaluation import predict_logits
 
-POINT = 0.01
+POINT = 0.01 + 1e-9  # a point and what rounding may add to it
 LARGE_EPS = 0.1
 FLAGS = {
     "outside_bounds": (
@@ -59,11 +59,13 @@ FLAGS = {
 }
 
 
-def raise_flags(records: pd.DataFrame, evidence: dict, chance: float) -> list[dict]:
-    """Return every flag: name, raised (None if it could not be checked), found, raised_if, remedy.
+def raise_flags(
+    records: pd.DataFrame, evidence: dict, chance: float, n_restarts: int
+) -> list[dict]:
+    """Return every flag: flag, raised (None: not checked), found, raised_if, what_to_do.
 
-    `records` are those of one checkpoint from `suite.evaluate`; `evidence` comes from
-    `look_at_network`.
+    `records` are those of one checkpoint from `suite.evaluate`, made with `n_restarts` starts of
+    PGD; `evidence` comes from `look_at_network`.
     """
     right = records["adversarial_prediction"] == records["true"]
     accuracy = right.groupby([records["attack"], records["eps"]]).mean().unstack("eps")
@@ -76,7 +78,7 @@ def raise_flags(records: pd.DataFrame, evidence: dict, chance: float) -> list[di
         "single_step_stronger": _weaker(accuracy, "pgd", "fgsm"),
         "black_box_stronger": _black_box(records),
         "iterations_matter": _weaker(accuracy, _before_doubling(accuracy), "pgd_doubled"),
-        "restarts_matter": _restarts(records),
+        "restarts_matter": _restarts(records, n_restarts),
         "above_chance_at_large_eps": _above_chance(accuracy, chance),
         "noise_as_harmful": _noise(accuracy),
     }
@@ -159,14 +161,13 @@ def _black_box(records: pd.DataFrame) -> list[str] | None:
     ]
 
 
-def _restarts(records: pd.DataFrame) -> list[str] | None:
+def _restarts(records: pd.DataFrame, n_restarts: int) -> list[str] | None:
     """Return at which eps the later half of the starts broke over a point (counted up to there)."""
     rows = records[records["attack"] == "pgd_restarts"]
     if rows.empty:
         return None
-    n_starts = 1 + rows["start"].max()
     late = rows["success"] & (rows["made_by"] == "pgd_restarts")
-    late &= rows["start"] + 1 > n_starts / 2
+    late &= rows["start"] + 1 > n_restarts / 2  # the first start is in the sweep
     share = late.groupby(rows["eps"]).mean()
     return [f"{share[eps]:.3f} at eps {eps:g}" for eps in share.index if share[eps] > POINT]
 
