@@ -39,7 +39,7 @@ def test_every_corruption_gives_a_whole_segment(name, begin, music):
         assert np.isfinite(samples).all()
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("name", sorted(set(CORRUPTIONS) - {"reverberation"}))
 def test_a_corruption_changes_more_the_harder_it_is(name, music):
     kind = CORRUPTIONS[name]
     clean = log_mel(music[RATE : RATE + SEGMENT_SAMPLES])
@@ -81,6 +81,20 @@ def test_pitch_and_speed_go_up_by_as_much_as_stated():
     faster = corrupt("time_stretch", 1.1, np.convolve(clicks, np.hanning(400), "same"), RATE, 1)
     rhythm = np.fft.rfft(np.abs(faster) - np.abs(faster).mean())
     assert np.abs(rhythm[3:12]).argmax() + 3 == round(3 * 2 * 1.1)
+
+
+def test_a_room_rings_for_as_long_as_stated():
+    clap = np.zeros(5 * RATE, dtype=np.float32)
+    clap[RATE] = 1
+    late = []
+    for seconds in CORRUPTIONS["reverberation"].severities:
+        rung = np.square(corrupt("reverberation", seconds, clap, RATE, seed=1))
+        assert rung[0] > 0.5  # the clap itself, not delayed
+        tenth = round(seconds * RATE / 10)
+        level = [10 * np.log10(rung[k * tenth : (k + 1) * tenth].mean()) for k in (1, 6)]
+        assert level[0] - level[1] == pytest.approx(30, abs=2)
+        late.append(rung[RATE // 10 :].sum())
+    assert late == sorted(late)
 
 
 def test_corruptions_depend_on_the_seed_alone(music):

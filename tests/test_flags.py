@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -146,8 +148,6 @@ def test_probabilities_are_told_from_logits():
 
 
 def test_segments_without_gradient_are_counted(slim_model, clips):
-    import copy
-
     assert zero_gradients(slim_model, clips.X[:3], clips.y[:3]) == 0
     dead = copy.deepcopy(slim_model)
     dead.output.weight.data[:] = 0

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.attacks import suite
+from src.attacks import blackbox, suite
 from src.attacks.adversarial import sweep
 from src.attacks.blackbox import hop_skip_jump, make_oracle
 from src.attacks.flags import look_at_network, raise_flags
@@ -135,8 +135,6 @@ def test_the_runner_up_is_the_best_of_the_wrong_genres():
 
 def test_the_oracle_answers_as_the_float32_network_and_asks_once(target, monkeypatch):
     asked = []
-    from src.attacks import blackbox
-
     monkeypatch.setattr(
         blackbox,
         "predict_logits",
@@ -180,7 +178,7 @@ def test_brackets_hold_the_eps_at_which_a_segment_breaks(records):
 
 
 def test_bisection_narrows_the_bracket_and_its_segments_flip(target, records):
-    table, flipped = smallest_eps(target, records, n=12, steps=3, iterations=5, seed=0)
+    table, flipped = smallest_eps(target, records, n=12, iterations=5, seed=0)
     assert len(table) == len(flipped) == 12
     edges = bracket(records).loc[table["segment"]]
     number = pd.Index(target.segments["segment"]).get_indexer(table["segment"])

@@ -10,6 +10,8 @@ from src.attacks.suite import Target
 from src.data.frontend import DYNAMIC_RANGE_DB
 from src.models.evaluation import predict_logits
 
+STEPS = 3  # each halves what is left between standing and breaking
+
 
 def bracket(records: pd.DataFrame) -> pd.DataFrame:
     """Return between which two eps of the sweep each segment breaks, by segment number.
@@ -25,7 +27,7 @@ def bracket(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def smallest_eps(
-    target: Target, records: pd.DataFrame, n: int, steps: int, iterations: int, seed: int
+    target: Target, records: pd.DataFrame, n: int, iterations: int, seed: int, steps: int = STEPS
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Return the smallest eps that flips each of `n` right segments, and the segments so flipped.
 
