@@ -116,6 +116,15 @@ def test_what_square_alone_broke_raises_a_flag():
     assert not raised(records)["black_box_stronger"]
 
 
+def test_what_square_broke_is_not_put_down_to_gradients_at_larger_eps():
+    sizes = {"fgsm": (0.4, 0.3), "pgd": (0.3, 0.3), "pgd_restarts": (0.3, 0.28)}
+    records = made_up(**sizes, square=(0.28, 0.28), hop_skip_jump=None)
+    later = (records["attack"] == "pgd_restarts") & records["segment"].isin((28, 29))
+    records.loc[later & records["success"], "made_by"] = "square"
+    found = {f["flag"]: f["found"] for f in raise_flags(records, NOTHING, 0.1, 5)}
+    assert found["black_box_stronger"] == ["square: 0.020 at eps 0.01", "square: 0.020 at eps 0.1"]
+
+
 def test_late_starts_that_still_break_segments_raise_a_flag():
     records = made_up()
     late = (records["attack"] == "pgd_restarts") & records["segment"].isin((40, 41))

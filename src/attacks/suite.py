@@ -63,7 +63,7 @@ def evaluate(target: Target, budget: Budget, seed: int) -> pd.DataFrame:
     pgd = sweep("pgd", *arguments)
     records = pd.concat([sweep("fgsm", *arguments), pgd], ignore_index=True)
     records = _press(target, budget, records, seed)
-    records = pd.concat([records, _hard_label(target, budget, seed)], ignore_index=True)
+    records = pd.concat([_hard_label(target, budget, seed), records], ignore_index=True)
     worst = [worst_case(records, eps) for eps in sorted(budget.epsilons)]
     noise = noise_records(target.model, target.X, target.segments, target.y, pgd, seed)
     return pd.concat([records, *worst, noise], ignore_index=True)
