@@ -105,7 +105,7 @@ def training(paths: RunPaths) -> dict:
     def ours():
         torch.manual_seed(SEED)
         parts = trainer._assemble(trainer.GenreClassifierCNN(), len(data), DOCUMENTED)
-        trainer._learn(parts, data, DOCUMENTED, 10)
+        trainer._learn(parts, trainer._gather_crew(parts["model"]), data, DOCUMENTED, 10)
         return parts["model"]
 
     def plainly():
