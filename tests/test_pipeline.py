@@ -5,6 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from doit.exceptions import TaskFailed
+from filelock import FileLock
 
 import src.paths
 from src import pipeline
@@ -252,3 +253,23 @@ def test_a_failing_stage_ends_the_run_and_is_tried_again(executed, monkeypatch):
     assert main(["--run", "fake"]) != 0
     monkeypatch.setattr(pipeline, "run_notebook", working)
     assert ran_by(executed) == list(STAGES)
+
+
+def test_a_second_process_does_not_touch_a_run_in_the_making(executed, capsys):
+    folder = RunPaths("fake").notebooks
+    with FileLock(folder / ".lock"):
+        with pytest.raises(SystemExit) as refusal:
+            main(["--run", "fake"])
+        assert executed == []
+        assert main(["--run", "other"]) == 0  # another run is none of its business
+    assert re.fullmatch(r"run fake is being made by another process[^\n]+", refusal.value.code)
+    assert ran_by(executed) == list(STAGES)
+
+
+def test_an_interruption_is_told_in_one_sentence(executed, capsys, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "run_stages", interrupt)
+    assert main(["--run", "fake"]) == 130
+    assert capsys.readouterr().out.startswith("interrupted: what is finished stays")

@@ -27,7 +27,7 @@ RECIPE = DOCUMENTED | {"epochs": 4, "batch_size": 8, "lr": 0.003}
 
 EVERYTHING = {
     "schedule": "one_cycle",
-    "averaging": 0.9,
+    "averaging": 2.0,
     "mixup": 0.2,
     "mask_bands": 8,
     "mask_frames": 4,
@@ -225,10 +225,20 @@ def test_adversarial_training_keeps_the_most_robust_epoch():
 
 
 def test_the_averaged_network_is_the_one_that_is_kept(tmp_path):
-    train(tmp_path, epochs=1, averaging=0.9)
+    train(tmp_path, epochs=1, averaging=2.0)
     state, kept = torch.load(tmp_path / STATE_FILE, weights_only=True), weights(tmp_path)
     assert all(value.equal(state["average"][f"module.{name}"]) for name, value in kept.items())
     assert not equal(kept, state["model"])
+
+
+@pytest.mark.parametrize("epochs", [0.2, 1, 3])
+def test_weights_are_averaged_over_so_many_epochs(epochs, tmp_path, monkeypatch):
+    decays, real = [], trainer.get_ema_multi_avg_fn
+    monkeypatch.setattr(
+        trainer, "get_ema_multi_avg_fn", lambda decay: decays.append(decay) or real(decay)
+    )
+    train(tmp_path, epochs=1, averaging=epochs)
+    assert decays == [pytest.approx(1 - 1 / (5 * epochs))]  # five steps an epoch
 
 
 def test_training_goes_on_from_the_network_it_is_given(tmp_path):

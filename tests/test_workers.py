@@ -31,9 +31,7 @@ def test_work_goes_to_the_cluster_only_inside(cluster):
         assert processes() == {os.getpid()}
 
 
-def test_a_cluster_writes_the_arrays_that_one_machine_writes(
-    cluster, tmp_path, write_track, noise
-):
+def test_a_cluster_writes_the_arrays_that_one_machine_writes(cluster, tmp_path, write_track, noise):
     for genre in ("blues", "jazz"):
         for k in range(7):
             corpus = write_track(f"{genre}/{genre}.{k:05d}.wav", noise(hash_of(genre, k)))
@@ -53,9 +51,9 @@ def hash_of(genre, k):
 
 def test_an_address_where_nothing_answers_is_told_in_one_sentence(monkeypatch):
     monkeypatch.setattr("src.workers.Client", refuse)
-    with pytest.raises(OSError, match=r"SCHEDULER=tcp://127\.0\.0\.1:9 does not answer") as failure:
-        with workers("tcp://127.0.0.1:9"):
-            pass
+    said = r"SCHEDULER=tcp://127\.0\.0\.1:9 does not answer"
+    with pytest.raises(OSError, match=said) as failure, workers("tcp://127.0.0.1:9"):
+        pass
     assert "\n" not in str(failure.value)
 
 

@@ -144,15 +144,17 @@ def _assemble(model: GenreClassifierCNN, n_train: int, recipe: dict) -> dict:
     optimizer = torch.optim.Adam(
         model.parameters(), lr=recipe["lr"], weight_decay=recipe["weight_decay"]
     )
+    steps = -(-n_train // recipe["batch_size"])  # an epoch
     if recipe["schedule"] == "one_cycle":
-        steps = recipe["epochs"] * -(-n_train // recipe["batch_size"])
-        scheduler = OneCycleLR(optimizer, recipe["lr"], total_steps=steps, pct_start=WARM_UP)
+        total = recipe["epochs"] * steps
+        scheduler = OneCycleLR(optimizer, recipe["lr"], total_steps=total, pct_start=WARM_UP)
     else:
         scheduler = ReduceLROnPlateau(optimizer, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     if recipe["averaging"]:
-        decay = get_ema_multi_avg_fn(recipe["averaging"])
-        parts["average"] = AveragedModel(model, multi_avg_fn=decay, use_buffers=True)
+        decay = max(0, 1 - 1 / (recipe["averaging"] * steps))
+        average = get_ema_multi_avg_fn(decay)
+        parts["average"] = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
     return parts
 
 
