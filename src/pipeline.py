@@ -31,6 +31,7 @@ from src.results import read_json
 
 CELL_TIMEOUT = 24 * 3600  # seconds: a kernel killed for memory must not hang the run for ever
 START_TIMEOUT = 120
+ATTACK_TABLES = "attacks robustness comparison smallest_eps transfer songs corruptions".split()
 
 
 def main(arguments: list[str]) -> int:
@@ -147,7 +148,10 @@ def outputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
             *(paths.models / name / "checkpoint.pt" for name in names),
             *(paths.metrics / f"training_{name}.json" for name in names),
         ],
-        "attack": [paths.metrics / "attacks.json", paths.metrics / "attacks.csv"],
+        "attack": [
+            paths.metrics / "attacks.json",
+            *(paths.metrics / f"{name}.csv" for name in ATTACK_TABLES),
+        ],
         "explain": [paths.metrics / "gradcam.json", paths.metrics / "gradcam.csv"],
     }
     return [*outputs[stage], paths.notebooks / f"{STAGES[stage]}.ipynb"]

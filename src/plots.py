@@ -24,7 +24,22 @@ CHANGE_MAP = "RdBu_r"
 HEAT_MAP = "cividis"
 COUNT_MAP = "Blues"
 HERTZ_TICKS = (128, 512, 2048, 8192)
-ATTACK_STYLE = {"fgsm": ("tab:blue", "o", "FGSM"), "pgd": ("tab:orange", "s", "PGD")}
+ATTACK_STYLE = {  # colour of Okabe and Ito, marker and line, name
+    "noise_linf": ("#009E73", "^:", "noise, same L-infinity"),
+    "noise_l2": ("#56B4E9", "v:", "noise, same L2"),
+    "fgsm": ("#0072B2", "o-", "FGSM"),
+    "pgd": ("#E69F00", "s-", "PGD"),
+    "pgd_restarts": ("#E69F00", "1", "+ restarts"),
+    "pgd_doubled": ("#E69F00", "2", "+ twice the iterations"),
+    "pgd_targeted": ("#CC79A7", "x", "+ targeted PGD"),
+    "apgd_ce": ("#D55E00", "+", "+ APGD, cross-entropy"),
+    "apgd_dlr": ("#D55E00", "4", "+ APGD, logit ratio"),
+    "square": ("#F0E442", "D", "+ Square"),
+    "hop_skip_jump": ("#999999", "h--", "HopSkipJump, few right ones"),
+    "worst_case": ("#000000", ".-", "worst case"),
+}
+ATTACK_BANDS = ("pgd", "worst_case", "noise_linf")
+DECIBEL_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
 DPI = 110
 
 
@@ -161,28 +176,95 @@ def checkpoints(ax: Axes, table: pd.DataFrame, baseline: dict) -> Axes:
     return ax
 
 
-def robustness(ax: Axes, summary: list[dict], chance: float) -> Axes:
-    """Draw accuracy over eps for each attack with intervals; the upper axis shows eps in dB."""
-    table = pd.DataFrame(summary)
-    for name, rows in table.groupby("attack"):
-        colour, marker, label = ATTACK_STYLE[name]
-        band = pd.DataFrame(rows["robust_accuracy"].tolist()).astype(float) * 100
-        ax.plot(rows["eps"], band["value"], marker=marker, color=colour, label=label)
-        ax.fill_between(rows["eps"], band["low"], band["high"], color=colour, alpha=0.2)
-    ax.axhline(table["clean_accuracy"].iloc[0] * 100, color="grey", label="clean")
+def robustness(ax: Axes, table: pd.DataFrame, chance: float, title: str = "") -> Axes:
+    """Draw accuracy over eps with intervals for each attack and noise of one checkpoint.
+
+    `table` has rows of `records.robustness_table`; the upper axis shows eps in dB. The bands are
+    those of PGD, the worst case and uniform noise; all attacks' intervals stand in the table.
+    """
+    for name, (colour, style, label) in ATTACK_STYLE.items():
+        rows = table[table["attack"] == name].sort_values("eps")
+        if len(rows):
+            bold = 2.2 if name == "worst_case" else 1.2
+            ax.plot(rows["eps"], rows["accuracy"] * 100, style, c=colour, lw=bold, label=label)
+        if name in ATTACK_BANDS and len(rows):
+            ax.fill_between(rows["eps"], *_percent(rows, "low", "high"), color=colour, alpha=0.15)
+    clean = table.loc[table["attack"] == "clean", "accuracy"].iloc[0]
+    ax.axhline(clean * 100, color="grey", label="clean")
     ax.axhline(chance * 100, color="black", linestyle=":", label="chance")
-    ax.set_xscale("log")
     ax.set(xlabel="eps (of the range [0, 1])", ylabel="accuracy (%)", ylim=(-2, 102))
-    top = ax.secondary_xaxis(
-        "top", functions=(lambda eps: eps * DYNAMIC_RANGE_DB, lambda db: db / DYNAMIC_RANGE_DB)
+    ax.set_title(title, fontsize=9)
+    _eps_axes(ax, np.sort(table.loc[table["eps"] > 0, "eps"].unique()))
+    return ax
+
+
+def fragility(ax: Axes, table: pd.DataFrame, genres: list[str], title: str = "") -> Axes:
+    """Draw the smallest eps (dB) that flips each segment, by genre, and each genre's median.
+
+    `table` comes from `fragility.smallest_eps`; triangles at the edge are segments that no eps
+    flips.
+    """
+    known = table["smallest_eps_db"].dropna()
+    low, edge = (known.min() / 2, known.max() * 2) if len(known) else (0.1, 10)
+    for k in range(len(genres)):
+        values = table.loc[table["true"] == k, "smallest_eps_db"]
+        found = values.dropna()
+        height = k + np.linspace(-0.25, 0.25, len(values)) if len(values) > 1 else np.full(1, k)
+        ax.plot(found, height[: len(found)], ".", color="tab:blue")
+        ax.plot([edge] * (len(values) - len(found)), height[len(found) : len(values)], "k>")
+        if len(values):
+            ax.plot([values.fillna(edge).median()], [k], "|", color="tab:red", ms=18, mew=2)
+    ax.set_yticks(range(len(genres)), genres)
+    ax.set(
+        xscale="log",
+        xlim=(low, edge * 1.1),
+        xlabel="smallest eps that flips the segment (dB)",
+        ylabel="true genre",
     )
-    top.set_xlabel("eps (dB)")
-    ticks = table["eps"].unique()
-    ax.set_xticks(ticks, [f"{eps:g}" for eps in ticks])
-    top.set_xticks(ticks * DYNAMIC_RANGE_DB, [f"{eps * DYNAMIC_RANGE_DB:.2g}" for eps in ticks])
+    ticks = [tick for tick in DECIBEL_TICKS if low <= tick <= edge]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
-    top.minorticks_off()
-    ax.legend()
+    ax.set(ylim=(len(genres) - 0.5, -0.5))
+    ax.set_title(title, fontsize=9)
+    return ax
+
+
+def flow(ax: Axes, matrix: np.ndarray, genres: list[str], title: str = "") -> Axes:
+    """Draw how many segments of each true genre (rows) an attack turned into each (columns)."""
+    confusion(ax, matrix, genres, title)
+    ax.set_xlabel("genre heard under attack")
+    return ax
+
+
+def transfer(ax: Axes, table: pd.DataFrame, title: str = "") -> Axes:
+    """Draw accuracy of each checkpoint (columns) on what was made on each (rows)."""
+    cells = table.pivot_table(
+        index="made_on", columns="checkpoint", values="accuracy", sort=False, aggfunc="mean"
+    )
+    ax.imshow(cells, cmap=COUNT_MAP, vmin=0, vmax=1, aspect="auto")
+    for (row, column), value in np.ndenumerate(cells.to_numpy()):
+        colour = "white" if value > 0.5 else "black"
+        ax.text(column, row, f"{value:.0%}", ha="center", va="center", color=colour)
+    ax.set_xticks(range(len(cells.columns)), cells.columns)
+    ax.set_yticks(range(len(cells)), cells.index)
+    ax.set(xlabel="judged by", ylabel="made on", title=title)
+    return ax
+
+
+def corruption(ax: Axes, table: pd.DataFrame, name: str, chance: float) -> Axes:
+    """Draw accuracy over the severities of one corruption, one line a checkpoint, and chance.
+
+    `table` has rows of `corruptions.corruption_table`; the first point is the clip as it is.
+    """
+    rows = table[table["corruption"].isin(("none", name))]
+    for checkpoint, own in rows.groupby("checkpoint", sort=False):
+        x = np.arange(len(own))
+        (line,) = ax.plot(x, own["accuracy"] * 100, "o-", label=checkpoint)
+        ax.fill_between(x, *_percent(own, "low", "high"), color=line.get_color(), alpha=0.15)
+    ax.axhline(chance * 100, color="black", linestyle=":", label="chance")
+    ax.set_xticks(x, ["none", *(f"{value:g}" for value in own["severity"].iloc[1:])])
+    label = f"{name.replace('_', ' ')} ({own['unit'].iloc[-1]})"
+    ax.set(xlabel=label, ylabel="accuracy (%)", ylim=(-2, 102))
     return ax
 
 
@@ -197,6 +279,24 @@ def grid(rows: int, columns: int, width: float = 3.2, height: float = 2.4) -> tu
         rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained"
     )
     return figure, axes
+
+
+def _percent(rows: pd.DataFrame, *columns: str) -> list[pd.Series]:
+    """Return columns of fractions in percent; missing ones stay missing."""
+    return [rows[column].astype(float) * 100 for column in columns]
+
+
+def _eps_axes(ax: Axes, ticks: np.ndarray) -> None:
+    """Give an axis over eps its logarithmic scale, and dB on top."""
+    ax.set_xscale("log")
+    top = ax.secondary_xaxis(
+        "top", functions=(lambda eps: eps * DYNAMIC_RANGE_DB, lambda db: db / DYNAMIC_RANGE_DB)
+    )
+    top.set_xlabel("eps (dB)")
+    ax.set_xticks(ticks, [f"{eps:g}" for eps in ticks])
+    top.set_xticks(ticks * DYNAMIC_RANGE_DB, [f"{eps * DYNAMIC_RANGE_DB:.2g}" for eps in ticks])
+    ax.minorticks_off()
+    top.minorticks_off()
 
 
 def _mel_image(ax: Axes, values: np.ndarray, cmap: str, low: float, high: float) -> AxesImage:

@@ -1,8 +1,65 @@
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile as sf
+
+from src.data.loader import SegmentDataset
+from src.models import cnn
+from src.models.evaluation import predict_logits
+from src.models.recipes import DOCUMENTED
+from src.models.trainer import CHECKPOINT_FILE, fit, load_checkpoint
+
+
+def planted(seed, n):
+    """Return noise with tones, strokes or slanted lines for one of three genres, faint to loud."""
+    rng = np.random.default_rng(seed)
+    X, y = rng.random((n, 128, 130), dtype=np.float32) / 2, np.arange(n) % 3
+    level = rng.uniform(0.1, 0.3, (n, 1, 1)).astype(np.float32)
+    slant = np.add.outer(np.arange(128), np.arange(130)) % 8 == 0
+    X[y == 0, ::8] += level[y == 0]
+    X[y == 1, :, ::8] += level[y == 1]
+    X[y == 2] += level[y == 2] * slant
+    return X, y
+
+
+@pytest.fixture(scope="session")
+def slim_model(tmp_path_factory):
+    """Return a slim network that has learnt the planted patterns."""
+    folder = tmp_path_factory.mktemp("model")
+    recipe = DOCUMENTED | {
+        "epochs": 15,
+        "batch_size": 4,
+        "lr": 0.005,
+        "weight_decay": 0,
+        "patience": 15,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cnn, "WIDTHS", (8, 16, 16, 16))
+        patch.setattr(cnn, "DENSE", (64, 64))
+        train, val = (SegmentDataset(*planted(*how)) for how in ((1, 90), (2, 18)))
+        fit(train, val, folder, genres=[*"abc"], fingerprint="", seed=0, recipe=recipe)
+        yield load_checkpoint(folder / CHECKPOINT_FILE)[0]
+
+
+class Clips(NamedTuple):
+    """Segments, the genres that the slim network hears (but for two), their table."""
+
+    X: np.ndarray
+    y: np.ndarray
+    segments: pd.DataFrame
+
+
+@pytest.fixture(scope="session")
+def clips(slim_model):
+    """Return 24 segments of six tracks, two of them heard wrongly."""
+    X, _ = planted(3, 24)
+    y = predict_logits(slim_model, X).argmax(axis=1)
+    y[[4, 9]] = (y[[4, 9]] + 1) % 3
+    segments = pd.DataFrame({"segment": np.arange(24) * 2, "track": np.repeat([*"abcdef"], 4)})
+    return Clips(X, y, segments.assign(genre=[*"abc"] * 8))
 
 
 @pytest.fixture

@@ -13,7 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from src.attacks.corruptions import CORRUPTIONS
+from src.attacks.flags import FLAGS
+from src.attacks.records import TABLE_COLUMNS
 from src.paths import NOTEBOOKS, ROOT, STAGES
+from src.pipeline import ATTACK_TABLES
 
 BOOKS = sorted(NOTEBOOKS.glob("*.ipynb"))
 CODE_LINES = 15
@@ -23,7 +27,8 @@ FIGURES = """
     preprocessing_segments preprocessing_bands
     documented/training_history documented/confusion_matrix documented/genre_accuracy
     robust/training_history robust/confusion_matrix robust/genre_accuracy recipes
-    adversarial_robustness adversarial_perturbations gradcam/baseline_correct
+    adversarial_robustness adversarial_fragility adversarial_flow adversarial_perturbations
+    adversarial_transfer adversarial_corruptions gradcam/baseline_correct
 """.split()
 TRAINING_COLUMNS = """
     corpus split recipe seed epochs clip_accuracy clip_low clip_high
@@ -35,6 +40,14 @@ TINY = {
     "CHANGES": {"epochs": 2, "batch_size": 16},
     "N_SEGMENTS": 20,
     "ITERATIONS": 3,
+    "SUITE_EPSILONS": [0.01],
+    "N_RESTARTS": 2,
+    "SQUARE_QUERIES": 2,
+    "N_HARD_LABEL": 1,
+    "HARD_LABEL_STEPS": 1,
+    "N_BISECTED": 4,
+    "N_TRACKS": 2,
+    "N_CORRUPTED": 4,
     "PER_GENRE": 1,
     "N_FAILURES": 2,
 }
@@ -211,14 +224,13 @@ def test_results_say_what_they_depend_on(tiny):
 def test_results_are_fractions_of_the_segments_there_are(tiny):
     found = results(tiny, "tiny")
     assert (found["audit"]["n_tracks"], found["audit"]["n_used"]) == (70, 70)
-    training, attacks = found["training_documented"], found["attacks"]
+    training = found["training_documented"]
     assert training["n_parameters"] == 1_440_618
     assert len(training["history"]) == TINY["CHANGES"]["epochs"]
     assert np.sum(training["test"]["confusion_clips"]) == 100
     assert np.sum(training["test"]["confusion_songs"]) == 10
     measures = [training[who][what] for who in ("test", "baseline") for what in ACCURACIES]
     measures += training["test"]["per_genre"].values()
-    measures += [line["robust_accuracy"] for line in attacks["attacks"]]
     for measure in measures:
         assert 0 <= measure["value"] <= 1
         assert measure["low"] is None or 0 <= measure["low"] <= measure["high"] <= 1
@@ -243,10 +255,6 @@ def test_each_recipe_has_a_row_and_its_predictions(tiny):
 
 def test_tables_have_one_row_a_record(tiny):
     metrics = tiny / "results" / "metrics" / "tiny"
-    attacks = pd.read_csv(metrics / "attacks.csv")
-    assert len(attacks) == TINY["N_SEGMENTS"] * 2 * len(EPSILONS)
-    assert (attacks.groupby(["attack", "eps"]).size() == TINY["N_SEGMENTS"]).all()
-    assert sorted(attacks["eps"].unique()) == list(EPSILONS)
     maps, shown = pd.read_csv(metrics / "gradcam.csv"), results(tiny, "tiny")["gradcam"]["maps"]
     assert maps.groupby("category").size().to_dict() == {k: v["n_maps"] for k, v in shown.items()}
     n_correct = shown["baseline_correct"]["n_maps"]
@@ -254,6 +262,45 @@ def test_tables_have_one_row_a_record(tiny):
     assert shown["natural_failures"]["n_maps"] == 2 * TINY["N_FAILURES"]
     for name in ("fgsm", "pgd"):  # each clip at its smallest flip and at the documented eps
         assert shown[f"adversarial_{name}"]["n_maps"] == 2 * n_correct
+
+
+def test_attacks_are_told_segment_by_segment(tiny):
+    metrics = tiny / "results" / "metrics" / "tiny"
+    attacks = pd.read_csv(metrics / "attacks.csv", keep_default_na=False)
+    keys = ["checkpoint", "attack", "eps"]
+    counts = attacks.groupby(keys).size().unstack("eps")
+    everywhere = ["fgsm", "pgd", "worst_case", "noise_linf", "noise_l2"]
+    for checkpoint in ("documented", "robust"):
+        own = counts.loc[checkpoint]
+        assert (own.loc[everywhere] == TINY["N_SEGMENTS"]).all(axis=None)
+        assert (own.loc["apgd_dlr"].dropna() == TINY["N_SEGMENTS"]).all()
+    assert sorted(attacks["eps"].unique()) == list(EPSILONS)
+    robustness = pd.read_csv(metrics / "robustness.csv").set_index(keys)
+    assert list(pd.read_csv(metrics / "robustness.csv")) == TABLE_COLUMNS
+    right = attacks["adversarial_prediction"] == attacks["true"]
+    told = right.groupby([attacks[key] for key in keys]).mean()
+    pd.testing.assert_series_equal(robustness["accuracy"].loc[told.index], told, check_names=False)
+    assert (robustness["low"].dropna() <= robustness["accuracy"][robustness["low"].notna()]).all()
+
+
+def test_a_report_of_robustness_has_all_of_its_parts(tiny):
+    metrics = tiny / "results" / "metrics" / "tiny"
+    tables = {name: pd.read_csv(metrics / f"{name}.csv") for name in ATTACK_TABLES}
+    for name in ("robustness", "corruptions", "transfer", "comparison"):
+        assert (tables[name]["split"] == "random").all()
+    severities = {(name, s) for name, kind in CORRUPTIONS.items() for s in kind.severities}
+    corrupted = tables["corruptions"]
+    told = set(zip(corrupted["corruption"], corrupted["severity"], strict=True))
+    assert told == severities | {("none", 0)}
+    assert (corrupted["n_segments"] == TINY["N_CORRUPTED"]).all()
+    assert tables["songs"].groupby(["checkpoint", "made_on"]).size().eq(TINY["N_TRACKS"]).all()
+    assert tables["smallest_eps"].groupby("checkpoint").size().le(TINY["N_BISECTED"]).all()
+    assert set(tables["comparison"]["checkpoint"]) == {"robust"}
+    told = results(tiny, "tiny")["attacks"]
+    flags = {(flag["checkpoint"], flag["flag"]) for flag in told["flags"]}
+    assert flags == {(name, flag) for name in ("documented", "robust") for flag in FLAGS}
+    assert all({"raised", "raised_if", "what_to_do", "found"} <= set(f) for f in told["flags"])
+    assert set(told["pgd_to_worst_case"]) == {"documented", "robust"}
 
 
 def test_every_documented_figure_is_drawn(tiny):
@@ -306,8 +353,6 @@ def test_real_tracks_go_the_whole_way(tmp_path):
     assert {result["corpus"] for result in found.values()} == {real.name}
     training = found["training_documented"]
     assert training["test"]["clip_accuracy"]["value"] > 2 * training["test"]["chance"]
-    harmed = {
-        (line["attack"], line["eps"]): line["robust_accuracy"]["value"]
-        for line in found["attacks"]["attacks"]
-    }
-    assert harmed["pgd", 0.1] < found["attacks"]["attacks"][0]["clean_accuracy"] / 2
+    table = pd.read_csv(folder / "results/metrics/real/robustness.csv")
+    table = table[table["checkpoint"] == "documented"].set_index(["attack", "eps"])["accuracy"]
+    assert table["pgd", 0.1] < table["clean", 0] / 2

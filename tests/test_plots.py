@@ -5,6 +5,8 @@ import pytest
 from matplotlib.image import imread
 
 from src import plots
+from src.attacks.records import NOISES, WORST_CASE
+from src.attacks.suite import BLACK_BOX, Budget, stages
 from src.data.frontend import frame_times, mel_frequencies
 
 
@@ -66,17 +68,55 @@ def test_a_confusion_matrix_has_true_genres_as_rows(ax):
 
 
 def test_robustness_is_drawn_in_percent_with_eps_in_decibel_above(ax):
-    def line(eps, value):
-        measure = {"value": value, "low": value - 0.1, "high": value + 0.1}
-        return {"attack": "pgd", "eps": eps, "clean_accuracy": 0.9, "robust_accuracy": measure}
-
-    plots.robustness(ax, [line(0.001, 0.75), line(0.01, 0.25)], chance=0.1)
+    columns = ["attack", "eps", "accuracy", "low", "high"]
+    lines = [("clean", 0, 0.9, 0.8, 1), ("pgd", 0.01, 0.25, None, None), ("pgd", 0.001, 0.75, 0, 1)]
+    plots.robustness(ax, pd.DataFrame(lines, columns=columns), chance=0.1)
     pgd, clean, chance = ax.get_lines()
     assert pgd.get_xydata().tolist() == [[0.001, 75], [0.01, 25]]
     assert (clean.get_ydata()[0], chance.get_ydata()[0]) == (90, 10)
     ax.figure.canvas.draw()
     (top,) = ax.child_axes
     assert top.get_xlim() == pytest.approx(tuple(80 * eps for eps in ax.get_xlim()))
+
+
+def test_every_attack_of_the_suite_has_a_style_of_its_own():
+    suite = [name for name, *_ in stages(Budget(), 0.01, n_genres=10)]
+    assert {"fgsm", "pgd", *suite, *BLACK_BOX, *NOISES, WORST_CASE} == set(plots.ATTACK_STYLE)
+    assert len({style[:2] for style in plots.ATTACK_STYLE.values()}) == len(plots.ATTACK_STYLE)
+
+
+def test_fragility_shows_each_segment_in_the_row_of_its_genre(ax):
+    table = pd.DataFrame({"true": [0, 0, 1, 1], "smallest_eps_db": [0.2, 0.8, 4, np.nan]})
+    plots.fragility(ax, table, ["blues", "jazz"])
+    points = [line for line in ax.get_lines() if line.get_marker() == "."]
+    assert [line.get_xdata().tolist() for line in points] == [[0.2, 0.8], [4]]
+    assert all(abs(line.get_ydata() - k).max() < 0.5 for k, line in enumerate(points))
+    edge = [line.get_xdata() for line in ax.get_lines() if line.get_marker() == ">"]
+    assert [len(x) for x in edge] == [0, 1]
+    assert edge[1] > 4
+    medians = [line.get_xdata()[0] for line in ax.get_lines() if line.get_marker() == "|"]
+    assert medians == [0.5, 6]
+    plots.fragility(ax, table[:0], ["blues", "jazz"])
+    ax.figure.canvas.draw()
+
+
+def test_transfer_has_what_was_attacked_as_rows_and_judges_as_columns(ax):
+    columns = ["made_on", "checkpoint", "accuracy"]
+    cells = [("clean", "b", 1), ("b", "b", 0.25), ("clean", "a", 0.75), ("b", "a", 0.5)]
+    plots.transfer(ax, pd.DataFrame(cells, columns=columns))
+    shown = {text.get_position(): text.get_text() for text in ax.texts}
+    assert shown == {(0, 0): "100%", (0, 1): "25%", (1, 0): "75%", (1, 1): "50%"}
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["b", "a"]
+
+
+def test_a_corruption_is_drawn_from_none_to_hard(ax):
+    rows = [("none", 0, 0.9), ("mp3", 64, 0.7), ("mp3", 8, 0.2), ("low_pass", 1000, 0)]
+    table = pd.DataFrame(rows, columns=["corruption", "severity", "accuracy"])
+    table = table.assign(checkpoint="documented", low=0, high=1, unit="kbit/s")
+    plots.corruption(ax, table, "mp3", chance=0.1)
+    assert ax.get_lines()[0].get_ydata().tolist() == [90, 70, 20]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["none", "64", "8"]
+    assert ax.get_xlabel() == "mp3 (kbit/s)"
 
 
 def test_intervals_of_a_single_track_are_left_out(ax):

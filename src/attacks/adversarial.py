@@ -2,27 +2,33 @@
 
 Threat model: the attacker knows network and gradients (white box) and may change every bin of a
 spectrogram in [0, 1] by at most `eps` (L-infinity), which is 80 * eps in dB. Gradients are
-computed fast (batch norms folded, bfloat16); whether an attack succeeded is judged by the float32
-network alone.
+computed fast (batch norms folded, bfloat16), losses in float32; whether an attack succeeded is
+judged by the float32 network alone.
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
-from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
+from art.attacks.evasion import (
+    AutoProjectedGradientDescent,
+    FastGradientMethod,
+    ProjectedGradientDescent,
+    SquareAttack,
+)
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 from tqdm.auto import tqdm
 
-from src.data.frontend import DYNAMIC_RANGE_DB, N_FRAMES, N_MELS
+from src.attacks.records import make_records
+from src.data.frontend import N_FRAMES, N_MELS
 from src.models.cnn import GenreClassifierCNN, fold_batch_norm
 from src.models.evaluation import predict_logits
 from src.runtime import device, fast_precision, keep_freed_memory, set_seed
-from src.statistics import mean_over_tracks
 
-ATTACKS = ("fgsm", "pgd")
 EPSILONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 ITERATIONS = 40
 STEP_SHARE = 0.25
@@ -31,7 +37,10 @@ BATCH_SIZE = 64
 
 
 class FastGradients(nn.Module):
-    """A frozen evaluation copy of a network that computes in bfloat16 and returns float32."""
+    """A frozen evaluation copy of a network: gradients in bfloat16, all else in float32.
+
+    Attacks that compare losses (APGD) would take the rounding of bfloat16 for progress.
+    """
 
     def __init__(self, model: GenreClassifierCNN):
         super().__init__()
@@ -39,7 +48,7 @@ class FastGradients(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return logits (n, n_genres) of spectrograms (n, 1, n_mels, frames)."""
-        with fast_precision():
+        with fast_precision() if x.requires_grad else nullcontext():
             return self.model(x).float()
 
 
@@ -58,42 +67,50 @@ def make_classifier(model: GenreClassifierCNN) -> PyTorchClassifier:
 
 def attack(
     name: str,
-    classifier: PyTorchClassifier,
+    estimator: PyTorchClassifier,
     X: np.ndarray,
     y: np.ndarray,
-    eps: float,
+    eps: float | np.ndarray,
     iterations: int = ITERATIONS,
     seed: int = 42,
 ) -> np.ndarray:
     """Return attacked segments, float32 (n, 128, 130) in [0, 1] with |attacked - X| <= eps.
 
-    `name` is "fgsm" (Goodfellow et al. 2015) or "pgd" (Madry et al. 2018; `iterations` steps of
-    eps / 4 from one random start). `y` holds the true genre numbers; eps = 0 returns X unchanged.
+    `name` is one of METHODS: "fgsm" (Goodfellow et al. 2015), "pgd" and "pgd_targeted" (Madry et
+    al. 2018; steps of eps / 4 from a random start), "apgd_ce" and "apgd_dlr" (Croce and Hein 2020,
+    on cross-entropy and on the difference of logits ratio, which needs three genres) or "square"
+    (Andriushchenko et al. 2020; `estimator` may be a `make_oracle`, `iterations` are queries).
+    `y` holds the true genre numbers, for "pgd_targeted" those to be reached. eps = 0 returns X
+    unchanged; PGD takes one eps a segment too (n,) and then starts at the segment itself. For
+    segments that it does not fool APGD returns where it started from, not its best point.
     Raises ValueError for an unknown name or an eps outside [0, 1], AssertionError if the attack
     broke its bounds.
     """
-    if name not in ATTACKS:
-        raise ValueError(f"{name} is not an attack known here: give {' or '.join(ATTACKS)}.")
-    if not 0 <= eps <= 1:
+    if name not in METHODS:
+        raise ValueError(f"{name} is not an attack known here: give one of {', '.join(METHODS)}.")
+    if not (np.all(np.greater_equal(eps, 0)) and np.all(np.less_equal(eps, 1))):
         raise ValueError(f"eps is {eps}: it must lie in [0, 1], where 0.01 is 0.8 dB.")
     X = np.array(X, dtype=np.float32)
-    if eps == 0 or len(X) == 0:
+    if np.all(np.equal(eps, 0)) or len(X) == 0:
         return X
     set_seed(seed)
-    method = _method(name, classifier, eps, iterations)
+    method = METHODS[name](estimator, eps, iterations)
     attacked = method.generate(X[:, None], np.asarray(y))[:, 0]
     check_contract(X, attacked, eps)
     return attacked
 
 
-def check_contract(X: np.ndarray, attacked: np.ndarray, eps: float) -> None:
-    """Raise AssertionError if attacked segments leave the ball, the range or the finite numbers."""
-    largest = float(np.abs(attacked - X).max())
+def check_contract(X: np.ndarray, attacked: np.ndarray, eps: float | np.ndarray) -> None:
+    """Raise AssertionError if attacked segments leave the ball, the range or the finite numbers.
+
+    `eps` is one for all segments (n, 128, 130) or one each (n,).
+    """
+    largest = np.abs(attacked - X).max(axis=(1, 2))
     low, high = float(attacked.min()), float(attacked.max())
-    if not (largest <= eps + TOLERANCE and low >= 0 and high <= 1):
+    if not (np.all(largest <= eps + TOLERANCE) and low >= 0 and high <= 1):
         raise AssertionError(
-            f"The attack at eps = {eps} changed a bin by {largest} and reached [{low}, {high}]: "
-            "it left its bounds or is not finite; its result is not used."
+            f"The attack at eps = {eps} changed a bin by {largest.max()} and reached "
+            f"[{low}, {high}]: it left its bounds or is not finite; its result is not used."
         )
 
 
@@ -126,13 +143,12 @@ def sweep(
     unchanged. With PGD a segment broken at a small eps is broken at each larger one, whose ball
     holds the smaller ball: it keeps its perturbation and is not attacked again. FGSM, whose step
     is eps itself, is made anew at each eps.
-    Columns: segment, track, true, attack, eps, eps_db, clean_prediction, adversarial_prediction,
-    success (right before, wrong after), linf, l2, snr_db (None for an unchanged segment).
+    The columns are those of `make_records`.
     """
     clean = predict_logits(model, X).argmax(axis=1)
     growing = attack_growing(name, model, X, y, epsilons, iterations, seed)
     rows = [
-        _records(name, eps, X, attacked, segments, y, clean, prediction)
+        make_records(name, eps, X, attacked, segments, y, clean, prediction)
         for eps, attacked, prediction in growing
     ]
     return pd.concat(rows, ignore_index=True)
@@ -179,85 +195,53 @@ def first_flips(
     return smallest, flipped
 
 
-def summarize(records: pd.DataFrame) -> list[dict]:
-    """Return accuracy, drop and success rate by attack and eps, with intervals over tracks.
-
-    The attack success rate is the share of flipped segments among those right before the attack;
-    its interval is absent when there are none.
-    """
-    table = []
-    for (name, eps), rows in records.groupby(["attack", "eps"]):
-        right_before = rows["clean_prediction"] == rows["true"]
-        right_after = rows["adversarial_prediction"] == rows["true"]
-        hit = rows[right_before]
-        table.append(
-            {
-                "attack": name,
-                "eps": eps,
-                "eps_db": eps * DYNAMIC_RANGE_DB,
-                "clean_accuracy": right_before.mean(),
-                "robust_accuracy": mean_over_tracks(right_after, rows["track"]),
-                "accuracy_drop": right_before.mean() - right_after.mean(),
-                "attack_success_rate": mean_over_tracks(hit["success"], hit["track"])
-                if len(hit)
-                else None,
-            }
-        )
-    return table
+def _fgsm(estimator, eps: float, iterations: int) -> FastGradientMethod:
+    """Return one step of size eps; `iterations` does not matter."""
+    return FastGradientMethod(estimator, eps=eps, batch_size=BATCH_SIZE)
 
 
-def smallest_flip(records: pd.DataFrame) -> pd.DataFrame:
-    """Return the smallest eps of the sweep that flips each segment, by attack; NaN if none does."""
-    flipped = records["eps"].where(records["success"])
-    return flipped.groupby([records["attack"], records["segment"]]).min().unstack("attack")
-
-
-def middle_flip(smallest: pd.Series, numbers: np.ndarray) -> int:
-    """Return the position in `numbers` of the segment in the middle of those that flip.
-
-    `smallest` is a column of `smallest_flip`, indexed by segment number. Neither the easiest nor
-    the hardest; the first segment if none flips.
-    """
-    order = smallest.dropna().sort_values(kind="stable").index
-    chosen = order[len(order) // 2] if len(order) else numbers[0]
-    return int(np.flatnonzero(numbers == chosen)[0])
-
-
-def _method(name: str, classifier: PyTorchClassifier, eps: float, iterations: int):
-    """Return the ART attack of that name."""
-    if name == "fgsm":
-        return FastGradientMethod(classifier, eps=eps, batch_size=BATCH_SIZE)
+def _pgd(estimator, eps, iterations: int, targeted: bool = False) -> ProjectedGradientDescent:
+    """Return steps of eps / 4; ART cannot draw random starts for several eps (n,) at once."""
+    several = np.ndim(eps) > 0
+    size = np.reshape(eps, (-1, 1, 1, 1)).astype(np.float32) if several else eps
     return ProjectedGradientDescent(
-        classifier,
-        eps=eps,
-        eps_step=eps * STEP_SHARE,
+        estimator,
+        eps=size,
+        eps_step=size * STEP_SHARE,
         max_iter=iterations,
-        num_random_init=1,
+        num_random_init=0 if several else 1,
+        targeted=targeted,
         batch_size=BATCH_SIZE,
         verbose=False,
     )
 
 
-def _records(name, eps, X, attacked, segments, y, clean, prediction) -> pd.DataFrame:
-    """Return one row a segment for one attack at one eps."""
-    change = (attacked - X).reshape(len(X), -1)
-    signal = np.square(X.reshape(len(X), -1)).sum(axis=1)
-    energy = np.square(change).sum(axis=1)
-    with np.errstate(divide="ignore"):
-        snr = 10 * np.log10(signal / energy)
-    return pd.DataFrame(
-        {
-            "segment": segments["segment"].to_numpy(),
-            "track": segments["track"].to_numpy(),
-            "true": y,
-            "attack": name,
-            "eps": eps,
-            "eps_db": eps * DYNAMIC_RANGE_DB,
-            "clean_prediction": clean,
-            "adversarial_prediction": prediction,
-            "success": (clean == y) & (prediction != y),
-            "linf": np.abs(change).max(axis=1),
-            "l2": np.sqrt(energy),
-            "snr_db": np.where(energy > 0, snr, np.nan),
-        }
+def _apgd(estimator, eps: float, iterations: int, loss: str) -> AutoProjectedGradientDescent:
+    """Return steps that start at 2 eps and halve where the loss no longer grows."""
+    return AutoProjectedGradientDescent(
+        estimator,
+        eps=eps,
+        eps_step=2 * eps,
+        max_iter=iterations,
+        nb_random_init=1,
+        loss_type=loss,
+        batch_size=BATCH_SIZE,
+        verbose=False,
     )
+
+
+def _square(estimator, eps: float, iterations: int) -> SquareAttack:
+    """Return a random search over squares of +-eps, without gradients."""
+    return SquareAttack(
+        estimator, eps=eps, max_iter=iterations, batch_size=BATCH_SIZE, verbose=False
+    )
+
+
+METHODS = {
+    "fgsm": _fgsm,
+    "pgd": _pgd,
+    "pgd_targeted": partial(_pgd, targeted=True),
+    "apgd_ce": partial(_apgd, loss="cross_entropy"),
+    "apgd_dlr": partial(_apgd, loss="difference_logits_ratio"),
+    "square": _square,
+}

@@ -1,0 +1,67 @@
+"""Attacks without gradients: they see the float32 network's answers alone."""
+
+import numpy as np
+from art.attacks.evasion import HopSkipJump
+from art.estimators.classification import BlackBoxClassifierNeuralNetwork
+from tqdm.auto import tqdm
+
+from src.data.frontend import N_FRAMES, N_MELS
+from src.models.cnn import GenreClassifierCNN
+from src.models.evaluation import predict_logits
+from src.runtime import set_seed
+
+FIRST_QUERIES = 50
+
+
+def make_oracle(model: GenreClassifierCNN) -> BlackBoxClassifierNeuralNetwork:
+    """Return an ART classifier that answers with float32 logits and gives no gradients.
+
+    An answer given once is remembered: ART's Square asks for most of its answers three times.
+    """
+    known = {}
+
+    def answer(batch: np.ndarray) -> np.ndarray:
+        keys = [hash(x.tobytes()) for x in batch]
+        new = {key: i for i, key in enumerate(keys) if key not in known}
+        if new:
+            logits = predict_logits(model, batch[list(new.values()), 0])
+            known.update(zip(new, logits, strict=True))
+        return np.stack([known[key] for key in keys])
+
+    return BlackBoxClassifierNeuralNetwork(
+        answer,
+        input_shape=(1, N_MELS, N_FRAMES),
+        nb_classes=model.output.out_features,
+        channels_first=True,
+        clip_values=(0.0, 1.0),
+    )
+
+
+def hop_skip_jump(
+    oracle: BlackBoxClassifierNeuralNetwork,
+    X: np.ndarray,
+    rows: np.ndarray,
+    steps: int,
+    seed: int,
+) -> np.ndarray:
+    """Return segments `rows` of X (n, 128, 130) moved as little as it takes to turn the answer.
+
+    HopSkipJump (Chen et al. 2020) in L-infinity, from the nearest segment of X that is heard as
+    another genre; only predicted genres are used. It seeks a small change, not one within a given
+    eps: how large the change is tells for which eps it counts. A segment that finds no start is
+    returned as it is.
+    """
+    set_seed(seed)
+    heard = oracle.predict(X[:, None]).argmax(axis=1)
+    found = np.array(X[rows], dtype=np.float32)
+    method = HopSkipJump(
+        oracle, norm=np.inf, max_iter=steps, init_eval=FIRST_QUERIES, verbose=False
+    )
+    for position, row in enumerate(tqdm(rows, desc="hop_skip_jump", unit="segment")):
+        others = np.flatnonzero(heard != heard[row])
+        if len(others) and steps:
+            distance = np.square(X[others] - X[row]).sum(axis=(1, 2))
+            start = np.array(X[others[distance.argmin()]], dtype=np.float32)[None, None]
+            moved = method.generate(X[row][None, None], x_adv_init=start)
+            found[position] = moved[0, 0]
+    return found

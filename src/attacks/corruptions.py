@@ -1,0 +1,170 @@
+"""Corruptions that music meets, at graded severities, made on its audio by audiomentations."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import audiomentations as effects
+import numpy as np
+import pandas as pd
+import torch
+from scipy.signal import fftconvolve
+from torch import nn
+from tqdm.auto import tqdm
+
+from src.data import corpus as corpora
+from src.data.frontend import SAMPLE_RATE, SEGMENT_SAMPLES, LogMel
+from src.models.evaluation import predict_logits
+from src.runtime import one_thread, set_seed
+from src.statistics import mean_over_tracks
+
+MARGIN = SAMPLE_RATE  # what is corrupted with a segment before and after it: 1 s
+UNCHANGED = "none"
+TABLE_COLUMNS = (
+    "corpus split checkpoint corruption severity unit accuracy low high n_segments n_tracks"
+).split()
+
+
+class Corruption(NamedTuple):
+    """What is done to samples: severities from mild to hard, their unit, the effect of one."""
+
+    unit: str
+    severities: tuple
+    make: Callable
+
+
+def excerpt(samples: np.ndarray, start: int) -> tuple[np.ndarray, int]:
+    """Return a segment with up to a second before and after it, and where in that it begins.
+
+    `samples` (time,), `start` the segment's first sample; too short ones are repeated.
+    """
+    low, high = max(0, start - MARGIN), start + SEGMENT_SAMPLES + MARGIN
+    piece = samples[low:high]
+    missing = max(0, SEGMENT_SAMPLES + MARGIN - len(piece))
+    return np.pad(piece, (0, missing), mode="wrap"), start - low
+
+
+def corrupt(name: str, severity: float, piece: np.ndarray, begin: int, seed: int) -> np.ndarray:
+    """Return the corrupted segment (66150,) of an excerpt; one stretched in time is cut anew.
+
+    `name` is one of CORRUPTIONS, `severity` in its unit. Raises ValueError for another name.
+    """
+    if name not in CORRUPTIONS:
+        raise ValueError(f"{name} is no corruption known here: give one of {sorted(CORRUPTIONS)}.")
+    set_seed(seed)
+    changed = CORRUPTIONS[name].make(severity, np.array(piece, dtype=np.float32))
+    begin = round(begin * len(changed) / len(piece))
+    begin = max(0, min(begin, len(changed) - SEGMENT_SAMPLES))
+    return changed[begin : begin + SEGMENT_SAMPLES]
+
+
+def corrupt_segments(
+    corpus: Path, tracks: pd.DataFrame, segments: pd.DataFrame, seed: int
+) -> Iterator[tuple[str, float, np.ndarray]]:
+    """Yield each corruption, severity and the log-mels (n, 128, 130) of the segments so changed.
+
+    `tracks` is the audit's table; `segments` rows of the table of segments. First comes "none"
+    with severity 0. Raises ValueError for a corpus without audio.
+    """
+    if corpora.is_log_mel(corpus):
+        raise ValueError(f"{corpus.name} has log-mels and no audio: corruptions need audio.")
+    pieces, front_end = _excerpts(corpus, tracks, segments), LogMel()
+    jobs = [(name, s) for name, kind in CORRUPTIONS.items() for s in kind.severities]
+    for name, severity in tqdm([(UNCHANGED, 0), *jobs], desc="corruptions", unit="severity"):
+        if name == UNCHANGED:
+            samples = [piece[begin : begin + SEGMENT_SAMPLES] for piece, begin in pieces]
+        else:
+            samples = [corrupt(name, severity, *pieces[i], seed + i) for i in range(len(pieces))]
+        with one_thread(), torch.inference_mode():
+            X = front_end(torch.from_numpy(np.stack(samples))).numpy()
+        yield name, severity, X
+
+
+def corruption_table(
+    models: dict[str, nn.Module],
+    corrupted: Iterable[tuple[str, float, np.ndarray]],
+    y: np.ndarray,
+    tracks: np.ndarray,
+    corpus: str,
+    split: str,
+) -> pd.DataFrame:
+    """Return accuracy by corruption, severity and checkpoint, with intervals over tracks.
+
+    `corrupted` is what `corrupt_segments` yields; none of it (a corpus without audio) gives a
+    table without rows.
+    """
+    rows = []
+    for name, severity, X in corrupted:
+        unit = "" if name == UNCHANGED else CORRUPTIONS[name].unit
+        facts = {"corruption": name, "severity": severity, "unit": unit}
+        for checkpoint, model in models.items():
+            right = predict_logits(model, X).argmax(axis=1) == y
+            measured = mean_over_tracks(right, tracks)
+            measured |= {"accuracy": measured.pop("value"), "checkpoint": checkpoint}
+            rows.append(facts | measured | {"corpus": corpus, "split": split})
+    return pd.DataFrame(rows, columns=TABLE_COLUMNS)
+
+
+def _excerpts(corpus: Path, tracks: pd.DataFrame, segments: pd.DataFrame) -> list:
+    """Read the excerpt and its beginning for each segment, every track once."""
+    files, pieces = tracks.set_index("track", drop=False), {}
+    for name, group in segments.groupby("track"):
+        samples = corpora.read_used(corpus, files.loc[name])
+        for row, start in zip(group.index, group["start_s"], strict=True):
+            pieces[row] = excerpt(samples, round(start * SAMPLE_RATE))
+    return [pieces[row] for row in segments.index]
+
+
+def _library(effect: Callable, severity: str, **fixed) -> Callable:
+    """Return a function that applies an audiomentations effect with one severity."""
+
+    def make(value: float, samples: np.ndarray) -> np.ndarray:
+        low, high = (f"{end}_{severity}" for end in ("min", "max"))
+        return effect(**{low: value, high: value}, **fixed, p=1)(samples, SAMPLE_RATE)
+
+    return make
+
+
+def _overdrive(gain_db: float, samples: np.ndarray) -> np.ndarray:
+    """Raise samples by so many dB over full scale and cut them there."""
+    gain = effects.Gain(gain_db, gain_db, p=1)
+    chain = effects.Compose([effects.Normalize(p=1), gain, effects.Clip(p=1)])
+    return chain(samples, SAMPLE_RATE)
+
+
+def _reverberate(seconds: float, samples: np.ndarray) -> np.ndarray:
+    """Add the echo of a room whose sound decays by 60 dB in `seconds`.
+
+    Decaying noise as impulse response (Moorer 1979). As in a room (Sabine) its energy grows with
+    the decay; at one second it is that of the direct sound.
+    """
+    times = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    tail = np.random.standard_normal(len(times)) * 10 ** (-3 * times / seconds)  # noqa: NPY002
+    response = tail * np.sqrt(seconds / np.square(tail).sum())
+    response[0] += 1
+    return fftconvolve(samples, response)[: len(samples)].astype(np.float32)
+
+
+CORRUPTIONS = {
+    "white_noise": Corruption(
+        "dB signal-to-noise ratio", (40, 30, 20, 10, 0), _library(effects.AddGaussianSNR, "snr_db")
+    ),
+    "mp3": Corruption(
+        "kbit/s", (64, 32, 16, 8), _library(effects.Mp3Compression, "bitrate", quality=7)
+    ),
+    "low_pass": Corruption(
+        "Hz",
+        (8000, 4000, 2000, 1000),
+        _library(effects.LowPassFilter, "cutoff_freq", min_rolloff=24, max_rolloff=24),
+    ),
+    "clipping": Corruption("dB over full scale", (6, 12, 18, 24), _overdrive),
+    "reverberation": Corruption("s to -60 dB", (0.2, 0.5, 1, 2), _reverberate),
+    "time_stretch": Corruption(
+        "times the speed",
+        (1.02, 1.05, 1.1),
+        _library(effects.TimeStretch, "rate", leave_length_unchanged=False),
+    ),
+    "pitch_shift": Corruption(
+        "semitones", (0.25, 0.5, 1, 2), _library(effects.PitchShift, "semitones")
+    ),
+}

@@ -1,0 +1,138 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.attacks.records import (
+    TABLE_COLUMNS,
+    attack_flow,
+    compare,
+    left_standing,
+    make_records,
+    robustness_table,
+    worst_case,
+)
+
+
+def rows(attack, eps, right, after, checkpoint="documented"):
+    """Return records of segments 0.., two a track, right before and after as listed."""
+    n = len(right)
+    table = pd.DataFrame({"segment": range(n), "track": [f"t{i // 2}" for i in range(n)]})
+    table = table.assign(true=0, attack=attack, eps=eps, checkpoint=checkpoint)
+    table["clean_prediction"] = 1 - np.array(right)
+    table["adversarial_prediction"] = 1 - np.array(after)
+    table["success"] = np.array(right, bool) & ~np.array(after, bool)
+    return table.assign(made_by=attack, eps_db=80 * eps)
+
+
+@pytest.fixture
+def records():
+    right = [1, 1, 1, 1, 0, 1]
+    one = rows("fgsm", 0.01, right, [0, 1, 1, 1, 0, 1])
+    two = rows("pgd", 0.01, right, [1, 0, 1, 1, 0, 1])
+    more = rows("pgd", 0.1, right, [0, 0, 0, 1, 0, 1])
+    return pd.concat([more, one, two], ignore_index=True)
+
+
+def test_a_record_tells_the_size_of_the_change():
+    X = np.full((2, 128, 130), 0.5, dtype=np.float32)
+    attacked = X.copy()
+    attacked[0] += 0.1
+    attacked[0, 0, 0] = 0.75
+    table = make_records(
+        "pgd", 0.3, X, attacked, pd.DataFrame({"segment": [4, 9], "track": ["a", "b"]}),
+        np.array([0, 1]), np.array([0, 1]), np.array([1, 1]),
+    )  # fmt: skip
+    changed, same = table.to_dict("records")
+    assert (changed["linf"], changed["highest"]) == (0.25, 0.75)
+    assert changed["lowest"] == pytest.approx(0.6)
+    energy = 0.01 * (128 * 130 - 1) + 0.0625
+    assert changed["l2"] == pytest.approx(np.sqrt(energy), rel=1e-4)
+    assert changed["snr_db"] == pytest.approx(10 * np.log10(0.25 * 16640 / energy), rel=1e-4)
+    assert (changed["success"], changed["made_by"], changed["eps_db"]) == (True, "pgd", 24)
+    assert (same["linf"], same["success"], same["made_by"]) == (0, False, "")
+    assert np.isnan(same["snr_db"])
+
+
+def test_the_worst_case_takes_each_segment_at_its_weakest(records):
+    worst = worst_case(records, 0.01)
+    assert worst["segment"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert worst["success"].tolist() == [True, True, False, False, False, False]
+    assert worst["made_by"].tolist()[:2] == ["fgsm", "pgd"]
+    assert set(worst["attack"]) == {"worst_case"}
+
+
+def test_a_larger_ball_holds_what_a_smaller_one_broke(records):
+    worst = worst_case(records, 0.1)
+    assert worst["success"].tolist() == [True, True, True, False, False, False]
+    assert worst["made_by"].tolist()[:3] == ["fgsm", "pgd", "pgd"]  # 0.01 before 0.1
+    assert (worst["eps"] == 0.1).all()
+    assert worst["eps_db"].tolist() == [8] * 6
+
+
+def test_what_was_wrong_before_neither_stands_nor_falls(records):
+    assert left_standing(records, 0.001) == {0, 1, 2, 3, 5}
+    assert left_standing(records, 0.01) == {2, 3, 5}
+    assert left_standing(records, 0.1) == {3, 5}
+
+
+def test_the_table_is_counted_from_the_records(records):
+    worst = worst_case(records, 0.01)
+    table = robustness_table(pd.concat([records, worst]), "tiny", "random")
+    assert list(table.columns) == TABLE_COLUMNS
+    assert list(TABLE_COLUMNS) == (
+        "corpus,split,checkpoint,attack,eps,eps_db,accuracy,low,high,attack_success_rate,"
+        "n_segments,n_tracks".split(",")
+    )
+    lines = table.set_index(["attack", "eps"])
+    clean = lines.loc["clean", 0.0]
+    assert (clean["accuracy"], clean["n_segments"], clean["n_tracks"]) == (5 / 6, 6, 3)
+    assert np.isnan(clean["attack_success_rate"])
+    line = lines.loc["worst_case", 0.01]
+    assert line["accuracy"] == 3 / 6
+    assert line["attack_success_rate"] == 2 / 5
+    assert line["eps_db"] == pytest.approx(0.8)
+    assert (table["corpus"] == "tiny").all()
+    assert table["attack"].iloc[0] == "clean"
+
+
+def test_intervals_are_those_of_tracks():
+    """Five tracks of 40 like segments each: as uncertain as five coin flips, not as 200."""
+    after = np.repeat([1, 1, 1, 0, 0], 40)
+    table = rows("pgd", 0.01, [1] * 200, after).assign(track=np.repeat([*"abcde"], 40))
+    line = robustness_table(table, "tiny", "random").set_index("attack").loc["pgd"]
+    assert (line["accuracy"], line["n_tracks"]) == (0.6, 5)
+    assert (line["low"], line["high"]) == (pytest.approx(0.2), 1)  # quantiles of binomial(5, 0.6)/5
+    alone = rows("pgd", 0.01, [1, 1], [1, 0])
+    line = robustness_table(alone, "tiny", "random").set_index("attack").loc["pgd"]
+    assert pd.isna(line["low"])
+
+
+def test_where_nothing_was_right_there_is_no_success_rate():
+    table = robustness_table(rows("pgd", 0.01, [0, 0], [0, 0]), "tiny", "random")
+    assert table["attack_success_rate"].isna().all()
+    assert (table["accuracy"] == 0).all()
+
+
+def test_checkpoints_are_compared_segment_by_segment():
+    before, weak, strong = [1, 1, 1, 1, 0, 1], [0, 0, 0, 0, 0, 1], [1, 0, 1, 0, 0, 1]
+    table = pd.concat(
+        [
+            rows("worst_case", 0.01, before, weak),
+            rows("worst_case", 0.01, before[::-1], strong, "robust"),
+        ]
+    )
+    clean, worst = compare(table, ["documented", "robust"]).to_dict("records")
+    assert (clean["attack"], clean["eps"], clean["difference"]) == ("clean", 0, 0)
+    assert (worst["checkpoint"], worst["compared_with"]) == ("robust", "documented")
+    assert worst["difference"] == pytest.approx(2 / 6)
+    assert worst["low"] <= 2 / 6 <= worst["high"]
+    assert (worst["n_segments"], worst["n_tracks"]) == (6, 3)
+    assert compare(table[:6], ["documented"]).empty
+
+
+def test_the_flow_counts_flips_from_true_to_heard():
+    table = pd.DataFrame(
+        [(0, 2, True), (0, 2, True), (1, 0, True), (2, 2, False), (1, 2, False)],
+        columns=["true", "adversarial_prediction", "success"],
+    )
+    assert attack_flow(table, 3).tolist() == [[0, 0, 2], [1, 0, 0], [0, 0, 0]]

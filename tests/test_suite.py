@@ -1,0 +1,228 @@
+import copy
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.attacks import blackbox, suite
+from src.attacks.adversarial import sweep
+from src.attacks.blackbox import hop_skip_jump, make_oracle
+from src.attacks.flags import look_at_network, raise_flags
+from src.attacks.fragility import bracket, examples, smallest_eps
+from src.attacks.records import NOISES, WORST_CASE, left_standing
+from src.attacks.suite import BLACK_BOX, Budget, Target, evaluate, runner_up, stages
+from src.models.evaluation import predict_logits
+
+EPSILONS = (0.002, 0.01, 0.1)
+BUDGET = Budget(
+    epsilons=EPSILONS,
+    suite_epsilons=(0.002, 0.01),
+    iterations=5,
+    n_restarts=2,
+    doubled_eps=0.01,
+    square_queries=5,
+    n_hard_label=3,
+    hard_label_steps=1,
+)
+SLOW = ["pgd_restarts", "pgd_doubled", "pgd_targeted", "apgd_ce", "apgd_dlr", "square"]
+
+
+@pytest.fixture(scope="module")
+def target(slim_model, clips):
+    return Target(slim_model, clips.X, clips.segments, clips.y)
+
+
+@pytest.fixture(scope="module")
+def records(target):
+    return evaluate(target, BUDGET, seed=1)
+
+
+def broken(records, attack, eps):
+    rows = records[(records["attack"] == attack) & (records["eps"] == eps)]
+    return set(rows.loc[rows["success"], "segment"])
+
+
+def test_there_is_one_row_a_segment_attack_and_eps(records):
+    counts = records.groupby(["attack", "eps"]).size().unstack("eps")
+    assert (counts.loc[["fgsm", "pgd", WORST_CASE, *NOISES]] == 24).all(axis=None)
+    assert (counts.loc[SLOW, 0.01] == 24).all()
+    assert counts.loc["pgd_doubled"].notna().tolist() == [False, True, False]
+    assert counts.loc[SLOW, 0.1].isna().all()
+    assert (counts.loc["hop_skip_jump"] == 3).all()
+    assert not records.duplicated(["attack", "eps", "segment"]).any()
+
+
+def test_the_worst_case_is_the_least_of_all_attacks_for_every_segment(records):
+    attacks = records[~records["attack"].isin((WORST_CASE, *NOISES))]
+    for eps in EPSILONS:
+        within = attacks[(attacks["eps"] <= eps) & attacks["success"]]
+        assert broken(records, WORST_CASE, eps) == set(within["segment"])
+    assert broken(records, WORST_CASE, 0.1) > broken(records, WORST_CASE, 0.002)
+
+
+def test_what_is_broken_stays_broken_at_every_larger_eps(records):
+    for attack in ("pgd", WORST_CASE, "square"):
+        sizes = [broken(records, attack, eps) for eps in EPSILONS if eps < 0.1]
+        assert sizes[0] <= sizes[1]
+
+
+def test_each_slow_attack_adds_to_those_before_it(records):
+    for eps in (0.002, 0.01):
+        names = [name for name in SLOW if name != "pgd_doubled" or eps == 0.01]
+        sets = [broken(records, name, eps) for name in ("pgd", *names)]
+        assert all(one <= other for one, other in pairwise(sets))
+
+
+def test_slow_attacks_are_given_what_stands_alone(target, monkeypatch):
+    given = []
+
+    def note(kind, estimator, X, y, eps, iterations, seed):
+        given.append((kind, eps, len(X)))
+        return np.array(X)
+
+    monkeypatch.setattr(suite, "attack", note)
+    found = evaluate(target, BUDGET._replace(n_hard_label=0), seed=1)
+    for eps in (0.002, 0.01):
+        swept = found[found["attack"].isin(("fgsm", "pgd"))]
+        standing = len(left_standing(swept, eps))
+        assert {n for _, e, n in given if e == eps} == {standing}
+        assert 0 < standing < 22 or eps == 0.002
+
+
+def test_records_stay_in_the_ball_and_name_their_maker(records):
+    attacks = records[records["attack"] != "noise_l2"]
+    sized = attacks.dropna(subset=["linf"])
+    assert (sized["linf"] <= sized["eps"] + 1e-6).all()
+    assert (records["lowest"].min(), records["highest"].max()) >= (0, 0)
+    assert records["highest"].max() <= 1
+    worst = records[(records["attack"] == WORST_CASE) & records["success"]]
+    assert set(worst["made_by"]) <= {"fgsm", "pgd", *SLOW, "hop_skip_jump"}
+    assert (worst["made_by"] != "").all()
+
+
+def test_failures_of_apgd_have_no_size_since_it_returns_its_start(target, monkeypatch):
+    def start(kind, estimator, X, y, eps, iterations, seed):
+        return np.array(X) * (1 - 1e-6)
+
+    monkeypatch.setattr(suite, "attack", start)
+    swept = sweep("pgd", target.model, *target[1:], (0.002,), 1)
+    logits = predict_logits(target.model, target.X)
+    arguments = (None, swept, logits, 0.002, 1, 1)
+    for kind, known in (("apgd_ce", False), ("pgd", True)):
+        made = suite._attack_standing(target, kind, *arguments)
+        assert len(made) > 0
+        assert (made["linf"].notna() == known).all()
+
+
+def test_an_attack_without_budget_is_left_out():
+    names = [name for name, *_ in stages(BUDGET, 0.01, n_genres=3)]
+    assert names == SLOW
+    none = BUDGET._replace(n_restarts=1, square_queries=0)
+    assert [s[0] for s in stages(none, 0.002, n_genres=2)] == ["pgd_targeted", "apgd_ce"]
+
+
+def test_the_suite_needs_its_eps_among_those_of_the_sweep(target):
+    with pytest.raises(ValueError, match=r"eps \[0.03\] of the suite are not among"):
+        evaluate(target, BUDGET._replace(suite_epsilons=(0.03,)), seed=1)
+
+
+def test_the_runner_up_is_the_best_of_the_wrong_genres():
+    logits = np.array([[3.0, 1, 2], [0, 5, 4], [9, 8, 7]])
+    assert runner_up(logits, np.array([0, 1, 2])).tolist() == [2, 2, 0]
+    assert logits[0, 0] == 3
+
+
+def test_the_oracle_answers_as_the_float32_network_and_asks_once(target, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        blackbox,
+        "predict_logits",
+        lambda model, X: asked.append(len(X)) or predict_logits(model, X),
+    )
+    oracle = make_oracle(target.model)
+    batch = np.concatenate([target.X[:4], target.X[:2]])[:, None]
+    for _ in range(2):
+        logits = oracle.predict(batch)
+    np.testing.assert_allclose(logits, predict_logits(target.model, batch[:, 0]), atol=1e-5)
+    assert sum(asked) == 4
+
+
+def test_hop_skip_jump_finds_a_change_smaller_than_another_clip(target):
+    oracle = make_oracle(target.model)
+    heard = oracle.predict(target.X[:, None]).argmax(axis=1)
+    rows = np.array([1, 7])
+    found = hop_skip_jump(oracle, target.X, rows, steps=2, seed=0)
+    now = predict_logits(target.model, found).argmax(axis=1)
+    assert (now != heard[rows]).all()
+    change = np.abs(found - target.X[rows]).max(axis=(1, 2))
+    nearest = [
+        min(np.abs(target.X[heard != heard[row]] - target.X[row]).max(axis=(1, 2))) for row in rows
+    ]
+    assert (change < nearest).all()
+
+
+def test_a_segment_without_another_genre_in_sight_is_left_alone(target):
+    one = np.repeat(target.X[:1], 3, axis=0)
+    found = hop_skip_jump(make_oracle(target.model), one, np.array([0]), steps=2, seed=0)
+    assert np.array_equal(found, one[:1])
+
+
+def test_brackets_hold_the_eps_at_which_a_segment_breaks(records):
+    brackets = bracket(records)
+    assert len(brackets) == 22  # those that are right
+    for segment, row in brackets.iterrows():
+        steps = [eps for eps in EPSILONS if segment in broken(records, WORST_CASE, eps)]
+        assert row["breaks"] == min(steps, default=np.nan) or not steps
+        assert row["stands"] == max({*EPSILONS} - set(steps), default=0)
+
+
+def test_bisection_narrows_the_bracket_and_its_segments_flip(target, records):
+    table, flipped = smallest_eps(target, records, n=12, iterations=5, seed=0)
+    assert len(table) == len(flipped) == 12
+    edges = bracket(records).loc[table["segment"]]
+    number = pd.Index(target.segments["segment"]).get_indexer(table["segment"])
+    known = table["by_pgd"].to_numpy()
+    assert known.sum() >= 6
+    heard = predict_logits(target.model, flipped).argmax(axis=1)
+    assert (heard == table["predicted"])[known].all()
+    assert (heard != table["true"])[known].all()
+    change = np.abs(flipped - target.X[number]).max(axis=(1, 2))
+    assert (change <= table["smallest_eps"] + 1e-6)[known].all()
+    assert (change[~known] == 0).all()
+    smallest, breaks = table["smallest_eps"].to_numpy(), edges["breaks"].to_numpy()
+    assert (smallest <= breaks)[known].all()
+    assert (smallest > edges["stands"].to_numpy())[known].all()
+    assert (smallest < breaks)[known].any()
+    np.testing.assert_allclose(table["smallest_eps_db"], 80 * table["smallest_eps"])
+
+
+def test_examples_are_the_first_the_middle_and_the_last_that_flip():
+    table = pd.DataFrame({"smallest_eps": [0.3, 0.1, 0.05, 0.2, np.nan], "by_pgd": True})
+    table.loc[[2, 4], "by_pgd"] = False
+    assert examples(table) == {"bad": 1, "middle": 3, "good": 0}
+    assert examples(table[:0]) == {}
+
+
+@pytest.fixture(scope="module")
+def masked(slim_model):
+    """Return the slim network with outputs so large that the softmax leaves no gradient."""
+    network = copy.deepcopy(slim_model)
+    network.output.weight.data *= 1e4
+    network.output.bias.data *= 1e4
+    return network
+
+
+def test_a_network_that_masks_its_gradients_raises_flags(masked, slim_model, target):
+    hidden = target._replace(model=masked)
+    budget = BUDGET._replace(suite_epsilons=(0.01,), n_hard_label=2)
+    raised = {}
+    for name, case in (("masked", hidden), ("open", target)):
+        flags = raise_flags(evaluate(case, budget, seed=1), look_at_network(case), 1 / 3, 2)
+        raised[name] = {flag["flag"] for flag in flags if flag["raised"]}
+    assert "zero_gradients" in raised["masked"]
+    assert "zero_gradients" not in raised["open"]
+
+
+def test_black_boxes_are_told_apart(records):
+    assert set(BLACK_BOX) <= set(records["attack"])

@@ -1,0 +1,85 @@
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.attacks.adversarial import attack, make_classifier
+from src.attacks.whole_tracks import attack_tracks, draw_tracks, judge_tracks, transfer_table
+from src.models.evaluation import predict_logits, softmax
+
+EPS = 0.02
+
+
+@pytest.fixture(scope="module")
+def models(slim_model):
+    """Return the slim network and one that hears the first two genres the other way round."""
+    other = copy.deepcopy(slim_model)
+    for values in (other.output.weight.data, other.output.bias.data):
+        values[:2] = values[:2].flip(0)
+    return {"one": slim_model, "other": other}
+
+
+@pytest.fixture(scope="module")
+def versions(models, clips):
+    return attack_tracks(models, clips.X, clips.y, EPS, iterations=5, seed=1)
+
+
+@pytest.fixture(scope="module")
+def judged(models, versions, clips):
+    return judge_tracks(models, versions, clips.y, clips.segments["track"].to_numpy(), EPS)
+
+
+def test_the_diagonal_of_transfer_is_the_white_box_attack(models, clips, judged):
+    table = transfer_table(judged, "tiny", "random").set_index(["made_on", "checkpoint", "unit"])
+    for name, model in models.items():
+        attacked = attack("pgd", make_classifier(model), clips.X, clips.y, EPS, 5, seed=1)
+        right = predict_logits(model, attacked).argmax(axis=1) == clips.y
+        assert table.loc[(name, name, "clip"), "accuracy"] == right.mean()
+        assert right.mean() < table.loc[("clean", name, "clip"), "accuracy"]
+    assert len(table) == 4 * 2 * 2
+
+
+def test_every_version_is_as_large_as_it_says(versions, clips):
+    assert list(versions) == ["clean", "noise_linf", "one", "other"]
+    assert np.array_equal(versions["clean"], clips.X)
+    for name in ("noise_linf", "one", "other"):
+        change = np.abs(versions[name] - clips.X).max(axis=(1, 2))
+        np.testing.assert_allclose(change, EPS, rtol=1e-2)  # wrong segments too
+
+
+def test_songs_are_judged_by_the_mean_probability_of_all_their_segments(
+    models, versions, clips, judged
+):
+    songs = judged[judged["unit"] == "song"]
+    assert (songs.groupby(["made_on", "checkpoint"]).size() == 6).all()
+    rows = songs[(songs["made_on"] == "one") & (songs["checkpoint"] == "other")]
+    probabilities = softmax(predict_logits(models["other"], versions["one"]))
+    tracks = clips.segments["track"]
+    for row in rows.itertuples():
+        assert row.predicted == probabilities[tracks == row.track].mean(axis=0).argmax()
+
+
+def test_the_table_states_its_eps_and_its_tracks(judged):
+    table = transfer_table(judged, "tiny", "random")
+    clean = table["made_on"] == "clean"
+    assert (table.loc[clean, "eps"] == 0).all()
+    assert (table.loc[~clean, "eps"] == EPS).all()
+    np.testing.assert_allclose(table["eps_db"], 80 * table["eps"])
+    counted = table.groupby("unit")["n_segments"].unique().to_dict()
+    assert {unit: list(n) for unit, n in counted.items()} == {"clip": [24], "song": [6]}
+    assert (table["n_tracks"] == 6).all()
+
+
+def test_tracks_are_drawn_whole_and_evenly_over_genres():
+    tracks = pd.DataFrame({"track": [f"{g}.{i}" for g in "abc" for i in range(4)]})
+    segments = tracks.loc[np.repeat(tracks.index, 3)].reset_index(drop=True)
+    segments["genre"] = segments["track"].str[0]
+    rows = draw_tracks(segments, 6, seed=0)
+    drawn = segments.iloc[rows]
+    assert (drawn.groupby("track").size() == 3).all()
+    assert drawn.drop_duplicates("track").groupby("genre").size().tolist() == [2, 2, 2]
+    assert np.array_equal(rows, draw_tracks(segments, 6, seed=0))
+    assert len(draw_tracks(segments, 99, seed=0)) == 36
+    with pytest.raises(ValueError, match="0 tracks were asked for"):
+        draw_tracks(segments, 0, seed=0)
