@@ -1,0 +1,263 @@
+"""What notebook 5 measures: records of one network's maps, one function an experiment."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from src.attacks.adversarial import attack, make_classifier
+from src.explainability import faithfulness
+from src.explainability.bands import band_measures
+from src.explainability.boxes import attack_boxes, box_measures, draw_boxes
+from src.explainability.failures import own_genre_gap, resemblance
+from src.explainability.gradcam import TARGET_LAYER, explain
+from src.explainability.methods import Clips, Subject, maps_of
+from src.explainability.parts import part_measures
+from src.explainability.sanity import randomized
+from src.explainability.shift import measure_shift, spearman, ssim
+from src.explainability.table import records
+from src.models.evaluation import predict_logits
+
+
+class Attacked(NamedTuple):
+    """Clips after an attack of one eps: spectrograms, predictions, and noise of the same norm."""
+
+    eps: float
+    X: np.ndarray
+    predicted: np.ndarray
+    noise: np.ndarray
+
+
+def right_clips(subject: Subject, clips: Clips) -> Clips:
+    """Return those of the clips that the network gets right."""
+    return clips.take(np.flatnonzero(predict_logits(subject.model, clips.X).argmax(1) == clips.y))
+
+
+def attack_clips(
+    subject: Subject, clips: Clips, epsilons: list[float], iterations: int, seed: int
+) -> list[Attacked]:
+    """Attack clips by PGD at each eps anew; noise is the attack's own change, its bins shuffled."""
+    classifier = make_classifier(subject.model)
+    found = []
+    for eps in epsilons:
+        X = attack("pgd", classifier, clips.X, clips.y, eps, iterations, seed)
+        predicted = predict_logits(subject.model, X).argmax(axis=1)
+        found.append(Attacked(eps, X, predicted, shuffled_change(clips.X, X, seed)))
+    return found
+
+
+def shuffled_change(X: np.ndarray, attacked: np.ndarray, seed: int) -> np.ndarray:
+    """Return segments (n, 128, 130) changed by the attack's own numbers in random places.
+
+    The change has the attack's norms, but for what is cut at 0 and 1.
+    """
+    change = (attacked - X).reshape(len(X), -1)
+    noise = np.random.default_rng(seed).permuted(change, axis=1)
+    return np.clip(X + noise.reshape(X.shape), 0, 1).astype(np.float32)
+
+
+def shift_records(
+    subject: Subject, method: str, clips: Clips, attacked: Attacked, layer: str = TARGET_LAYER
+) -> pd.DataFrame:
+    """Return the shift of the maps of clips that are right before an attack, by condition.
+
+    `succeeded_true`: the true genre's map after an attack that flips the clip; `succeeded_predicted`:
+    the map of the genre that is then predicted, against that of the true genre before;
+    `asked_predicted`: the clean clip's map of that genre, against the true one's: what asking for
+    another genre does alone; `failed`: after an attack that does not flip; `noise`: after noise of
+    the attack's norm.
+    """
+    flipped = attacked.predicted != clips.y
+    clean = maps_of(method, subject, clips.X, clips.y, layer)
+    true = maps_of(method, subject, attacked.X, clips.y, layer)
+    conditions = {
+        "succeeded_true": (true, flipped),
+        "failed": (true, ~flipped),
+        "noise": (maps_of(method, subject, attacked.noise, clips.y, layer), flipped | ~flipped),
+    }
+    if flipped.any():
+        now = attacked.predicted
+        predicted = maps_of(method, subject, attacked.X, now, layer)
+        conditions["succeeded_predicted"] = (predicted, flipped)
+        conditions["asked_predicted"] = (maps_of(method, subject, clips.X, now, layer), flipped)
+    tables = [
+        _compare(subject, method, clips, clean, maps, rows, condition, attacked.eps)
+        for condition, (maps, rows) in conditions.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def other_clip_records(
+    subject: Subject, method: str, clips: Clips, layer: str = TARGET_LAYER
+) -> pd.DataFrame:
+    """Return how far each map lies from that of another track's clip of the same genre."""
+    maps = maps_of(method, subject, clips.X, clips.y, layer)
+    other = partners(clips)
+    return _compare(subject, method, clips, maps, maps[other], other >= 0, "other_clip", 0.0)
+
+
+def partners(clips: Clips) -> np.ndarray:
+    """Return for each clip the position of the next one of its genre of another track, else -1."""
+    tracks = clips.segments["track"].to_numpy()
+    found = np.full(len(clips.y), -1)
+    for i in range(len(found)):
+        others = np.flatnonzero((clips.y == clips.y[i]) & (tracks != tracks[i]))
+        if len(others):
+            found[i] = others[np.searchsorted(others, i) % len(others)]
+    return found
+
+
+def faithfulness_records(
+    subject: Subject,
+    clips: Clips,
+    maps: dict[str, np.ndarray],
+    controls: tuple[str, ...],
+    n_road: int,
+    seed: int,
+) -> tuple[pd.DataFrame, dict[str, dict[str, np.ndarray]]]:
+    """Return records of insertion, deletion and ROAD of named maps, and the curves by name.
+
+    `maps` may hold fewer maps than there are clips: those of the first ones. `controls` are those
+    of the names that each method is compared with; ROAD is measured on the first `n_road` clips.
+    """
+    score = faithfulness.confidence(subject.model)
+    lines, values = {}, {}
+    for name, heat in maps.items():
+        X, y = clips.X[: len(heat)], clips.y[: len(heat)]
+        lines[name] = faithfulness.curves(score, X, y, heat, subject.background, seed)
+        few = faithfulness.road(subject.model, X[:n_road], y[:n_road], heat[:n_road], seed)
+        road = np.pad(few.astype(float), (0, len(heat) - len(few)), constant_values=np.nan)
+        values[name] = faithfulness.areas(lines[name]) | {"road": road}
+    tables = []
+    for name, found in values.items():
+        n = len(maps[name])
+        against = {c: {k: v[:n] for k, v in values[c].items()} for c in controls if c != name}
+        both = found | faithfulness.above_controls(found, against)
+        keys = {"checkpoint": subject.name, "method": name, "condition": "clean", "eps": 0.0}
+        tables.append(records(clips.segments[:n], both, **keys))
+    return pd.concat(tables, ignore_index=True), lines
+
+
+def box_attack(
+    subject: Subject, clips: Clips, eps: float, iterations: int, seed: int
+) -> tuple[Clips, np.ndarray, np.ndarray, np.ndarray]:
+    """Attack clips in one random box each; return those that flip, attacked, new genre, boxes."""
+    boxes = draw_boxes(len(clips.y), seed)
+    classifier = make_classifier(subject.model)
+    X = attack_boxes(classifier, clips.X, clips.y, boxes, eps, iterations, seed)
+    predicted = predict_logits(subject.model, X).argmax(axis=1)
+    flipped = np.flatnonzero(predicted != clips.y)
+    return clips.take(flipped), X[flipped], predicted[flipped], boxes[flipped]
+
+
+def box_records(
+    subject: Subject,
+    method: str,
+    clips: Clips,
+    X: np.ndarray,
+    predicted: np.ndarray,
+    boxes: np.ndarray,
+    eps: float,
+    layer: str = TARGET_LAYER,
+) -> pd.DataFrame:
+    """Return what of the map of the new genre lies inside the box, before and after the attack.
+
+    `box` is after; `box_before` the clean clip's map of the same genre, which knows of no box.
+    """
+    tables = []
+    for condition, shown in (("box", X), ("box_before", clips.X)):
+        measures = box_measures(maps_of(method, subject, shown, predicted, layer), boxes)
+        keys = {"checkpoint": subject.name, "method": method, "condition": condition, "eps": eps}
+        tables.append(records(clips.segments, measures, **keys))
+    return pd.concat(tables, ignore_index=True)
+
+
+def part_records(
+    subject: Subject, method: str, clips: Clips, cells: np.ndarray, layer: str = TARGET_LAYER
+) -> pd.DataFrame:
+    """Return which part's cells the true genre's map falls on; the condition is the genre."""
+    measures = part_measures(maps_of(method, subject, clips.X, clips.y, layer), cells)
+    return _by_genre(subject, method, clips, measures, "", 0.0)
+
+
+def sanity_records(
+    subject: Subject, method: str, clips: Clips, layer: str = TARGET_LAYER, seed: int = 42
+) -> pd.DataFrame:
+    """Return how alike maps stay while the network is made random from the last layer down."""
+    learnt = explain(subject.model, clips.X, clips.y, layer, method)
+    tables = []
+    for name, model in randomized(subject.model, seed):
+        maps = explain(model, clips.X, clips.y, layer, method)
+        values = {"spearman": spearman(learnt, maps), "ssim": ssim(learnt, maps)}
+        keys = {"checkpoint": subject.name, "method": method, "eps": 0.0}
+        tables.append(records(clips.segments, values, condition=f"randomized_{name}", **keys))
+    return pd.concat(tables, ignore_index=True)
+
+
+def band_records(
+    subject: Subject, method: str, clips: Clips, attacked: Attacked, layer: str = TARGET_LAYER
+) -> pd.DataFrame:
+    """Return attention by band of clean clips (true genre) and attacked ones (predicted genre).
+
+    Conditions are `clean <genre>` and `attacked <genre>`, by the clips' true genre; besides, how
+    much more a clean map resembles its own genre's mean map than the others' (`clean`).
+    """
+    clean = maps_of(method, subject, clips.X, clips.y, layer)
+    after = maps_of(method, subject, attacked.X, attacked.predicted, layer)
+    gap = {"own_genre_gap": own_genre_gap(clean, clips.y, subject.priors)}
+    keys = {"checkpoint": subject.name, "method": method, "condition": "clean", "eps": 0.0}
+    return pd.concat(
+        [
+            records(clips.segments, gap, **keys),
+            _by_genre(subject, method, clips, band_measures(clean), "clean ", 0.0),
+            _by_genre(subject, method, clips, band_measures(after), "attacked ", attacked.eps),
+        ],
+        ignore_index=True,
+    )
+
+
+def failure_records(
+    subject: Subject,
+    method: str,
+    natural: Clips,
+    taken_for: np.ndarray,
+    clips: Clips,
+    attacked: Attacked,
+    layer: str = TARGET_LAYER,
+) -> pd.DataFrame:
+    """Return how much failures look like the genre they were taken for, by kind.
+
+    `natural` failures with the genres they are taken for; `adversarial`: clips that the attack
+    flips; `asked`: the same clips before it, explained for the genre they will be taken for:
+    whatever they show, no failure made it.
+    """
+    hit = np.flatnonzero(attacked.predicted != clips.y)
+    now = attacked.predicted[hit]
+    kinds = {
+        "natural": (natural.X, taken_for, natural, 0.0),
+        "adversarial": (attacked.X[hit], now, clips.take(hit), attacked.eps),
+        "asked": (clips.X[hit], now, clips.take(hit), attacked.eps),
+    }
+    tables = []
+    for condition, (X, genre, chosen, eps) in kinds.items():
+        maps = maps_of(method, subject, X, genre, layer)
+        values = resemblance(maps, chosen.y, genre, subject.priors)
+        keys = {"checkpoint": subject.name, "method": method, "condition": condition, "eps": eps}
+        tables.append(records(chosen.segments, values, **keys))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _compare(subject, method, clips, before, after, rows, condition, eps) -> pd.DataFrame:
+    """Return the shift between two stacks of maps in some rows."""
+    rows = np.flatnonzero(rows)
+    keys = {"checkpoint": subject.name, "method": method, "condition": condition, "eps": eps}
+    if not len(rows):
+        return pd.DataFrame()
+    return records(clips.segments.iloc[rows], measure_shift(before[rows], after[rows]), **keys)
+
+
+def _by_genre(subject, method, clips, measures, prefix, eps) -> pd.DataFrame:
+    """Return records whose condition is the clips' genre."""
+    keys = {"checkpoint": subject.name, "method": method, "eps": eps}
+    table = records(clips.segments, measures, **keys)
+    return table.assign(condition=prefix + table["genre"])
