@@ -1,11 +1,13 @@
 """Where along frequency a map lies: shares of its mass by band, in Hz."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from src.data.frontend import mel_frequencies
 
 EDGES_HZ = (0, 250, 500, 1000, 2000, 4000, 11025)
-BANDS = tuple(f"{low}-{high} Hz" for low, high in zip(EDGES_HZ, EDGES_HZ[1:], strict=False))
+BANDS = tuple(f"{low}-{high} Hz" for low, high in pairwise(EDGES_HZ))
 
 
 def mel_shares(maps: np.ndarray) -> np.ndarray:

@@ -61,11 +61,11 @@ def shift_records(
 ) -> pd.DataFrame:
     """Return the shift of the maps of clips that are right before an attack, by condition.
 
-    `succeeded_true`: the true genre's map after an attack that flips the clip; `succeeded_predicted`:
-    the map of the genre that is then predicted, against that of the true genre before;
-    `asked_predicted`: the clean clip's map of that genre, against the true one's: what asking for
-    another genre does alone; `failed`: after an attack that does not flip; `noise`: after noise of
-    the attack's norm.
+    `succeeded_true`: the true genre's map after an attack that flips the clip;
+    `succeeded_predicted`: the map of the genre that is then predicted, against that of the true
+    genre before; `asked_predicted`: the clean clip's map of that genre, against the true one's:
+    what asking for another genre does alone; `failed`: after an attack that does not flip;
+    `noise`: after noise of the attack's norm.
     """
     flipped = attacked.predicted != clips.y
     clean = maps_of(method, subject, clips.X, clips.y, layer)

@@ -4,11 +4,8 @@ The documentation claims that natural failures do, and that adversarial ones do 
 """
 
 import numpy as np
-import pandas as pd
-from scipy.stats import bootstrap
 
 from src.explainability.shift import spearman
-from src.statistics import LEVEL, RESAMPLES
 
 
 def resemblance(
@@ -37,44 +34,6 @@ def own_genre_gap(maps: np.ndarray, y: np.ndarray, priors: np.ndarray) -> np.nda
     own = all_genres[np.arange(len(y)), y]
     others = np.where(np.arange(len(priors)) == np.asarray(y)[:, None], np.nan, all_genres)
     return own - _mean_known(others)
-
-
-def difference(rows: pd.DataFrame, first: str, second: str, seed: int = 0) -> dict:
-    """Return the mean value under condition `first` less that under `second`, with its interval.
-
-    `rows` are records of one measure; tracks are drawn with replacement, each with its clips of
-    both conditions (percentile bootstrap, 95%). Draws in which a condition has no clip do not
-    count. `low` and `high` are None where either has fewer than two tracks.
-    """
-    known = rows.dropna(subset="value")
-    tables = [known[known["condition"] == name] for name in (first, second)]
-    tracks = pd.Index(pd.concat(tables)["track"].unique())
-    sums = [table.groupby("track")["value"].agg(["sum", "count"]) for table in tables]
-    columns = [s.reindex(tracks, fill_value=0)[c].to_numpy() for s in sums for c in s]
-    few = min(table["track"].nunique() for table in tables) < 2
-    low, high = (None, None) if few else _interval(columns, seed)
-    value = tables[0]["value"].mean() - tables[1]["value"].mean()
-    counts = {"n_clips": sum(map(len, tables))}
-    return {"value": None if np.isnan(value) else float(value), "low": low, "high": high} | counts
-
-
-def _interval(columns: list[np.ndarray], seed: int) -> tuple[float, float]:
-    """Return the percentile interval of the difference of two ratios over resampled tracks."""
-    rng = np.random.default_rng(seed)
-    with np.errstate(invalid="ignore"):
-        draws = bootstrap(
-            columns, _gap, paired=True, vectorized=True, n_resamples=RESAMPLES, method="percentile",
-            confidence_level=LEVEL, rng=rng,
-        ).bootstrap_distribution  # fmt: skip
-    low, high = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
-
-
-def _gap(sum_a, count_a, sum_b, count_b, axis):
-    """Return the difference of two means from sums and counts by track."""
-    return sum_a.sum(axis=axis) / count_a.sum(axis=axis) - sum_b.sum(axis=axis) / count_b.sum(
-        axis=axis
-    )
 
 
 def _mean_known(values: np.ndarray) -> np.ndarray:

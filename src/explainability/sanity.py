@@ -16,9 +16,7 @@ LAYERS = (
 )
 
 
-def randomized(
-    model: GenreClassifierCNN, seed: int
-) -> Iterator[tuple[str, GenreClassifierCNN]]:
+def randomized(model: GenreClassifierCNN, seed: int) -> Iterator[tuple[str, GenreClassifierCNN]]:
     """Yield the name of each layer and a network whose weights are random from there to the end.
 
     The layer's batch norm is set back with it; layers before keep what they have learnt.

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pandas as pd
+from scipy.stats import bootstrap
 from tqdm.auto import tqdm
 
-from src.statistics import mean_over_tracks
+from src.statistics import LEVEL, RESAMPLES, difference_over_tracks, mean_over_tracks
 
 KEYS = ["checkpoint", "method", "measure", "condition", "eps"]
+TRUE_OR_FALSE = ("empty", "box_hit")
 COLUMNS = ["corpus", *KEYS, "value", "low", "high", "n_clips"]
 
 
@@ -33,8 +35,68 @@ def summarize(rows: pd.DataFrame, corpus: str) -> pd.DataFrame:
         shown = _measures(keys[KEYS.index("measure")], group["value"].to_numpy())
         for name, values in shown.items():
             line = dict(zip(KEYS, keys, strict=True)) | {"measure": name, "corpus": corpus}
-            lines.append(line | mean_over_tracks(values, group["track"].to_numpy()))
+            lines.append(line | _mean(name, values, group["track"].to_numpy()))
     return pd.DataFrame(lines).rename(columns={"n_segments": "n_clips"})[COLUMNS]
+
+
+def differences(rows: pd.DataFrame, pairs: list[tuple], corpus: str) -> pd.DataFrame:
+    """Return differences of a measure between two conditions, with intervals over tracks.
+
+    `pairs` are measure, first condition, second condition and eps; records at that eps and clean
+    ones (eps 0) count. The condition of a row reads `first - second`. Columns: `COLUMNS`.
+    """
+    lines = []
+    for measure, first, second, eps in pairs:
+        chosen = rows[(rows["measure"] == measure) & rows["eps"].isin([0, eps])]
+        chosen = chosen[chosen["condition"].isin([first, second])].dropna(subset="value")
+        for (checkpoint, method), group in chosen.groupby(["checkpoint", "method"], sort=False):
+            if group["condition"].nunique() == 2:
+                keys = (corpus, checkpoint, method, measure, f"{first} - {second}", eps)
+                line = dict(zip(COLUMNS, keys, strict=False)) | difference(group, first, second)
+                lines.append(line)
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def difference(rows: pd.DataFrame, first: str, second: str, seed: int = 0) -> dict:
+    """Return the mean value under condition `first` less that under `second`, with its interval.
+
+    `rows` are records of one measure without NaN. Tracks are drawn with replacement, each with
+    its clips of both conditions (percentile bootstrap, 95%); draws in which a condition has no
+    clip do not count. `low` and `high` are None where either has fewer than two tracks.
+    """
+    tables = [rows[rows["condition"] == name] for name in (first, second)]
+    tracks = pd.Index(pd.concat(tables)["track"].unique())
+    sums = [table.groupby("track")["value"].agg(["sum", "count"]) for table in tables]
+    columns = [s.reindex(tracks, fill_value=0)[c].to_numpy() for s in sums for c in s]
+    few = min(table["track"].nunique() for table in tables) < 2
+    low, high = (None, None) if few else _interval(columns, seed)
+    value = tables[0]["value"].mean() - tables[1]["value"].mean()
+    return {"value": float(value), "low": low, "high": high, "n_clips": sum(map(len, tables))}
+
+
+def _interval(columns: list[np.ndarray], seed: int) -> tuple[float, float]:
+    """Return the percentile interval of the difference of two ratios over resampled tracks."""
+    rng = np.random.default_rng(seed)
+    with np.errstate(invalid="ignore"):
+        draws = bootstrap(
+            columns, _gap, paired=True, vectorized=True, n_resamples=RESAMPLES, method="percentile",
+            confidence_level=LEVEL, rng=rng,
+        ).bootstrap_distribution  # fmt: skip
+    low, high = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _gap(sum_a, count_a, sum_b, count_b, axis):
+    """Return the difference of two means from sums and counts by track."""
+    first = sum_a.sum(axis=axis) / count_a.sum(axis=axis)
+    return first - sum_b.sum(axis=axis) / count_b.sum(axis=axis)
+
+
+def _mean(name: str, values: np.ndarray, tracks: np.ndarray) -> dict:
+    """Return a mean over tracks; only what is true or false has Wilson's interval at its ends."""
+    if name in TRUE_OR_FALSE:
+        return mean_over_tracks(values, tracks)
+    return difference_over_tracks(np.zeros(len(values)), values, tracks)
 
 
 def _measures(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
