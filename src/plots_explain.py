@@ -17,6 +17,13 @@ CONDITION_STYLE = {
     "failed": ("tab:blue", "v", "attack fails"),
     "noise": ("tab:green", "D", "noise of the attack's norm"),
 }
+SHIFT_LABELS = {
+    "spearman": "rank correlation\n(1: same map)",
+    "mod": "MOD (0: same map)",
+    "top_overlap": "overlap of top tenth",
+    "centre_shift_s": "shift of centre (s)",
+    "centre_shift_hz": "shift of centre (Hz)",
+}
 OTHER_CLIP_LABEL = "another track of the genre, clean"
 
 

@@ -13,6 +13,7 @@ from src.explainability.gradcam import is_empty
 from src.runtime import set_seed
 
 BOX_BANDS, BOX_FRAMES = 48, 44  # about an eighth of the area
+BOX_EPS = 0.2  # 16 dB: a small box needs more than the whole spectrogram
 
 
 def draw_boxes(n: int, seed: int) -> np.ndarray:

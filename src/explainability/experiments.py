@@ -8,15 +8,17 @@ import pandas as pd
 from src.attacks.adversarial import attack, make_classifier
 from src.explainability import faithfulness
 from src.explainability.bands import band_measures
-from src.explainability.boxes import attack_boxes, box_measures, draw_boxes
+from src.explainability.boxes import BOX_EPS, attack_boxes, box_measures, draw_boxes
 from src.explainability.failures import own_genre_gap, resemblance
-from src.explainability.gradcam import TARGET_LAYER, explain
+from src.explainability.gradcam import explain
 from src.explainability.methods import Clips, Subject, maps_of
 from src.explainability.parts import part_measures
 from src.explainability.sanity import randomized
 from src.explainability.shift import measure_shift, spearman, ssim
 from src.explainability.table import records
 from src.models.evaluation import predict_logits
+
+ITERATIONS = 10  # steps of PGD: enough to flip, and a quarter of the cost of forty
 
 
 class Attacked(NamedTuple):
@@ -27,6 +29,10 @@ class Attacked(NamedTuple):
     predicted: np.ndarray
     noise: np.ndarray
 
+    def take(self, rows: np.ndarray) -> "Attacked":
+        """Return some of the clips; `rows` are positions."""
+        return Attacked(self.eps, self.X[rows], self.predicted[rows], self.noise[rows])
+
 
 def right_clips(subject: Subject, clips: Clips) -> Clips:
     """Return those of the clips that the network gets right."""
@@ -34,15 +40,15 @@ def right_clips(subject: Subject, clips: Clips) -> Clips:
 
 
 def attack_clips(
-    subject: Subject, clips: Clips, epsilons: list[float], iterations: int, seed: int
+    subject: Subject, clips: Clips, epsilons: list[float], iterations: int = ITERATIONS
 ) -> list[Attacked]:
     """Attack clips by PGD at each eps anew; noise is the attack's own change, its bins shuffled."""
     classifier = make_classifier(subject.model)
     found = []
     for eps in epsilons:
-        X = attack("pgd", classifier, clips.X, clips.y, eps, iterations, seed)
+        X = attack("pgd", classifier, clips.X, clips.y, eps, iterations, subject.seed)
         predicted = predict_logits(subject.model, X).argmax(axis=1)
-        found.append(Attacked(eps, X, predicted, shuffled_change(clips.X, X, seed)))
+        found.append(Attacked(eps, X, predicted, shuffled_change(clips.X, X, subject.seed)))
     return found
 
 
@@ -57,29 +63,21 @@ def shuffled_change(X: np.ndarray, attacked: np.ndarray, seed: int) -> np.ndarra
 
 
 def shift_records(
-    subject: Subject, method: str, clips: Clips, attacked: Attacked, layer: str = TARGET_LAYER
+    subject: Subject, method: str, clips: Clips, attacked: Attacked, clean: np.ndarray
 ) -> pd.DataFrame:
     """Return the shift of the maps of clips that are right before an attack, by condition.
 
-    `succeeded_true`: the true genre's map after an attack that flips the clip;
-    `succeeded_predicted`: the map of the genre that is then predicted, against that of the true
-    genre before; `asked_predicted`: the clean clip's map of that genre, against the true one's:
-    what asking for another genre does alone; `failed`: after an attack that does not flip;
-    `noise`: after noise of the attack's norm.
+    `clean` (n, 128, 130) are the maps of the true genre before the attack. All maps here are of
+    the true genre. Conditions are `succeeded_true` and `failed`, by whether the attack flips the
+    clip, and `noise`, of the attack's norm.
     """
     flipped = attacked.predicted != clips.y
-    clean = maps_of(method, subject, clips.X, clips.y, layer)
-    true = maps_of(method, subject, attacked.X, clips.y, layer)
+    true = maps_of(method, subject, attacked.X, clips.y)
     conditions = {
         "succeeded_true": (true, flipped),
         "failed": (true, ~flipped),
-        "noise": (maps_of(method, subject, attacked.noise, clips.y, layer), flipped | ~flipped),
+        "noise": (maps_of(method, subject, attacked.noise, clips.y), flipped | ~flipped),
     }
-    if flipped.any():
-        now = attacked.predicted
-        predicted = maps_of(method, subject, attacked.X, now, layer)
-        conditions["succeeded_predicted"] = (predicted, flipped)
-        conditions["asked_predicted"] = (maps_of(method, subject, clips.X, now, layer), flipped)
     tables = [
         _compare(subject, method, clips, clean, maps, rows, condition, attacked.eps)
         for condition, (maps, rows) in conditions.items()
@@ -87,13 +85,33 @@ def shift_records(
     return pd.concat(tables, ignore_index=True)
 
 
-def other_clip_records(
-    subject: Subject, method: str, clips: Clips, layer: str = TARGET_LAYER
+def prediction_records(
+    subject: Subject, method: str, clips: Clips, attacked: Attacked, clean: np.ndarray
 ) -> pd.DataFrame:
-    """Return how far each map lies from that of another track's clip of the same genre."""
-    maps = maps_of(method, subject, clips.X, clips.y, layer)
+    """Return how far maps of the genre that flipped clips are taken for lie from `clean`.
+
+    `succeeded_predicted`: the attacked clip's map of that genre; `asked_predicted`: the clean
+    clip's map of the same genre: what asking for another genre does without any attack.
+    """
+    hit = np.flatnonzero(attacked.predicted != clips.y)
+    now, few, before = attacked.predicted[hit], clips.take(hit), clean[hit]
+    conditions = {"succeeded_predicted": attacked.X[hit], "asked_predicted": few.X}
+    tables = [
+        _compare(
+            subject, method, few, before, maps_of(method, subject, shown, now),
+            np.ones(len(hit), dtype=bool), condition, attacked.eps,
+        )
+        for condition, shown in conditions.items()
+    ]  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
+
+
+def other_clip_records(
+    subject: Subject, method: str, clips: Clips, clean: np.ndarray
+) -> pd.DataFrame:
+    """Return how far each of the maps `clean` lies from another track's of the same genre."""
     other = partners(clips)
-    return _compare(subject, method, clips, maps, maps[other], other >= 0, "other_clip", 0.0)
+    return _compare(subject, method, clips, clean, clean[other], other >= 0, "other_clip", 0.0)
 
 
 def partners(clips: Clips) -> np.ndarray:
@@ -113,7 +131,6 @@ def faithfulness_records(
     maps: dict[str, np.ndarray],
     controls: tuple[str, ...],
     n_road: int,
-    seed: int,
 ) -> tuple[pd.DataFrame, dict[str, dict[str, np.ndarray]]]:
     """Return records of insertion, deletion and ROAD of named maps, and the curves by name.
 
@@ -124,8 +141,8 @@ def faithfulness_records(
     lines, values = {}, {}
     for name, heat in maps.items():
         X, y = clips.X[: len(heat)], clips.y[: len(heat)]
-        lines[name] = faithfulness.curves(score, X, y, heat, subject.background, seed)
-        few = faithfulness.road(subject.model, X[:n_road], y[:n_road], heat[:n_road], seed)
+        lines[name] = faithfulness.curves(score, X, y, heat, subject.background, subject.seed)
+        few = faithfulness.road(subject.model, X[:n_road], y[:n_road], heat[:n_road], subject.seed)
         road = np.pad(few.astype(float), (0, len(heat) - len(few)), constant_values=np.nan)
         values[name] = faithfulness.areas(lines[name]) | {"road": road}
     tables = []
@@ -139,12 +156,12 @@ def faithfulness_records(
 
 
 def box_attack(
-    subject: Subject, clips: Clips, eps: float, iterations: int, seed: int
+    subject: Subject, clips: Clips, iterations: int = ITERATIONS
 ) -> tuple[Clips, np.ndarray, np.ndarray, np.ndarray]:
     """Attack clips in one random box each; return those that flip, attacked, new genre, boxes."""
-    boxes = draw_boxes(len(clips.y), seed)
+    boxes = draw_boxes(len(clips.y), subject.seed)
     classifier = make_classifier(subject.model)
-    X = attack_boxes(classifier, clips.X, clips.y, boxes, eps, iterations, seed)
+    X = attack_boxes(classifier, clips.X, clips.y, boxes, BOX_EPS, iterations, subject.seed)
     predicted = predict_logits(subject.model, X).argmax(axis=1)
     flipped = np.flatnonzero(predicted != clips.y)
     return clips.take(flipped), X[flipped], predicted[flipped], boxes[flipped]
@@ -157,53 +174,44 @@ def box_records(
     X: np.ndarray,
     predicted: np.ndarray,
     boxes: np.ndarray,
-    eps: float,
-    layer: str = TARGET_LAYER,
+    condition: str = "box",
 ) -> pd.DataFrame:
-    """Return what of the map of the new genre lies inside the box, before and after the attack.
+    """Return what of the map of the new genre lies inside the box.
 
-    `box` is after; `box_before` the clean clip's map of the same genre, which knows of no box.
+    With the clean `clips.X` in place of the attacked X this is the null: their map of the same
+    genre knows of no box.
     """
-    tables = []
-    for condition, shown in (("box", X), ("box_before", clips.X)):
-        measures = box_measures(maps_of(method, subject, shown, predicted, layer), boxes)
-        keys = {"checkpoint": subject.name, "method": method, "condition": condition, "eps": eps}
-        tables.append(records(clips.segments, measures, **keys))
-    return pd.concat(tables, ignore_index=True)
+    measures = box_measures(maps_of(method, subject, X, predicted), boxes)
+    keys = {"checkpoint": subject.name, "method": method, "condition": condition, "eps": BOX_EPS}
+    return records(clips.segments, measures, **keys)
 
 
-def part_records(
-    subject: Subject, method: str, clips: Clips, cells: np.ndarray, layer: str = TARGET_LAYER
-) -> pd.DataFrame:
+def part_records(subject: Subject, method: str, clips: Clips, cells: np.ndarray) -> pd.DataFrame:
     """Return which part's cells the true genre's map falls on; the condition is the genre."""
-    measures = part_measures(maps_of(method, subject, clips.X, clips.y, layer), cells)
+    measures = part_measures(maps_of(method, subject, clips.X, clips.y), cells)
     return _by_genre(subject, method, clips, measures, "", 0.0)
 
 
-def sanity_records(
-    subject: Subject, method: str, clips: Clips, layer: str = TARGET_LAYER, seed: int = 42
-) -> pd.DataFrame:
+def sanity_records(subject: Subject, method: str, clips: Clips) -> pd.DataFrame:
     """Return how alike maps stay while the network is made random from the last layer down."""
-    learnt = explain(subject.model, clips.X, clips.y, layer, method)
+    learnt = explain(subject.model, clips.X, clips.y, subject.layer, method)
     tables = []
-    for name, model in randomized(subject.model, seed):
-        maps = explain(model, clips.X, clips.y, layer, method)
+    for name, model in randomized(subject.model, subject.seed):
+        maps = explain(model, clips.X, clips.y, subject.layer, method)
         values = {"spearman": spearman(learnt, maps), "ssim": ssim(learnt, maps)}
         keys = {"checkpoint": subject.name, "method": method, "eps": 0.0}
         tables.append(records(clips.segments, values, condition=f"randomized_{name}", **keys))
     return pd.concat(tables, ignore_index=True)
 
 
-def band_records(
-    subject: Subject, method: str, clips: Clips, attacked: Attacked, layer: str = TARGET_LAYER
-) -> pd.DataFrame:
+def band_records(subject: Subject, method: str, clips: Clips, attacked: Attacked) -> pd.DataFrame:
     """Return attention by band of clean clips (true genre) and attacked ones (predicted genre).
 
     Conditions are `clean <genre>` and `attacked <genre>`, by the clips' true genre; besides, how
     much more a clean map resembles its own genre's mean map than the others' (`clean`).
     """
-    clean = maps_of(method, subject, clips.X, clips.y, layer)
-    after = maps_of(method, subject, attacked.X, attacked.predicted, layer)
+    clean = maps_of(method, subject, clips.X, clips.y)
+    after = maps_of(method, subject, attacked.X, attacked.predicted)
     gap = {"own_genre_gap": own_genre_gap(clean, clips.y, subject.priors)}
     keys = {"checkpoint": subject.name, "method": method, "condition": "clean", "eps": 0.0}
     return pd.concat(
@@ -223,7 +231,6 @@ def failure_records(
     taken_for: np.ndarray,
     clips: Clips,
     attacked: Attacked,
-    layer: str = TARGET_LAYER,
 ) -> pd.DataFrame:
     """Return how much failures look like the genre they were taken for, by kind.
 
@@ -240,7 +247,7 @@ def failure_records(
     }
     tables = []
     for condition, (X, genre, chosen, eps) in kinds.items():
-        maps = maps_of(method, subject, X, genre, layer)
+        maps = maps_of(method, subject, X, genre)
         values = resemblance(maps, chosen.y, genre, subject.priors)
         keys = {"checkpoint": subject.name, "method": method, "condition": condition, "eps": eps}
         tables.append(records(chosen.segments, values, **keys))

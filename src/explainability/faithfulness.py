@@ -10,7 +10,7 @@ from src.explainability.gradcam import is_empty
 from src.models.evaluation import predict_logits, softmax
 from src.runtime import device, set_seed
 
-FRACTIONS = (0, 0.05, 0.1, 0.2, 0.4, 0.7, 1)  # of the cells
+FRACTIONS = (0, 0.05, 0.15, 0.35, 0.65, 1)  # of the cells
 PERCENTILES = (50,)  # of ROAD: half of the cells are imputed; each costs two sparse systems a map
 CURVES = ("insertion", "deletion")
 

@@ -35,6 +35,7 @@ CAMS = {
 }
 TARGET_LAYER = "conv4_2"
 BATCH_SIZE = 16
+LONG = 20  # batches that deserve a progress bar
 SCORECAM_BATCH_SIZE = 2  # it holds one masked copy of a segment for each of 256 channels
 
 
@@ -62,7 +63,8 @@ def explain(
     maps = np.zeros(np.shape(X), dtype=np.float32)
     size = SCORECAM_BATCH_SIZE if method == "scorecam" else BATCH_SIZE
     with _mapper(model, target_layer, method) as cam:
-        for start in tqdm(range(0, len(X), size), desc=method, leave=False):
+        starts = range(0, len(X), size)
+        for start in tqdm(starts, desc=method, leave=False, disable=len(starts) < LONG):
             rows = slice(start, start + size)
             batch = torch.from_numpy(np.array(X[rows], dtype=np.float32))[:, None].to(device())
             classes = [ClassifierOutputTarget(int(target)) for target in targets[rows]]

@@ -54,6 +54,12 @@ def bin_weights(heat: np.ndarray) -> np.ndarray:
     return ((1 - share) * heat[below] + share * heat[above]).astype(np.float32)
 
 
+def clear(folder: Path) -> None:
+    """Remove the WAV files of an earlier network."""
+    for file in folder.glob("*.wav"):
+        file.unlink()
+
+
 def write_parts(folder: Path, name: str, samples: np.ndarray, maps: dict) -> dict[str, Path]:
     """Write a clip and, for each named map, what it keeps and leaves out, as WAV; return paths.
 

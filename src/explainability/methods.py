@@ -16,20 +16,24 @@ from src.runtime import device, fast_precision
 
 CONTROLS = ("randomcam", "frequency_prior", "blurred_random")
 METHODS = (*(name for name in CAMS if name not in CONTROLS), "integrated_gradients")
+REFERENCE_CLIPS = 80  # behind the mean maps of all genres
 BLUR_BINS = 8  # a cell of the last convolution covers 8 x 8 bins
 STEPS = 16  # of the path of integrated gradients
 BATCH_SIZE = 32
 
 
 class Subject(NamedTuple):
-    """A network to be explained, and what its maps are compared with.
+    """A network to be explained, how, and what its maps are compared with.
 
-    `priors` (n_genres, 128, 130) is the mean map of each genre over clips of the training split,
+    `layer` is the target of class activation maps, `seed` that of random maps; `priors`
+    (n_genres, 128, 130) are the mean maps of the genres over clips of the training split,
     `background` (128, 130) the mean level of each band: a spectrogram that says nothing.
     """
 
     name: str
     model: nn.Module
+    layer: str
+    seed: int
     priors: np.ndarray
     background: np.ndarray
 
@@ -47,7 +51,12 @@ class Clips(NamedTuple):
 
 
 def make_subject(
-    name: str, model: nn.Module, reference: Clips, n: int, seed: int, layer: str = TARGET_LAYER
+    name: str,
+    model: nn.Module,
+    reference: Clips,
+    seed: int = 42,
+    layer: str = TARGET_LAYER,
+    n: int = REFERENCE_CLIPS,
 ) -> Subject:
     """Return a network with its mean maps, from `n` clips spread evenly over the reference tracks.
 
@@ -62,17 +71,10 @@ def make_subject(
     for genre in np.unique(y[right]):
         priors[genre] = scaled(maps[y[right] == genre].mean(axis=0)[None])[0]
     background = np.repeat(X.mean(axis=(0, 2))[:, None], X.shape[2], axis=1)
-    return Subject(name, model, priors, background)
+    return Subject(name, model, layer, seed, priors, background)
 
 
-def maps_of(
-    method: str,
-    subject: Subject,
-    X: np.ndarray,
-    targets: np.ndarray,
-    layer: str = TARGET_LAYER,
-    seed: int = 42,
-) -> np.ndarray:
+def maps_of(method: str, subject: Subject, X: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Return maps (n, 128, 130) in [0, 1] by any of `METHODS` and `CONTROLS`.
 
     `frequency_prior` answers with the mean map of the genre, `blurred_random` with smooth noise,
@@ -83,8 +85,8 @@ def maps_of(
     if method == "frequency_prior":
         return subject.priors[targets]
     if method == "blurred_random":
-        return blurred_random(np.shape(X), seed)
-    return explain(subject.model, X, targets, layer, method, seed)
+        return blurred_random(np.shape(X), subject.seed)
+    return explain(subject.model, X, targets, subject.layer, method, subject.seed)
 
 
 def integrated_gradients(

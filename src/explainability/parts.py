@@ -9,7 +9,13 @@ import torch
 from joblib import Parallel, delayed
 
 from src.data import synthetic
-from src.data.frontend import DYNAMIC_RANGE_DB, SEGMENT_SAMPLES, SEGMENT_SECONDS, LogMel
+from src.data.frontend import (
+    DYNAMIC_RANGE_DB,
+    SEGMENT_SAMPLES,
+    SEGMENT_SECONDS,
+    SEGMENTS_PER_TRACK,
+    LogMel,
+)
 from src.data.synthetic import PARTS
 
 NO_PART = -1
@@ -55,10 +61,11 @@ def _track_cells(track: str, starts: pd.Series, seed: int) -> np.ndarray:
     genre, _, index = track.rpartition(".")
     parts = synthetic.render_parts(genre, int(index), seed)
     rows = (starts / SEGMENT_SECONDS).round().astype(int).to_numpy()
-    stems = torch.from_numpy(np.stack([parts[name] for name in PARTS]))
-    cut = stems[:, : 10 * SEGMENT_SAMPLES].reshape(len(PARTS), 10, SEGMENT_SAMPLES)[:, rows]
+    stems = np.stack([parts[name] for name in PARTS])[:, : SEGMENTS_PER_TRACK * SEGMENT_SAMPLES]
+    chosen = stems.reshape(-1, SEGMENTS_PER_TRACK, SEGMENT_SAMPLES)[:, rows]
     with torch.inference_mode():
-        power = LogMel().power(cut.flatten(0, 1)).unflatten(0, cut.shape[:2]).numpy()
+        power = LogMel().power(torch.from_numpy(chosen.reshape(-1, SEGMENT_SAMPLES))).numpy()
+    power = power.reshape(len(PARTS), len(rows), *power.shape[1:])
     total = power.sum(axis=0)
     floor = total.max(axis=(1, 2), keepdims=True) * 10 ** (-DYNAMIC_RANGE_DB / 10)
     return np.where(total > floor, power.argmax(axis=0), NO_PART)

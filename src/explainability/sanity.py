@@ -14,6 +14,7 @@ LAYERS = (
     *(f"dense{k}" for k in range(len(DENSE), 0, -1)),
     *(f"conv{block}_{conv}" for block in range(len(WIDTHS), 0, -1) for conv in (2, 1)),
 )
+METHODS = ("gradcam", "hirescam", "eigencam")  # whose maps are put to the test
 
 
 def randomized(model: GenreClassifierCNN, seed: int) -> Iterator[tuple[str, GenreClassifierCNN]]:

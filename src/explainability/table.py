@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 from tqdm.auto import tqdm
 
 from src.statistics import LEVEL, RESAMPLES, difference_over_tracks, mean_over_tracks
@@ -75,21 +74,17 @@ def difference(rows: pd.DataFrame, first: str, second: str, seed: int = 0) -> di
 
 
 def _interval(columns: list[np.ndarray], seed: int) -> tuple[float, float]:
-    """Return the percentile interval of the difference of two ratios over resampled tracks."""
-    rng = np.random.default_rng(seed)
-    with np.errstate(invalid="ignore"):
-        draws = bootstrap(
-            columns, _gap, paired=True, vectorized=True, n_resamples=RESAMPLES, method="percentile",
-            confidence_level=LEVEL, rng=rng,
-        ).bootstrap_distribution  # fmt: skip
-    low, high = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    """Return the percentile interval of the difference of two means over resampled tracks.
+
+    `columns` are sums and counts by track of the first condition, then of the second.
+    """
+    n = len(columns[0])
+    rows = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
+    sum_a, count_a, sum_b, count_b = (column[rows].sum(axis=1) for column in columns)
+    known = (count_a > 0) & (count_b > 0)
+    draws = sum_a[known] / count_a[known] - sum_b[known] / count_b[known]
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
-
-
-def _gap(sum_a, count_a, sum_b, count_b, axis):
-    """Return the difference of two means from sums and counts by track."""
-    first = sum_a.sum(axis=axis) / count_a.sum(axis=axis)
-    return first - sum_b.sum(axis=axis) / count_b.sum(axis=axis)
 
 
 def _mean(name: str, values: np.ndarray, tracks: np.ndarray) -> dict:
