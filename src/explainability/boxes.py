@@ -9,7 +9,7 @@ from art.estimators.classification import PyTorchClassifier
 
 from src.attacks.adversarial import BATCH_SIZE, STEP_SHARE, check_contract
 from src.data.frontend import N_FRAMES, N_MELS
-from src.explainability.gradcam import is_empty
+from src.explainability.gradcam import flat, is_empty
 from src.runtime import set_seed
 
 BOX_BANDS, BOX_FRAMES = 48, 44  # about an eighth of the area
@@ -66,8 +66,8 @@ def box_measures(maps: np.ndarray, boxes: np.ndarray) -> dict[str, np.ndarray]:
     area (0 for a map that knows nothing), `box_hit` whether the highest cell is inside.
     """
     mass = _share((maps * boxes).sum(axis=(1, 2)), maps.sum(axis=(1, 2)))
-    highest = maps.reshape(len(maps), -1).argmax(axis=1)
-    inside = boxes.reshape(len(boxes), -1)[np.arange(len(maps)), highest]
+    highest = flat(maps).argmax(axis=1)
+    inside = flat(boxes)[np.arange(len(maps)), highest]
     return {
         "box_mass": mass,
         "box_mass_above_area": mass - boxes.mean(axis=(1, 2)),

@@ -6,7 +6,7 @@ from pytorch_grad_cam.metrics.road import ROADCombined
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from torch import nn
 
-from src.explainability.gradcam import is_empty
+from src.explainability.gradcam import flat, is_empty
 from src.models.evaluation import predict_logits, softmax
 from src.runtime import device, set_seed
 
@@ -32,7 +32,7 @@ def curves(
     ranks, empty = _ranks(maps, seed), is_empty(maps)
     found = {name: np.empty((len(X), len(FRACTIONS))) for name in CURVES}
     for k, fraction in enumerate(FRACTIONS):
-        marked = ranks < round(fraction * ranks[0].size)
+        marked = ranks < round(fraction * maps.shape[1] * maps.shape[2])
         found["insertion"][:, k] = score(np.where(marked, X, background), targets)
         found["deletion"][:, k] = score(np.where(marked, background, X), targets)
     return {name: np.where(empty[:, None], np.nan, scores) for name, scores in found.items()}
@@ -77,9 +77,9 @@ def above_controls(
 
 def _ranks(maps: np.ndarray, seed: int) -> np.ndarray:
     """Return each cell's place in its map (n, 128, 130), 0 the highest; ties at random."""
-    flat = maps.reshape(len(maps), -1)
-    ties = np.random.default_rng(seed).random(flat.shape)
-    order = np.lexsort((ties, -flat), axis=1)
+    cells = flat(maps)
+    ties = np.random.default_rng(seed).random(cells.shape)
+    order = np.lexsort((ties, -cells), axis=1)
     ranks = np.empty_like(order)
-    np.put_along_axis(ranks, order, np.arange(flat.shape[1])[None], axis=1)
+    np.put_along_axis(ranks, order, np.arange(cells.shape[1])[None], axis=1)
     return ranks.reshape(maps.shape)

@@ -77,6 +77,11 @@ def is_empty(maps: np.ndarray) -> np.ndarray:
     return ~maps.any(axis=(1, 2))
 
 
+def flat(maps: np.ndarray) -> np.ndarray:
+    """Return maps (n, 128, 130) as rows of cells (n, 16640), also if there are none."""
+    return maps.reshape(len(maps), maps.shape[1] * maps.shape[2])
+
+
 def correct_examples(
     y: np.ndarray, probabilities: np.ndarray, tracks: np.ndarray, per_genre: int
 ) -> np.ndarray:

@@ -80,6 +80,8 @@ def maps_of(method: str, subject: Subject, X: np.ndarray, targets: np.ndarray) -
     `frequency_prior` answers with the mean map of the genre, `blurred_random` with smooth noise,
     the same for segments in the same place: neither has seen the clip.
     """
+    if len(X) == 0:
+        return np.zeros(np.shape(X), dtype=np.float32)
     if method == "integrated_gradients":
         return integrated_gradients(subject.model, X, targets, subject.background)
     if method == "frequency_prior":

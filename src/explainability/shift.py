@@ -10,7 +10,7 @@ from skimage.metrics import structural_similarity
 
 from src.data.frontend import HOP_LENGTH, SAMPLE_RATE, mel_frequencies
 from src.explainability.bands import band_shares
-from src.explainability.gradcam import is_empty
+from src.explainability.gradcam import flat, is_empty
 
 TOP_SHARE = 0.1
 
@@ -33,7 +33,7 @@ def measure_shift(before: np.ndarray, after: np.ndarray) -> dict[str, np.ndarray
 
 def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return Spearman's rank correlation of the cells, 1 for the same order (Ghorbani 2019)."""
-    a, b = (rankdata(maps.reshape(len(maps), -1), axis=1) for maps in (first, second))
+    a, b = (rankdata(flat(maps), axis=1) for maps in (first, second))
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     spread = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
     return _unless_empty((a * b).sum(axis=1) / np.where(spread > 0, spread, 1), first, second)
@@ -61,9 +61,8 @@ def top_overlap(first: np.ndarray, second: np.ndarray, share: float = TOP_SHARE)
 
     Unrelated maps share `share` of them. Source: Ghorbani et al. 2019, arXiv 1710.10547.
     """
-    flat = [maps.reshape(len(maps), -1) for maps in (first, second)]
-    k = round(share * flat[0].shape[1])
-    tops = [np.argsort(-cells, axis=1, kind="stable")[:, :k] for cells in flat]
+    k = round(share * first.shape[1] * first.shape[2])
+    tops = [np.argsort(-flat(maps), axis=1, kind="stable")[:, :k] for maps in (first, second)]
     pairs = zip(*tops, strict=True)
     return _unless_empty(np.array([np.isin(a, b).mean() for a, b in pairs]), first, second)
 
