@@ -141,7 +141,11 @@ def outputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
             *(paths.metrics / f"training_{name}.json" for name in names),
         ],
         "attack": [paths.metrics / "attacks.json", paths.metrics / "attacks.csv"],
-        "explain": [paths.metrics / "gradcam.json", paths.metrics / "gradcam.csv"],
+        "explain": [
+            paths.metrics / f"{name}.{kind}"
+            for name in ("gradcam", "explanations")
+            for kind in ("json", "csv")
+        ],
     }
     return [*outputs[stage], paths.notebooks / f"{STAGES[stage]}.ipynb"]
 

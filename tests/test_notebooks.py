@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from src.explainability.methods import CONTROLS, METHODS
+from src.explainability.table import COLUMNS, KEYS
 from src.paths import NOTEBOOKS, ROOT, STAGES
 
 BOOKS = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -24,6 +26,8 @@ FIGURES = """
     documented/training_history documented/confusion_matrix documented/genre_accuracy
     robust/training_history robust/confusion_matrix robust/genre_accuracy recipes
     adversarial_robustness adversarial_perturbations gradcam/baseline_correct
+    explanations_shift explanations_faithfulness explanations_box explanations_parts
+    explanations_sanity explanations_bands explanations_methods
 """.split()
 TRAINING_COLUMNS = """
     corpus split recipe seed epochs clip_accuracy clip_low clip_high
@@ -37,6 +41,10 @@ TINY = {
     "ITERATIONS": 3,
     "PER_GENRE": 1,
     "N_FAILURES": 2,
+    "N_CLIPS": 12,
+    "METHOD_CLIPS": 2,
+    "SLOW": {"scorecam": 1, "integrated_gradients": 1, "road": 1},
+    "N_LISTEN": 1,
 }
 EPSILONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
@@ -195,7 +203,7 @@ def test_the_five_notebooks_run_without_errors(tiny):
 def test_results_say_what_they_depend_on(tiny):
     found = results(tiny, "tiny")
     training = {"training_documented", "training_robust"}
-    assert set(found) == {"audit", "attacks", "gradcam"} | training
+    assert set(found) == {"audit", "attacks", "gradcam", "explanations"} | training
     for name, result in found.items():
         assert (result["corpus"], result["seed"]) == ("synthetic", 42)
         assert {"python", "torch", "numpy"} <= set(result["versions"])
@@ -204,7 +212,7 @@ def test_results_say_what_they_depend_on(tiny):
         assert given, name
         assert stated | given == stated
     processed = json.loads((tiny / "data/processed/tiny/metadata.json").read_text())
-    stages = [found[name] for name in ("attacks", "gradcam", *training)]
+    stages = [found[name] for name in ("attacks", "gradcam", "explanations", *training)]
     assert {result["fingerprint"] for result in stages} == {processed["fingerprint"]}
 
 
@@ -254,6 +262,33 @@ def test_tables_have_one_row_a_record(tiny):
     assert shown["natural_failures"]["n_maps"] == 2 * TINY["N_FAILURES"]
     for name in ("fgsm", "pgd"):  # each clip at its smallest flip and at the documented eps
         assert shown[f"adversarial_{name}"]["n_maps"] == 2 * n_correct
+
+
+def test_explanations_are_told_with_their_controls(tiny):
+    metrics = tiny / "results" / "metrics" / "tiny"
+    table = pd.read_csv(metrics / "explanations.csv")
+    assert list(table) == COLUMNS
+    assert set(table["method"]) == {*METHODS, *CONTROLS}
+    assert set(table["corpus"]) == {"synthetic"}
+    assert table["value"].notna().all()
+    assert (table["n_clips"] >= 1).all()
+    swept = table[(table["measure"] == "spearman") & (table["condition"] == "noise")]
+    assert set(swept["eps"]) == set(EPSILONS)
+    assert {"insertion", "road", "box_mass", "mod", "vid", "empty"} <= set(table["measure"])
+    rows = pd.read_csv(metrics / "explanations_records.csv")
+    for key, group in rows.dropna(subset="value").groupby(KEYS):
+        same = (table[KEYS] == key).all(axis=1)
+        if key[2] != "nissim":
+            (line,) = table[same].itertuples()
+            assert (line.n_clips, line.value) == (
+                len(group),
+                pytest.approx(group["value"].mean(), abs=1e-5),
+            )
+
+
+def test_maps_can_be_heard(tiny):
+    sounds = list((tiny / "results" / "audio" / "tiny" / "explanations").glob("*.wav"))
+    assert len(sounds) in (0, 5 * TINY["N_LISTEN"])  # none if no attack flips a clip
 
 
 def test_every_documented_figure_is_drawn(tiny):

@@ -18,8 +18,6 @@ from src.explainability.shift import measure_shift, spearman, ssim
 from src.explainability.table import records
 from src.models.evaluation import predict_logits
 
-ITERATIONS = 10  # steps of PGD: enough to flip, and a quarter of the cost of forty
-
 
 class Attacked(NamedTuple):
     """Clips after an attack of one eps: spectrograms, predictions, and noise of the same norm."""
@@ -40,7 +38,7 @@ def right_clips(subject: Subject, clips: Clips) -> Clips:
 
 
 def attack_clips(
-    subject: Subject, clips: Clips, epsilons: list[float], iterations: int = ITERATIONS
+    subject: Subject, clips: Clips, epsilons: list[float], iterations: int
 ) -> list[Attacked]:
     """Attack clips by PGD at each eps anew; noise is the attack's own change, its bins shuffled."""
     classifier = make_classifier(subject.model)
@@ -156,7 +154,7 @@ def faithfulness_records(
 
 
 def box_attack(
-    subject: Subject, clips: Clips, iterations: int = ITERATIONS
+    subject: Subject, clips: Clips, iterations: int
 ) -> tuple[Clips, np.ndarray, np.ndarray, np.ndarray]:
     """Attack clips in one random box each; return those that flip, attacked, new genre, boxes."""
     boxes = draw_boxes(len(clips.y), subject.seed)
