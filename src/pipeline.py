@@ -122,7 +122,7 @@ def modules_of(notebook: Path) -> list[str]:
 def inputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
     """Return the files that a stage, with all of its parameters, reads from earlier stages."""
     data = [paths.processed / "tracks.csv", paths.processed / "metadata.json"]
-    names = parameters.get("CHECKPOINTS", ["documented"])
+    names = parameters.get("CHECKPOINTS", [])
     checkpoints = [paths.models / name / "checkpoint.pt" for name in names]
     return {
         "explore": [],
@@ -152,7 +152,11 @@ def outputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
             paths.metrics / "attacks.json",
             *(paths.metrics / f"{name}.csv" for name in ATTACK_TABLES),
         ],
-        "explain": [paths.metrics / "gradcam.json", paths.metrics / "gradcam.csv"],
+        "explain": [
+            paths.metrics / f"{name}.{kind}"
+            for name in ("gradcam", "explanations")
+            for kind in ("json", "csv")
+        ],
     }
     return [*outputs[stage], paths.notebooks / f"{STAGES[stage]}.ipynb"]
 

@@ -16,6 +16,8 @@ import pytest
 from src.attacks.corruptions import CORRUPTIONS
 from src.attacks.flags import FLAGS
 from src.attacks.records import TABLE_COLUMNS
+from src.explainability.methods import CONTROLS, METHODS
+from src.explainability.table import COLUMNS, KEYS
 from src.paths import NOTEBOOKS, ROOT, STAGES
 from src.pipeline import ATTACK_TABLES
 
@@ -29,6 +31,8 @@ FIGURES = """
     robust/training_history robust/confusion_matrix robust/genre_accuracy recipes
     adversarial_robustness adversarial_fragility adversarial_flow adversarial_perturbations
     adversarial_transfer adversarial_corruptions gradcam/baseline_correct
+    explanations_shift explanations_faithfulness explanations_box explanations_parts
+    explanations_sanity explanations_bands explanations_methods
 """.split()
 TRAINING_COLUMNS = """
     corpus split recipe seed epochs clip_accuracy clip_low clip_high
@@ -50,6 +54,10 @@ TINY = {
     "N_CORRUPTED": 4,
     "PER_GENRE": 1,
     "N_FAILURES": 2,
+    "N_CLIPS": 12,
+    "METHOD_CLIPS": 2,
+    "SLOW": {"scorecam": 1, "integrated_gradients": 1, "road": 1},
+    "N_LISTEN": 1,
 }
 EPSILONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 
@@ -208,7 +216,7 @@ def test_the_five_notebooks_run_without_errors(tiny):
 def test_results_say_what_they_depend_on(tiny):
     found = results(tiny, "tiny")
     training = {"training_documented", "training_robust"}
-    assert set(found) == {"audit", "attacks", "gradcam"} | training
+    assert set(found) == {"audit", "attacks", "gradcam", "explanations"} | training
     for name, result in found.items():
         assert (result["corpus"], result["seed"]) == ("synthetic", 42)
         assert {"python", "torch", "numpy"} <= set(result["versions"])
@@ -217,7 +225,7 @@ def test_results_say_what_they_depend_on(tiny):
         assert given, name
         assert stated | given == stated
     processed = json.loads((tiny / "data/processed/tiny/metadata.json").read_text())
-    stages = [found[name] for name in ("attacks", "gradcam", *training)]
+    stages = [found[name] for name in ("attacks", "gradcam", "explanations", *training)]
     assert {result["fingerprint"] for result in stages} == {processed["fingerprint"]}
 
 
@@ -301,6 +309,33 @@ def test_a_report_of_robustness_has_all_of_its_parts(tiny):
     assert flags == {(name, flag) for name in ("documented", "robust") for flag in FLAGS}
     assert all({"raised", "raised_if", "what_to_do", "found"} <= set(f) for f in told["flags"])
     assert set(told["pgd_to_worst_case"]) == {"documented", "robust"}
+
+
+def test_explanations_are_told_with_their_controls(tiny):
+    metrics = tiny / "results" / "metrics" / "tiny"
+    table = pd.read_csv(metrics / "explanations.csv")
+    assert list(table) == COLUMNS
+    assert set(table["method"]) == {*METHODS, *CONTROLS}
+    assert set(table["corpus"]) == {"synthetic"}
+    assert table["value"].notna().all()
+    assert (table["n_clips"] >= 1).all()
+    swept = table[(table["measure"] == "spearman") & (table["condition"] == "noise")]
+    assert set(swept["eps"]) == set(EPSILONS)
+    assert {"insertion", "road", "box_mass", "mod", "vid", "empty"} <= set(table["measure"])
+    rows = pd.read_csv(metrics / "explanations_records.csv")
+    for key, group in rows.dropna(subset="value").groupby(KEYS):
+        same = (table[KEYS] == key).all(axis=1)
+        if key[2] != "nissim":
+            (line,) = table[same].itertuples()
+            assert (line.n_clips, line.value) == (
+                len(group),
+                pytest.approx(group["value"].mean(), abs=1e-5),
+            )
+
+
+def test_maps_can_be_heard(tiny):
+    sounds = list((tiny / "results" / "audio" / "tiny" / "explanations").glob("*.wav"))
+    assert len(sounds) in (0, 5 * TINY["N_LISTEN"])  # none if no attack flips a clip
 
 
 def test_every_documented_figure_is_drawn(tiny):
