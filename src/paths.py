@@ -44,6 +44,11 @@ class RunPaths:
         return ROOT / "results" / "models" / self.run
 
     @property
+    def audio(self) -> Path:
+        """WAV files of attacked clips and songs."""
+        return ROOT / "results" / "audio" / self.run
+
+    @property
     def notebooks(self) -> Path:
         """Executed copies of the notebooks."""
         return ROOT / "results" / "notebooks" / self.run
