@@ -77,10 +77,10 @@ def test_gradients_through_front_end_and_network_agree_with_finite_differences(m
     loss = nn.CrossEntropyLoss()
     (gradient,) = torch.autograd.grad(loss(network(samples), target), samples)
     with torch.no_grad():
-        ahead, behind = (loss(network(samples + h * step), target) for h in (1e-7, -1e-7))
-    slope = (ahead - behind) / 2e-7
-    assert abs(slope) > 1e-4
-    torch.testing.assert_close((gradient * step).sum(), slope, rtol=1e-3, atol=0)
+        ahead, behind = (loss(network(samples + h * step), target) for h in (1e-9, -1e-9))
+    slope = (ahead - behind) / 2e-9
+    assert abs(slope) > 1e-3
+    torch.testing.assert_close((gradient * step).sum(), slope, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -96,8 +96,9 @@ def test_attacked_clips_are_those_of_16_bit_files(name, attacked, clips):
 def test_the_ratio_holds_after_rounding(name, floor_db, classifier, clips, y):
     ratio = ratio_db(clips, attack_waveform(name, classifier, clips, y, floor_db, STEPS))
     assert (ratio[~np.isnan(ratio)] >= floor_db - 1e-3).all()
-    if name != "pgd_linf":
-        np.testing.assert_allclose(ratio[:2], floor_db, atol=0.1)
+    if name in ("noise", "pgd_waveform"):
+        used_up = [0, 1] if floor_db == 20 else [0]  # 60 dB of faint music are below a 16-bit step
+        np.testing.assert_allclose(ratio[used_up], floor_db, atol=0.1)
 
 
 def test_white_noise_has_the_ratio_and_no_genre_in_mind(attacked, clips, classifier, y):
@@ -111,7 +112,7 @@ def test_no_sample_leaves_the_bound_of_the_linf_attacks(name, attacked, clips):
     bound = 0.01 * np.sqrt(np.square(clips[:2], dtype=float).mean(axis=1))
     largest = np.abs(attacked[name] - clips)[:2].max(axis=1)
     assert (largest <= bound + 0.5 / 32_768 + 1e-9).all()
-    assert (largest >= bound * 0.9).all()
+    assert (largest > bound - 1 / 32_768).all()
 
 
 def test_pgd_in_the_ball_may_change_a_sample_by_more(attacked, clips):
@@ -197,7 +198,7 @@ def test_levels_follow_the_music_in_time_and_frequency():
     assert during[1000] > during[1500] > during[3000] > before[3000] - 1
     assert during[1500] > during[300]  # masking reaches further upwards
     assert during[1000] > before[1000] + 30
-    tone = 20 * np.log10(np.abs(stft(torch.from_numpy(burst[None]))[0, bins[1000], 100]))
+    tone = 20 * torch.log10(stft(torch.from_numpy(burst[None]))[0, bins[1000], 100].abs())
     # ISO 11172-3: 6.025 + 0.275 z below the masker, which spans three bins, shared by a Bark's bins
     z = 13 * np.arctan(0.76) + 3.5 * np.arctan(1 / 7.5**2)
     bins_per_bark = 1 / np.gradient(masking._masker().bark)[bins[1000]]
