@@ -9,13 +9,13 @@ from src import plots
 from src.attacks.audio import FILE_CHANNEL
 from src.attacks.channels import CHANNELS, librosa_log_mel
 
-STYLE = {
-    "noise": ("grey", "x", "white noise (control)"),
-    "fgsm_waveform": ("tab:blue", "o", "FGSM"),
-    "pgd_waveform": ("tab:orange", "s", "PGD"),
-    "pgd_linf": ("tab:brown", "d", "PGD, L-infinity"),
-    "pgd_masked": ("tab:purple", "^", "PGD beneath the masking level"),
-    "pgd_spectrogram_resynthesized": ("tab:green", "v", "spectrogram PGD, resynthesized"),
+STYLE = {  # colour of Okabe and Ito, marker, name
+    "noise": ("#009E73", "^", "white noise (control)"),
+    "fgsm_waveform": ("#0072B2", "o", "FGSM"),
+    "pgd_waveform": ("#E69F00", "s", "PGD"),
+    "pgd_linf": ("#999999", "d", "PGD, L-infinity"),
+    "pgd_masked": ("#CC79A7", "D", "PGD beneath the masking level"),
+    "pgd_spectrogram_resynthesized": ("#D55E00", "v", "spectrogram PGD, resynthesized"),
 }
 CHANNEL_NAMES = {
     "wav16": "WAV, 16 bit",
@@ -39,8 +39,7 @@ def success_over_ratio(ax: Axes, summary: pd.DataFrame, title: str = "") -> Axes
         if len(rows):
             _curve(ax, rows, *STYLE[name])
     ax.set(xlabel="signal-to-noise ratio (dB)", ylabel="attack success rate (%)", ylim=(-2, 102))
-    ax.set_title(title, fontsize=9)
-    return ax
+    return _finish(ax, title)
 
 
 def survival(ax: Axes, summary: pd.DataFrame, title: str = "") -> Axes:
@@ -60,8 +59,7 @@ def survival(ax: Axes, summary: pd.DataFrame, title: str = "") -> Axes:
         ax.bar(place, value, width, yerr=errors, capsize=2, color=colour, label=label)
     ax.set_xticks(range(len(CHANNELS)), [CHANNEL_NAMES[c] for c in CHANNELS], rotation=30)
     ax.set(xlabel="what the file went through", ylabel="still flipped (%)", ylim=(0, 105))
-    ax.set_title(title, fontsize=9)
-    return ax
+    return _finish(ax, title)
 
 
 def example(clean: np.ndarray, sounds: dict[str, np.ndarray], titles: dict[str, str]) -> Figure:
@@ -79,6 +77,14 @@ def example(clean: np.ndarray, sounds: dict[str, np.ndarray], titles: dict[str, 
     plots.colour_bar(figure, level, axes[0], "level (dB)")
     plots.colour_bar(figure, change, axes[1], "change (dB)")
     return figure
+
+
+def _finish(ax: Axes, title: str) -> Axes:
+    """Give an axis its title, and a legend if anything is drawn."""
+    ax.set_title(title, fontsize=9)
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.25))
+    return ax
 
 
 def _curve(ax: Axes, rows: pd.DataFrame, colour: str, marker: str, label: str) -> None:

@@ -28,7 +28,14 @@ from src.attacks.channels import (
     transmit,
     write_audio,
 )
-from src.attacks.listening import attack_songs, choose_examples, draw_songs, players, write_example
+from src.attacks.listening import (
+    attack_songs,
+    captions,
+    choose_examples,
+    draw_songs,
+    players,
+    write_example,
+)
 from src.attacks.resynthesis import resynthesize, surviving_share
 from src.data import corpus as corpora
 from src.data import preprocessor
@@ -331,24 +338,50 @@ def test_examples_are_the_easiest_the_middle_and_the_hardest():
 
 
 def test_an_example_can_be_played(tmp_path, clips):
-    attacked = to_16_bit(clips.samples[0] + 0.001 * clips.samples[1])
-    sounds = write_example(tmp_path, "good", clips.samples[0], attacked)
+    clean = clips.samples[0]
+    attacked = to_16_bit(clean + 0.001 * clips.samples[1])
+    sounds = write_example(tmp_path, "good", clean, {"pgd": attacked, "noise": clean})
     assert [path.name for path in sounds.values()] == [
-        *("good_clean.wav", "good_attacked.wav", "good_difference.wav")
+        "good_clean.wav",
+        "good_pgd.wav",
+        "good_pgd_difference.wav",
+        "good_noise.wav",
+        "good_noise_difference.wav",
     ]
-    clean, heard, change = (sf.read(path)[0] for path in sounds.values())
-    assert np.array_equal(clean.astype(np.float32), clips.samples[0])
-    assert np.array_equal(heard.astype(np.float32), attacked)
-    assert np.abs(change).max() <= 1
-    louder = np.linalg.norm(change) / np.linalg.norm(attacked - clips.samples[0])
-    (title,) = (title for title in sounds if "difference" in title)
-    assert title == f"difference, {20 * np.log10(louder):.0f} dB louder"
+    first, heard, change, same, nothing = (sf.read(path)[0] for path in sounds.values())
+    assert np.array_equal(first, clean)
+    assert np.array_equal(same, clean)
+    assert np.array_equal(heard, attacked)
+    assert not nothing.any()
+    louder = 20 * np.log10(np.linalg.norm(change) / np.linalg.norm(attacked - clean))
+    assert 40 < louder < 80
+    assert f"difference, {louder:.0f} dB louder (pgd)" in sounds
     html = players(sounds)
     assert isinstance(html, HTML)
-    assert html.data.count("<audio") == 3
+    assert html.data.count("<audio") == 5
     assert "difference" in html.data
-    unchanged = write_example(tmp_path, "bad", clips.samples[0], clips.samples[0])
-    assert "no difference" in unchanged
+
+
+def test_a_difference_is_amplified_to_the_level_of_the_clip_or_to_full_scale(tmp_path, clips):
+    clean = clips.samples[0]
+    hum = to_16_bit(clean + 0.001 * np.sin(np.arange(SEGMENT_SAMPLES) / 10))
+    click = clean.copy()
+    click[9000] -= 0.01
+    sounds = write_example(tmp_path, "bad", clean, {"hum": hum, "click": click})
+    changes = [sf.read(path)[0] for title, path in sounds.items() if "difference" in title]
+    assert np.linalg.norm(changes[0]) == pytest.approx(np.linalg.norm(clean), rel=0.01)
+    assert np.abs(changes[1]).max() == pytest.approx(1, rel=0.01)
+
+
+def test_captions_tell_what_is_heard(model, clips):
+    clean = clips.samples[0]
+    attacked = to_16_bit(clean * 0.9)
+    genres = ["a", "b", "c"]
+    notes = captions(model, clean, {"pgd": attacked, "noise": clean}, genres)
+    heard = genres[judge(model, clean[None]).argmax()]
+    assert notes["clean"].startswith(f"clean\nheard as {heard} (")
+    assert notes["pgd"].startswith("pgd, 20 dB\nheard as ")
+    assert notes["noise"].startswith(f"noise, unchanged\nheard as {heard}")
 
 
 def test_songs_are_judged_as_files_by_the_vote_over_their_segments(
@@ -379,14 +412,17 @@ def test_songs_are_judged_as_files_by_the_vote_over_their_segments(
     )
 
 
-def test_songs_are_drawn_whole():
-    segments = pd.DataFrame({"track": np.repeat([*"abcd"], 3)})
+def test_songs_are_drawn_whole_and_evenly_over_genres():
+    segments = pd.DataFrame(
+        {"track": np.repeat([*"abcdef"], 3), "genre": np.repeat([*"xxxxyy"], 3)}
+    )
     drawn = draw_songs(segments, 2, seed=0)
-    assert segments["track"][drawn].nunique() == 2
-    assert drawn.sum() == 6
-    assert draw_songs(segments, 9, seed=0).all()
-    draws = {tuple(draw_songs(segments, 2, seed)) for seed in (0, 0, 1, 2, 3)}
-    assert 1 < len(draws) <= 4
+    assert segments.iloc[drawn].groupby("genre")["track"].unique().map(len).tolist() == [1, 1]
+    assert len(drawn) == 6
+    assert len(draw_songs(segments, 9, seed=0)) == 18
+    draws = [tuple(draw_songs(segments, 2, seed)) for seed in (0, 0, 1, 2, 3)]
+    assert draws[0] == draws[1]
+    assert len(set(draws)) > 1
 
 
 def test_figures_show_every_attack_and_channel(tables, tmp_path, clips):

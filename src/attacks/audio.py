@@ -170,6 +170,11 @@ def flat(summary: pd.DataFrame, corpus: str) -> pd.DataFrame:
     return table.join(accuracy[["low", "high", "n_segments", "n_tracks"]])[COLUMNS]
 
 
+def plain(summary: pd.DataFrame) -> list[dict]:
+    """Return the lines of a summary for JSON, which has no NaN."""
+    return summary.astype(object).where(summary.notna(), None).to_dict("records")
+
+
 def _attack_growing(
     name, model, clips, budgets_db, iterations, seed, all_at
 ) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:

@@ -8,7 +8,7 @@ from IPython.display import HTML, Audio
 from tqdm.auto import tqdm
 
 from src.attacks.audio import FILE_CHANNEL, load_clips
-from src.attacks.channels import librosa_log_mel, write_audio
+from src.attacks.channels import judge, librosa_log_mel, write_audio
 from src.attacks.waveform import attack_waveform, make_waveform_classifier, ratio_db
 from src.data.corpus import read_audio
 from src.models.cnn import GenreClassifierCNN
@@ -59,10 +59,11 @@ def attack_songs(
 
 
 def draw_songs(segments: pd.DataFrame, n: int, seed: int) -> np.ndarray:
-    """Return which rows (boolean) of the segments' table belong to `n` tracks drawn at random."""
-    names = segments["track"].drop_duplicates()
-    drawn = names.sample(min(n, len(names)), random_state=seed)
-    return segments["track"].isin(drawn).to_numpy()
+    """Return the rows of all segments of `n` tracks, drawn evenly over genres."""
+    tracks = segments.drop_duplicates("track").sample(frac=1, random_state=seed)
+    turn = tracks.groupby("genre").cumcount().sort_values(kind="stable")
+    drawn = tracks.loc[turn.index[:n], "track"]
+    return np.flatnonzero(segments["track"].isin(drawn))
 
 
 def choose_examples(records: pd.DataFrame) -> dict[str, int]:
@@ -82,19 +83,37 @@ def choose_examples(records: pd.DataFrame) -> dict[str, int]:
     return dict(zip(CASES, map(int, chosen), strict=True))
 
 
-def write_example(folder: Path, name: str, clean: np.ndarray, attacked: np.ndarray) -> dict:
-    """Write clean clip, attacked clip and their difference; return title and path of each.
+def write_example(
+    folder: Path, case: str, clean: np.ndarray, attacked: dict[str, np.ndarray]
+) -> dict[str, Path]:
+    """Write a clip, attacked versions of it and the differences; return title and path of each.
 
-    The difference is brought to the level of the clean clip, or to full scale if that is less.
+    Samples (66150,). Differences are brought to the level of the clip, or as near to it as full
+    scale allows; their titles say by how much.
     """
-    change = attacked - clean
-    gain = 1 / max(np.abs(change).max(), 1e-9)
-    if change.any():
-        gain = min(gain, np.linalg.norm(clean) / np.linalg.norm(change))
-    sounds = {"clean": clean, "attacked": attacked, "difference": change * gain}
-    paths = {kind: _write(folder / f"{name}_{kind}.wav", s) for kind, s in sounds.items()}
-    shown = f"difference, {20 * np.log10(gain):.0f} dB louder" if change.any() else "no difference"
-    return {"clean": paths["clean"], "attacked": paths["attacked"], shown: paths["difference"]}
+    sounds = {"clean": _write(folder / f"{case}_clean.wav", clean)}
+    for name, clip in attacked.items():
+        change = clip - clean
+        gain = min(_norm(clean) / _norm(change), 1 / np.abs(change).max()) if change.any() else 1.0
+        title = f"difference, {20 * np.log10(gain):.0f} dB louder ({name})"
+        sounds[name] = _write(folder / f"{case}_{name}.wav", clip)
+        sounds[title] = _write(folder / f"{case}_{name}_difference.wav", change * gain)
+    return sounds
+
+
+def captions(
+    model: GenreClassifierCNN, clean: np.ndarray, attacked: dict[str, np.ndarray], genres: list[str]
+) -> dict[str, str]:
+    """Return, for "clean" and each attacked version, what it is heard as and its ratio."""
+    versions = {"clean": clean, **attacked}
+    logits = judge(model, np.stack(list(versions.values())))
+    ratios = ratio_db(clean[None].repeat(len(versions), axis=0), np.stack(list(versions.values())))
+    notes = {}
+    for name, scores, ratio in zip(versions, softmax(logits), ratios, strict=True):
+        unchanged = ", unchanged" if name != "clean" else ""
+        size = unchanged if np.isnan(ratio) else f", {ratio:.0f} dB"
+        notes[name] = f"{name}{size}\nheard as {genres[scores.argmax()]} ({scores.max():.0%})"
+    return notes
 
 
 def players(sounds: dict[str, Path]) -> HTML:
@@ -104,6 +123,11 @@ def players(sounds: dict[str, Path]) -> HTML:
         for title, path in sounds.items()
     )
     return HTML(f"<table><tr>{cells}</tr></table>")
+
+
+def _norm(samples: np.ndarray) -> float:
+    """Return the Euclidean norm of samples."""
+    return float(np.linalg.norm(samples.astype(float)))
 
 
 def _write(path: Path, samples: np.ndarray) -> Path:
