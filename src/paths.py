@@ -46,7 +46,7 @@ class RunPaths:
 
     @property
     def audio(self) -> Path:
-        """WAV files to listen to."""
+        """WAV files to listen to: attacked clips and songs, clips filtered by maps."""
         return ROOT / "results" / "audio" / self.run
 
     @property

@@ -30,7 +30,8 @@ FIGURES = """
     documented/training_history documented/confusion_matrix documented/genre_accuracy
     robust/training_history robust/confusion_matrix robust/genre_accuracy recipes
     adversarial_robustness adversarial_fragility adversarial_flow adversarial_perturbations
-    adversarial_transfer adversarial_corruptions gradcam/baseline_correct
+    adversarial_transfer adversarial_corruptions audio_success audio_survival
+    gradcam/baseline_correct
     explanations_shift explanations_faithfulness explanations_box explanations_parts
     explanations_sanity explanations_bands explanations_methods
 """.split()
@@ -52,6 +53,10 @@ TINY = {
     "N_BISECTED": 4,
     "N_TRACKS": 2,
     "N_CORRUPTED": 4,
+    "N_AUDIO_CLIPS": 4,
+    "N_SONGS": 1,
+    "SNR_DB": [20, 40],
+    "AUDIO_ITERATIONS": 2,
     "PER_GENRE": 1,
     "N_FAILURES": 2,
     "N_CLIPS": 12,
