@@ -45,6 +45,11 @@ class RunPaths:
         return ROOT / "results" / "models" / self.run
 
     @property
+    def audio(self) -> Path:
+        """WAV files to listen to: attacked clips and songs, clips filtered by maps."""
+        return ROOT / "results" / "audio" / self.run
+
+    @property
     def notebooks(self) -> Path:
         """Executed copies of the notebooks."""
         return ROOT / "results" / "notebooks" / self.run

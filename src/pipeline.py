@@ -10,6 +10,8 @@ import ast
 import json
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from modulefinder import ModuleFinder
 from pathlib import Path
@@ -20,6 +22,7 @@ from doit.cmd_base import ModuleTaskLoader
 from doit.doit_cmd import DoitMain
 from doit.exceptions import TaskFailed
 from doit.tools import config_changed
+from filelock import FileLock, Timeout
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
@@ -57,7 +60,12 @@ def main(arguments: list[str]) -> int:
         _check_run(RunPaths(given["RUN"]), options.dataset)
     except ValueError as error:
         parser.error(str(error))
-    return run_stages(stages, parameters, RunPaths(given["RUN"]), only=bool(options.stages))
+    try:
+        with _alone(RunPaths(given["RUN"])):
+            return run_stages(stages, parameters, RunPaths(given["RUN"]), bool(options.stages))
+    except KeyboardInterrupt:
+        print("interrupted: what is finished stays; the same command goes on from here")
+        return 130
 
 
 def run_stages(stages: list[str], parameters: dict, paths: RunPaths, only: bool) -> int:
@@ -66,7 +74,6 @@ def run_stages(stages: list[str], parameters: dict, paths: RunPaths, only: bool)
     Returns 0 if all succeeded. Several stages alone are several calls: doit's `--single` runs
     the first of them and drops the others.
     """
-    paths.notebooks.mkdir(parents=True, exist_ok=True)
     config = {"dep_file": str(paths.notebooks / ".doit.json"), "backend": "json", "verbosity": 2}
     ordered = [stage for stage in STAGES if stage in stages]
     alone = [["--single", "--always-execute", stage] for stage in ordered]
@@ -115,7 +122,7 @@ def modules_of(notebook: Path) -> list[str]:
 def inputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
     """Return the files that a stage, with all of its parameters, reads from earlier stages."""
     data = [paths.processed / "tracks.csv", paths.processed / "metadata.json"]
-    names = parameters.get("CHECKPOINTS", ["documented"])
+    names = parameters.get("CHECKPOINTS", [])
     checkpoints = [paths.models / name / "checkpoint.pt" for name in names]
     return {
         "explore": [],
@@ -145,7 +152,11 @@ def outputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
             paths.metrics / "attacks.json",
             *(paths.metrics / f"{name}.csv" for name in ATTACK_TABLES),
         ],
-        "explain": [paths.metrics / "gradcam.json", paths.metrics / "gradcam.csv"],
+        "explain": [
+            paths.metrics / f"{name}.{kind}"
+            for name in ("gradcam", "explanations")
+            for kind in ("json", "csv")
+        ],
     }
     return [*outputs[stage], paths.notebooks / f"{STAGES[stage]}.ipynb"]
 
@@ -198,6 +209,27 @@ def _source_state(stage: str, parameters: dict) -> list:
         return []
     files = [source] if source.is_file() else sorted(source.rglob("*"))
     return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
+
+
+@contextmanager
+def _alone(paths: RunPaths) -> Iterator[None]:
+    """Hold the lock of a run, so that no two processes write the same files.
+
+    Leaves with one sentence if another process holds it; the lock of a process that died is free.
+    """
+    paths.notebooks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(paths.notebooks / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        sys.exit(
+            f"run {paths.run} is being made by another process, probably another terminal: wait "
+            "until it has finished, or give RUN another name."
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check_all_known(given: dict, stages: list[str], parameters: dict) -> None:

@@ -1,11 +1,16 @@
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from src.explainability import gradcam
 from src.explainability.gradcam import (
+    CAMS,
     confident_failures,
     correct_examples,
     explain,
@@ -59,6 +64,36 @@ def test_the_map_of_a_batch_is_that_of_each_segment_alone(X, model, monkeypatch)
     np.testing.assert_allclose(explain(model, X, targets), alone, rtol=0, atol=1e-3)
     monkeypatch.setattr(gradcam, "BATCH_SIZE", 2)
     np.testing.assert_allclose(explain(model, X, targets), alone, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "gradcam++", "eigencam"])
+@pytest.mark.parametrize("layer", ["conv4_2", "conv3_1"])
+def test_maps_are_those_that_the_library_makes_one_at_a_time(method, layer, X, model):
+    found = explain(model, X[:3], np.array([3, 1, 4]), layer, method)
+    plain = copy.deepcopy(model).requires_grad_(True)
+    for x, target, heat in zip(X, (3, 1, 4), found, strict=False):
+        cam = CAMS[method](plain, [plain.get_submodule(layer)])
+        alone = cam(torch.from_numpy(x)[None, None], [ClassifierOutputTarget(target)])[0]
+        cam.activations_and_grads.release()
+        np.testing.assert_allclose(heat, alone, rtol=0, atol=1e-3)
+
+
+def test_gradients_begin_at_the_target_layer(X, model, monkeypatch):
+    reached = []
+    model = copy.deepcopy(model)
+    monkeypatch.setattr(gradcam.copy, "deepcopy", lambda network: network)
+    model.conv4_1.register_forward_hook(lambda m, i, o: reached.append(o.requires_grad))
+    explain(model, X[:1], np.array([0]))
+    assert reached == [False]  # the way back to the input is what costs
+
+
+def test_a_mistake_inside_the_library_is_not_hidden(X, model, monkeypatch):
+    def stumble(self, *arguments):
+        raise IndexError("as in a block of the library")
+
+    monkeypatch.setattr(GradCAM, "forward", stumble)
+    with pytest.raises(IndexError, match="as in a block"):
+        explain(model, X, np.zeros(5))
 
 
 def test_a_map_falls_on_what_speaks_for_its_genre():

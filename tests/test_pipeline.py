@@ -5,6 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from doit.exceptions import TaskFailed
+from filelock import FileLock
 
 import src.paths
 from src import pipeline
@@ -12,6 +13,7 @@ from src.paths import NOTEBOOKS, STAGES, RunPaths, run_name
 from src.pipeline import main, modules_of, stage_parameters
 
 FIRST_CELL = 'RUN = "fake"  # run\nN = 1  # number\n'
+READ_CELL = FIRST_CELL + 'CHECKPOINTS = ["documented"]  # names\n'
 TRAIN_CELL = FIRST_CELL + 'RECIPES = ["documented"]  # recipes\nSUFFIX = ""  # suffix\n'
 
 
@@ -43,6 +45,8 @@ def repository(tmp_path, monkeypatch):
     (tmp_path / "src" / "__init__.py").write_text("")
     (tmp_path / "src" / "part.py").write_text("VALUE = 1\n")
     write_notebook(tmp_path / "notebooks" / "03_model_training.ipynb", TRAIN_CELL)
+    for stage in ("attack", "explain"):
+        write_notebook(tmp_path / "notebooks" / f"{STAGES[stage]}.ipynb", READ_CELL)
     explore = tmp_path / "notebooks" / "01_data_exploration.ipynb"
     write_notebook(explore, FIRST_CELL + 'DATASET = "x"  # corpus', "from src import part")
     return tmp_path
@@ -79,7 +83,7 @@ def ran_by(executed, *arguments):
 def test_a_notebook_depends_on_all_it_imports_at_any_depth_and_on_nothing_else():
     attacks = imported("04_adversarial_attacks")
     assert {"src/attacks/adversarial.py", "src/models/cnn.py", "src/statistics.py"} <= attacks
-    assert not {"src/data/synthetic.py", "src/explainability/gradcam.py"} & attacks
+    assert not {"src/data/preprocessor.py", "src/explainability/gradcam.py"} & attacks
     exploration = imported("01_data_exploration")
     assert {"src/data/corpus.py", "src/data/synthetic.py", "src/paths.py"} <= exploration
     assert not any(name.startswith(("src/attacks/", "src/models/")) for name in exploration)
@@ -163,7 +167,7 @@ def test_a_changed_parameter_runs_the_stages_that_declare_it(repository, execute
 
 def test_a_changed_notebook_module_or_input_runs_its_stage_again(repository, executed):
     ran_by(executed)
-    write_notebook(repository / "notebooks" / "05_gradcam_analysis.ipynb", FIRST_CELL, "N + 2")
+    write_notebook(repository / "notebooks" / "05_gradcam_analysis.ipynb", READ_CELL, "N + 2")
     assert ran_by(executed) == ["explain"]
     (repository / "src" / "part.py").write_text("VALUE = 2\n")
     assert ran_by(executed) == ["explore"]  # it writes the same as before: the others rest
@@ -252,3 +256,23 @@ def test_a_failing_stage_ends_the_run_and_is_tried_again(executed, monkeypatch):
     assert main(["--run", "fake"]) != 0
     monkeypatch.setattr(pipeline, "run_notebook", working)
     assert ran_by(executed) == list(STAGES)
+
+
+def test_a_second_process_does_not_touch_a_run_in_the_making(executed, capsys):
+    folder = RunPaths("fake").notebooks
+    with FileLock(folder / ".lock"):
+        with pytest.raises(SystemExit) as refusal:
+            main(["--run", "fake"])
+        assert executed == []
+        assert main(["--run", "other"]) == 0  # another run is none of its business
+    assert re.fullmatch(r"run fake is being made by another process[^\n]+", refusal.value.code)
+    assert ran_by(executed) == list(STAGES)
+
+
+def test_an_interruption_is_told_in_one_sentence(executed, capsys, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "run_stages", interrupt)
+    assert main(["--run", "fake"]) == 130
+    assert capsys.readouterr().out.startswith("interrupted: what is finished stays")

@@ -1,5 +1,8 @@
+import os
 import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +27,7 @@ RECIPE = DOCUMENTED | {"epochs": 4, "batch_size": 8, "lr": 0.003}
 
 EVERYTHING = {
     "schedule": "one_cycle",
-    "averaging": 0.9,
+    "averaging": 2.0,
     "mixup": 0.2,
     "mask_bands": 8,
     "mask_frames": 4,
@@ -222,10 +225,20 @@ def test_adversarial_training_keeps_the_most_robust_epoch():
 
 
 def test_the_averaged_network_is_the_one_that_is_kept(tmp_path):
-    train(tmp_path, epochs=1, averaging=0.9)
+    train(tmp_path, epochs=1, averaging=2.0)
     state, kept = torch.load(tmp_path / STATE_FILE, weights_only=True), weights(tmp_path)
     assert all(value.equal(state["average"][f"module.{name}"]) for name, value in kept.items())
     assert not equal(kept, state["model"])
+
+
+@pytest.mark.parametrize("epochs", [0.2, 1, 3])
+def test_weights_are_averaged_over_so_many_epochs(epochs, tmp_path, monkeypatch):
+    decays, real = [], trainer.get_ema_multi_avg_fn
+    monkeypatch.setattr(
+        trainer, "get_ema_multi_avg_fn", lambda decay: decays.append(decay) or real(decay)
+    )
+    train(tmp_path, epochs=1, averaging=epochs)
+    assert decays == [pytest.approx(1 - 1 / (5 * epochs))]  # five steps an epoch
 
 
 def test_training_goes_on_from_the_network_it_is_given(tmp_path):
@@ -253,8 +266,8 @@ def test_a_checkpoint_carries_its_recipe(tmp_path):
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     real = trainer._run_epoch
 
-    def damaging(parts, data, *args):
-        epoch = real(parts, data, *args)
+    def damaging(parts, crew, data, *args):
+        epoch = real(parts, crew, data, *args)
         data.X[:] = np.nan
         return epoch
 
@@ -300,3 +313,83 @@ def test_code_in_a_checkpoint_or_state_is_not_executed(tmp_path):
     with pytest.raises(pickle.UnpicklingError):
         train(tmp_path)
     assert not trap.exists()
+
+
+SHARED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+from tests import test_trainer as t
+
+crews, gather = [], t.trainer._gather_crew
+plain = t.trainer.make_loader
+
+class Twice(BatchSampler):
+    def __iter__(self):
+        half = BatchSampler(self.sampler, self.batch_size // 2, self.drop_last)
+        return (batch + batch for batch in half)
+
+def twice(dataset, batch_size, shuffle=False):
+    if not shuffle:
+        return plain(dataset, batch_size)
+    batches = Twice(SequentialSampler(dataset), 2 * batch_size, drop_last=False)
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=lambda batch: batch)
+
+t.trainer._gather_crew = lambda model: crews.append(gather(model)) or crews[-1]
+t.cnn.WIDTHS, t.cnn.DENSE = (8, 16, 16, 16), (64, 64)
+t.train(Path(sys.argv[2]) / "halves", epochs=14, batch_size=16)
+assert Accelerator().num_processes == 2
+for weight in crews[0].model.parameters():
+    assert weight.equal(broadcast(weight.detach().clone()))
+t.trainer.make_loader = twice
+torch.nn.Dropout.forward = torch.nn.Dropout2d.forward = lambda layer, x: x
+t.train(Path(sys.argv[2]) / "twice")
+"""
+
+
+@pytest.fixture(name="shared", scope="module")
+def _shared(tmp_path_factory):
+    """Return the folder in which two processes trained: on halves of batches, on the same twice."""
+    folder = tmp_path_factory.mktemp("shared")
+    script = folder / "shared.py"
+    script.write_text(SHARED)
+    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1"
+    words = [sys.executable, *launch.split(), "--main_process_port", "29517", str(script)]
+    root = Path(trainer.__file__).parents[2]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(
+        [*words, str(root), str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_two_processes_of_the_same_batch_train_as_one_does(shared, tmp_path, monkeypatch):
+    for layer in (torch.nn.Dropout, torch.nn.Dropout2d):
+        monkeypatch.setattr(layer, "forward", lambda layer, x: x)
+    in_order = trainer.make_loader
+    monkeypatch.setattr(trainer, "make_loader", lambda data, n, shuffle=False: in_order(data, n))
+    alone = train(tmp_path)
+    together = torch.load(shared / "twice" / STATE_FILE, weights_only=True)["history"]
+    for one, two in zip(alone, together, strict=True):
+        assert {k: two[k] for k in one} == pytest.approx(one, abs=1e-3)
+    kept = load_checkpoint(shared / "twice" / CHECKPOINT_FILE)[0].state_dict()
+    assert all(kept[name].allclose(value, atol=1e-3) for name, value in weights(tmp_path).items())
+
+
+def test_two_processes_share_a_batch_and_learn(shared):
+    history = torch.load(shared / "halves" / STATE_FILE, weights_only=True)["history"]
+    assert history[-1]["val_accuracy"] == 1
+    kept = load_checkpoint(shared / "halves" / CHECKPOINT_FILE)[0]
+    val = planted(2, 16)
+    with torch.no_grad():
+        judged = kept(torch.from_numpy(val.X)[:, None]).argmax(dim=1)
+    assert (judged.numpy() == val.y).all()

@@ -1,49 +1,71 @@
 """Class activation maps of spectrograms, through the library grad-cam."""
 
+import contextlib
+import copy
+import io
+
 import numpy as np
 import pandas as pd
 import torch
-from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam import (
+    EigenCAM,
+    GradCAM,
+    GradCAMPlusPlus,
+    HiResCAM,
+    LayerCAM,
+    RandomCAM,
+    ScoreCAM,
+    XGradCAM,
+)
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import nn
 from tqdm.auto import tqdm
 
-from src.models.cnn import GenreClassifierCNN
-from src.runtime import device, keep_freed_memory
+from src.runtime import device, fast_precision, keep_freed_memory, set_seed
 
+CAMS = {
+    "gradcam": GradCAM,
+    "hirescam": HiResCAM,
+    "gradcam++": GradCAMPlusPlus,
+    "layercam": LayerCAM,
+    "xgradcam": XGradCAM,
+    "eigencam": EigenCAM,
+    "scorecam": ScoreCAM,
+    "randomcam": RandomCAM,
+}
 TARGET_LAYER = "conv4_2"
-BATCH_SIZE = 64
+BATCH_SIZE = 16
+LONG = 20  # batches that deserve a progress bar
+SCORECAM_BATCH_SIZE = 2  # it holds one masked copy of a segment for each of 256 channels
 
 
 def explain(
-    model: GenreClassifierCNN,
+    model: nn.Module,
     X: np.ndarray,
     targets: np.ndarray,
     target_layer: str = TARGET_LAYER,
+    method: str = "gradcam",
+    seed: int = 42,
 ) -> np.ndarray:
-    """Return Grad-CAM maps (n, 128, 130) float32 in [0, 1] of segments (n, 128, 130).
+    """Return maps (n, 128, 130) float32 in [0, 1] of segments (n, 128, 130).
 
     `targets` (n,) are the genre numbers that the maps explain: the true or the predicted ones,
-    which differ under attack. Each map is scaled from its own minimum to its maximum: it
-    tells where, not how strongly; a map without positive evidence is all zeros (see `is_empty`).
-    Source: Selvaraju et al. 2017, library grad-cam. Raises ValueError if there is not one target
-    for each segment or the network has no such genre (the library would return empty maps).
+    which differ under attack. `method` is one of `CAMS`; `eigencam` looks at no genre, and
+    `randomcam`, a control, weights channels by `seed` (the same for segments in the same place).
+    Each map is scaled from its own minimum to its maximum: it tells where, not how strongly; a map
+    without positive evidence is all zeros (see `is_empty`). Source: Selvaraju et al. 2017 for
+    Grad-CAM, the library grad-cam for all. Raises ValueError for an unknown method, if there is
+    not one target for each segment, or if the network has no such genre (the library would return
+    empty maps).
     """
-    if len(targets) != len(X):
-        raise ValueError(
-            f"{len(targets)} targets for {len(X)} segments: give one genre number a segment."
-        )
-    n_genres = model.output.out_features
-    unknown = [int(target) for target in targets if not 0 <= target < n_genres]
-    if unknown:
-        raise ValueError(
-            f"Genre {unknown[0]} cannot be explained: the network's genres are 0 to {n_genres - 1}."
-        )
-    keep_freed_memory()
-    model = model.eval().to(device()).requires_grad_(True)
+    _check(model, X, targets, method)
+    set_seed(seed)
     maps = np.zeros(np.shape(X), dtype=np.float32)
-    with GradCAM(model, [model.get_submodule(target_layer)]) as cam:
-        for start in tqdm(range(0, len(X), BATCH_SIZE), desc="Grad-CAM", leave=False):
-            rows = slice(start, start + BATCH_SIZE)
+    size = SCORECAM_BATCH_SIZE if method == "scorecam" else BATCH_SIZE
+    with _mapper(model, target_layer, method) as cam:
+        starts = range(0, len(X), size)
+        for start in tqdm(starts, desc=method, leave=False, disable=len(starts) < LONG):
+            rows = slice(start, start + size)
             batch = torch.from_numpy(np.array(X[rows], dtype=np.float32))[:, None].to(device())
             classes = [ClassifierOutputTarget(int(target)) for target in targets[rows]]
             maps[rows] = cam(batch, classes)
@@ -53,6 +75,11 @@ def explain(
 def is_empty(maps: np.ndarray) -> np.ndarray:
     """Tell which maps (n, 128, 130) are all zeros: nothing in them speaks for their genre."""
     return ~maps.any(axis=(1, 2))
+
+
+def flat(maps: np.ndarray) -> np.ndarray:
+    """Return maps (n, 128, 130) as rows of cells (n, 16640), also if there are none."""
+    return maps.reshape(len(maps), maps.shape[1] * maps.shape[2])
 
 
 def correct_examples(
@@ -109,3 +136,49 @@ def map_records(
             "empty": is_empty(maps),
         }
     )
+
+
+@contextlib.contextmanager
+def _mapper(model: nn.Module, target_layer: str, method: str):
+    """Yield the library's object for a frozen copy of the network; release its hooks at the end.
+
+    Gradients begin at the target layer's output. The library goes back to the input, which costs
+    twice the way forward and yields the same maps. Its own `with` block would hide IndexErrors.
+    Score-CAM, which asks the network once a channel, runs in bfloat16 and without its progress
+    bar a segment.
+    """
+    keep_freed_memory()
+    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    frozen = frozen.to(device(), memory_format=torch.channels_last)
+    layer = frozen.get_submodule(target_layer)
+    layer.register_forward_hook(_begin_gradients)
+    cam = CAMS[method](frozen, [layer])
+    quiet = (contextlib.redirect_stderr(io.StringIO()), fast_precision())
+    try:
+        with contextlib.ExitStack() as stack:
+            for context in quiet if method == "scorecam" else ():
+                stack.enter_context(context)
+            yield cam
+    finally:
+        cam.activations_and_grads.release()
+
+
+def _begin_gradients(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+    """Let gradients reach a layer's output and nothing before it."""
+    return output.detach().float().requires_grad_()
+
+
+def _check(model: nn.Module, X: np.ndarray, targets: np.ndarray, method: str) -> None:
+    """Raise ValueError for what the library would answer with empty maps or a bare KeyError."""
+    if method not in CAMS:
+        raise ValueError(f"{method} is no map known here: give one of {', '.join(CAMS)}.")
+    if len(targets) != len(X):
+        raise ValueError(
+            f"{len(targets)} targets for {len(X)} segments: give one genre number a segment."
+        )
+    n_genres = model.output.out_features
+    unknown = [int(target) for target in targets if not 0 <= target < n_genres]
+    if unknown:
+        raise ValueError(
+            f"Genre {unknown[0]} cannot be explained: the network's genres are 0 to {n_genres - 1}."
+        )

@@ -16,7 +16,7 @@ DOCUMENTED = {
     "mask_frames": 0,  # SpecAugment: widest stripe of frames
     "mixup": 0.0,  # alpha of mixup; 0: none
     "label_smoothing": 0.0,
-    "averaging": 0.0,  # decay a step of the averaged weights; 0: none
+    "averaging": 0.0,  # epochs over which weights are averaged, exponentially; 0: none
     "start_from": "",  # checkpoint that training starts from; empty: from scratch
     "adversarial_eps": 0.0,  # budget of adversarial training, of the range [0, 1]; 0: none
     "adversarial_steps": 0,  # 1: single step from a random start; more: PGD
@@ -32,7 +32,7 @@ IMPROVED = DOCUMENTED | {
     "mask_frames": 20,
     "mixup": 0.2,
     "label_smoothing": 0.05,
-    "averaging": 0.998,
+    "averaging": 2.0,
 }
 
 ROBUST = IMPROVED | {

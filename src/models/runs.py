@@ -1,5 +1,12 @@
-"""Training the recipes of a run, and their results side by side."""
+"""Training the recipes of a run, and their results side by side.
 
+`accelerate launch -m src.models.runs gtzan robust` trains in several processes or machines what
+notebook 3 trains in one, and the notebook then finds it done.
+"""
+
+import argparse
+import json
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -117,3 +124,21 @@ def _training_row(result: dict) -> dict:
         row |= {f"{measure.split('_')[0]}_{end}": values[end] for end in ("low", "high")}
     macro_recall = {"macro_recall": result["test"]["macro_recall"]["clip"]}
     return row | macro_recall | {"n_tracks": result["test"]["song_accuracy"]["n_tracks"]}
+
+
+def main(arguments: list[str]) -> int:
+    """Train recipes from the command line, as notebook 3 does by default; return 0."""
+    parser = argparse.ArgumentParser(prog="src.models.runs", description=__doc__)
+    parser.add_argument("run", help="name of the run's folders")
+    parser.add_argument("recipes", nargs="+", help=f"of {', '.join(recipes.RECIPES)}")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--changes", type=json.loads, default={}, help="as JSON")
+    parser.add_argument("--suffix", default="")
+    options = parser.parse_args(arguments)
+    for name in options.recipes:
+        train_recipe(RunPaths(options.run), name, options.changes, options.suffix, options.seed)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

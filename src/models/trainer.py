@@ -1,4 +1,7 @@
-"""Training: one loop for all recipes, resumed after interruptions; checkpoints and their data."""
+"""Training: one loop for all recipes, resumed after interruptions; checkpoints and their data.
+
+The same loop runs in one process or, by `accelerate launch`, in several that share each batch.
+"""
 
 import copy
 import hashlib
@@ -7,10 +10,14 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, broadcast
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -27,6 +34,13 @@ from src.runtime import device, fast_precision, keep_freed_memory, set_seed
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
 WARM_UP = 0.2
 STATE_FILE, BEST_FILE, CHECKPOINT_FILE = "state.pt", "best.pt", "checkpoint.pt"
+
+
+class Crew(NamedTuple):
+    """The processes that train together (often one) and the network as they share it."""
+
+    accelerator: Accelerator
+    model: nn.Module
 
 
 def fit(
@@ -47,29 +61,31 @@ def fit(
     validation segments. bfloat16 and `channels_last`. After each epoch the state goes to `folder`;
     a later call with the same data, seed, recipe, start and code goes on from there and ends with
     the same weights as an undisturbed one. The best epoch so far lies in `folder` as `best.pt` and
-    becomes `checkpoint.pt` at the end: what has that name was trained to the end. Raises
+    becomes `checkpoint.pt` at the end: what has that name was trained to the end. Several
+    processes share each batch; batch norms see the part of their own process. Raises
     FloatingPointError if the loss stops being a number.
     """
     keep_freed_memory()
     set_seed(seed)
     parts = _assemble(start or GenreClassifierCNN(len(genres)), len(train), recipe)
+    crew = _gather_crew(parts["model"])
     key = state_key(fingerprint, seed, recipe, start)
     history = _load_state(folder, key, parts)
-    progress = tqdm(range(len(history), recipe["epochs"]), desc="epochs", unit="epoch")
+    progress = _progress(range(len(history), recipe["epochs"]), "epochs", crew, unit="epoch")
     for epoch in progress:
         if epochs_since_best(history) >= recipe["patience"]:
             break
         set_seed(seed, epoch)
-        history.append(_run_epoch(parts, train, val, recipe, len(genres)))
+        history.append(_run_epoch(parts, crew, train, val, recipe, len(genres)))
         if recipe["schedule"] == "plateau":
             parts["scheduler"].step(history[-1]["val_loss"])
-        if epochs_since_best(history) == 0:
-            facts = {"genres": genres, "fingerprint": fingerprint, "seed": seed, "recipe": recipe}
-            path = folder / BEST_FILE
-            save_checkpoint(path, judged(parts), **facts, epoch=epoch + 1, key=key)
-        _save_state(folder, key, parts, history)
+        facts = {"genres": genres, "fingerprint": fingerprint, "seed": seed, "recipe": recipe}
+        if crew.accelerator.is_main_process:
+            _save_epoch(folder, parts, history, facts | {"epoch": epoch + 1, "key": key})
         progress.set_postfix({k: f"{v:.3g}" for k, v in history[-1].items()})
-    save_with(folder / CHECKPOINT_FILE, lambda part: shutil.copyfile(folder / BEST_FILE, part))
+    if crew.accelerator.is_main_process:
+        save_with(folder / CHECKPOINT_FILE, lambda part: shutil.copyfile(folder / BEST_FILE, part))
+    crew.accelerator.wait_for_everyone()
     return history
 
 
@@ -128,29 +144,47 @@ def _assemble(model: GenreClassifierCNN, n_train: int, recipe: dict) -> dict:
     optimizer = torch.optim.Adam(
         model.parameters(), lr=recipe["lr"], weight_decay=recipe["weight_decay"]
     )
+    steps = -(-n_train // recipe["batch_size"])  # an epoch
     if recipe["schedule"] == "one_cycle":
-        steps = recipe["epochs"] * -(-n_train // recipe["batch_size"])
-        scheduler = OneCycleLR(optimizer, recipe["lr"], total_steps=steps, pct_start=WARM_UP)
+        total = recipe["epochs"] * steps
+        scheduler = OneCycleLR(optimizer, recipe["lr"], total_steps=total, pct_start=WARM_UP)
     else:
         scheduler = ReduceLROnPlateau(optimizer, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     if recipe["averaging"]:
-        decay = get_ema_multi_avg_fn(recipe["averaging"])
-        parts["average"] = AveragedModel(model, multi_avg_fn=decay, use_buffers=True)
+        decay = max(0, 1 - 1 / (recipe["averaging"] * steps))
+        average = get_ema_multi_avg_fn(decay)
+        parts["average"] = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
     return parts
 
 
+def _gather_crew(model: nn.Module) -> Crew:
+    """Return the processes that this one was launched with and the network as they share it."""
+    shared_batches = DataLoaderConfiguration(split_batches=True)
+    accelerator = Accelerator(mixed_precision="no", dataloader_config=shared_batches)
+    return Crew(accelerator, accelerator.prepare_model(model))
+
+
+def _progress(steps: Iterable, name: str, crew: Crew, **options: object) -> tqdm:
+    """Return a progress bar, shown by one of the processes."""
+    return tqdm(steps, name, disable=not crew.accelerator.is_main_process, **options)
+
+
 def _run_epoch(
-    parts: dict, train: Dataset, val: SegmentDataset, recipe: dict, n_genres: int
+    parts: dict, crew: Crew, train: Dataset, val: SegmentDataset, recipe: dict, n_genres: int
 ) -> dict:
     """Train for one epoch, then validate; return losses, accuracies, rate and time."""
     begin = time.perf_counter()
     rate = parts["optimizer"].param_groups[0]["lr"]
-    trained = _learn(parts, train, recipe, n_genres)
+    trained = _learn(parts, crew, train, recipe, n_genres)
     seconds = time.perf_counter() - begin
     model = judged(parts)
-    validated = _validate(model, make_loader(val, recipe["batch_size"]))
+    for buffer in model.buffers():
+        broadcast(buffer)  # batch norms: those of the first process, which are saved
+    validated = _validate(model, crew, val, recipe["batch_size"])
     measured = hardening.measure(model, val, recipe["adversarial_eps"])
+    for name, value in measured.items():
+        measured[name] = crew.accelerator.reduce(torch.tensor(value), "mean").item()
     return {
         "train_loss": trained["loss"],
         "train_accuracy": trained["accuracy"],
@@ -162,28 +196,41 @@ def _run_epoch(
     }
 
 
-def _learn(parts: dict, train: Dataset, recipe: dict, n_genres: int) -> dict:
+def _learn(parts: dict, crew: Crew, train: Dataset, recipe: dict, n_genres: int) -> dict:
     """Make one pass of steps over the training data; return mean loss and accuracy."""
     model, optimizer = parts["model"], parts["optimizer"]
     mixup = augment.mixup(n_genres, recipe["mixup"]) if recipe["mixup"] else None
-    batches = make_loader(train, recipe["batch_size"], shuffle=True)
-    sums = np.zeros(3)
-    for X, y in tqdm(batches, desc="train", leave=False, unit="batch"):
+    loader = make_loader(train, recipe["batch_size"], shuffle=True)
+    batches = crew.accelerator.prepare_data_loader(loader)
+    sums = torch.zeros(3, dtype=torch.float64)
+    for X, y in _progress(batches, "train", crew, leave=False, unit="batch"):
         X, y = X.to(device(), memory_format=torch.channels_last), y.to(device())
         X = augment.mask(X, recipe["mask_bands"], recipe["mask_frames"])
         if recipe["adversarial_eps"]:
             steps = recipe["adversarial_steps"]
             X = hardening.perturb(model, X, y, recipe["adversarial_eps"], steps)
         X, targets = mixup(X, y) if mixup else (X, y)
-        model.train()
+        crew.model.train()
         with fast_precision():
-            logits = model(X).float()
+            logits = crew.model(X).float()
         loss = nn.functional.cross_entropy(
             logits, targets, label_smoothing=recipe["label_smoothing"]
         )
         _step(parts, optimizer, loss, recipe)
-        sums += loss.item() * len(y), (logits.argmax(dim=1) == y).sum().item(), len(y)
-    loss, right, n = sums.tolist()
+        sums += _sums(loss * len(y), logits, y)
+    return _means(sums, crew)
+
+
+def _sums(loss: torch.Tensor, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Return summed loss, right answers and number of a batch."""
+    right = (logits.argmax(dim=1) == y).sum()
+    return torch.tensor([loss.item(), right.item(), len(y)], dtype=torch.float64)
+
+
+def _means(sums: torch.Tensor, crew: Crew) -> dict:
+    """Return mean loss and accuracy over what all processes have summed."""
+    total = crew.accelerator.reduce(sums.to(crew.accelerator.device), "sum")
+    loss, right, n = total.tolist()
     return {"loss": loss / n, "accuracy": right / n}
 
 
@@ -204,18 +251,24 @@ def _step(parts: dict, optimizer: torch.optim.Optimizer, loss: torch.Tensor, rec
 
 
 @torch.no_grad()
-def _validate(model: nn.Module, batches) -> dict:
-    """Return mean loss and accuracy over all batches."""
+def _validate(model: nn.Module, crew: Crew, val: SegmentDataset, batch_size: int) -> dict:
+    """Return mean loss and accuracy over all segments, of which each process takes its share."""
     model.eval()
-    sums = np.zeros(3)
-    for X, y in batches:
+    share = slice(crew.accelerator.process_index, None, crew.accelerator.num_processes)
+    sums = torch.zeros(3, dtype=torch.float64)
+    for X, y in make_loader(SegmentDataset(val.X[share], val.y[share]), batch_size):
         X, y = X.to(device(), memory_format=torch.channels_last), y.to(device())
         with fast_precision():
             logits = model(X).float()
-        loss = nn.functional.cross_entropy(logits, y, reduction="sum")
-        sums += loss.item(), (logits.argmax(dim=1) == y).sum().item(), len(y)
-    loss, right, n = sums.tolist()
-    return {"loss": loss / n, "accuracy": right / n}
+        sums += _sums(nn.functional.cross_entropy(logits, y, reduction="sum"), logits, y)
+    return _means(sums, crew)
+
+
+def _save_epoch(folder: Path, parts: dict, history: list, facts: dict) -> None:
+    """Write the network, if the last epoch is the best, and all that the next depends on."""
+    if epochs_since_best(history) == 0:
+        save_checkpoint(folder / BEST_FILE, judged(parts), **facts)
+    _save_state(folder, facts["key"], parts, history)
 
 
 def _save_state(folder: Path, key: str, parts: dict, history: list) -> None:

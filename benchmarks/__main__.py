@@ -1,0 +1,172 @@
+"""`python -m benchmarks`: each stage against a plain implementation, as ratios, in one run.
+
+Plain and ours take turns on the same work; the ratio is the median over turns. Results must be
+equal within the tolerance that stands beside each. Needs a run with a trained checkpoint.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from benchmarks import limits, plain
+from src.attacks.adversarial import EPSILONS, ITERATIONS, draw_segments, sweep
+from src.data import corpus as corpora
+from src.data.frontend import LogMel
+from src.data.loader import SegmentDataset, load_metadata, load_split
+from src.data.preprocessor import segment_audio
+from src.explainability.gradcam import explain
+from src.models import trainer
+from src.models.evaluation import predict_logits
+from src.models.recipes import DOCUMENTED
+from src.models.runs import load_named
+from src.paths import METRICS, RunPaths
+from src.results import provenance, write_json
+
+TRACKS, SEGMENTS, ATTACKED, MAPS = 20, 320, 24, 64
+SEED = 42
+
+
+def main(arguments: list[str]) -> int:
+    """Measure all stages, print a table and write `results/metrics/bench.json`."""
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("--run", default="synthetic", help="run with arrays and a checkpoint")
+    parser.add_argument("--checkpoint", default="documented")
+    options = parser.parse_args(arguments)
+    paths = RunPaths(options.run)
+    model, _ = load_named(paths, options.checkpoint)
+    measured = {
+        "features": features(paths),
+        "training": training(paths),
+        "attacks": attacks(paths, model),
+        "gradcam": maps(paths, model),
+    }
+    facts = provenance(SEED, vars(options), corpus=load_metadata(paths)["corpus"])
+    write_json(METRICS / "bench.json", facts | measured)
+    print(pd.DataFrame(measured).T.to_string())
+    return 0
+
+
+def take_turns(first: Callable, second: Callable, turns: int) -> tuple[list[float], list[float]]:
+    """Return the seconds that two pieces of work take, called in turns."""
+    times = ([], [])
+    for _ in range(turns):
+        for work, taken in zip((first, second), times, strict=True):
+            begin = time.perf_counter()
+            work()
+            taken.append(time.perf_counter() - begin)
+    return times
+
+
+def report(times: tuple, amount: float, unit: str, limit: float, difference: float) -> dict:
+    """Return ratio, rate and share of the machine's limit (in the rate's unit)."""
+    plainly, ours = (np.array(taken) for taken in times)
+    rate = amount / np.median(ours)
+    return {
+        "ratio": float(np.median(plainly / ours)),
+        "share_of_limit": float(rate / limit),
+        "rate": float(rate),
+        "unit": unit,
+        "plain_rate": float(amount / np.median(plainly)),
+        "limit": float(limit),
+        "difference": float(difference),
+        "turns": len(ours),
+    }
+
+
+def features(paths: RunPaths) -> dict:
+    """Measure log-mels of whole tracks, read from disk; difference: largest, in dB."""
+    (corpus, _), tracks = corpora.source_of(paths), corpora.load_tracks(paths)
+    rows = list(tracks[tracks["used"] & (tracks["n_segments"] == 10)].head(TRACKS).itertuples())
+    files, front_end = [corpus / row.path for row in rows], LogMel()
+
+    def ours():
+        return np.concatenate(
+            [segment_audio(corpora.read_used(corpus, row), 10, front_end) for row in rows]
+        )
+
+    difference = 80 * np.abs(plain.features(files[:2]) - ours()[:20]).max()
+    times = take_turns(lambda: plain.features(files), ours, turns=5)
+    limit = 1 / (1 / limits.stft_rate() + 1 / limits.read_rate(files))
+    return report(times, len(rows), "tracks/s", limit, difference)
+
+
+def training(paths: RunPaths) -> dict:
+    """Measure one epoch without validation; difference: of the mean loss, in nats."""
+    X, y, _ = load_split(paths, "train")
+    data = SegmentDataset(np.array(X[:SEGMENTS]), y[:SEGMENTS])
+    X, y = torch.from_numpy(data.X)[:, None], torch.from_numpy(data.y)
+
+    def ours():
+        torch.manual_seed(SEED)
+        parts = trainer._assemble(trainer.GenreClassifierCNN(), len(data), DOCUMENTED)
+        trainer._learn(parts, trainer._gather_crew(parts["model"]), data, DOCUMENTED, 10)
+        return parts["model"]
+
+    def plainly():
+        torch.manual_seed(SEED)
+        return plain.train(X, y, DOCUMENTED["batch_size"])
+
+    losses = [_loss(work(), X, y) for work in (plainly, ours)]
+    times = take_turns(plainly, ours, turns=3)
+    limit = limits.convolution_rate(torch.bfloat16, weights=True, backward=True)
+    return report(times, len(data), "segments/s", limit, abs(losses[0] - losses[1]))
+
+
+def attacks(paths: RunPaths, model: nn.Module) -> dict:
+    """Measure the documented sweep; difference: by how much plain ART was ever more successful."""
+    X, y, segments = load_split(paths, "test")
+    rows = draw_segments(segments["track"].to_numpy(), ATTACKED, SEED)
+    X, y, segments = np.array(X[rows]), y[rows], segments.iloc[rows]
+    found = {}
+
+    def plainly():
+        found["plain"] = plain.sweep(model, X, y, EPSILONS, ITERATIONS)
+
+    def ours():
+        tables = [sweep(name, model, X, segments, y) for name in ("fgsm", "pgd")]
+        found["ours"] = pd.concat(tables)
+
+    times = take_turns(plainly, ours, turns=1)
+    steps = len(X) * len(EPSILONS) * (ITERATIONS + 1)
+    limit = limits.convolution_rate(torch.bfloat16, weights=False, backward=True)
+    return report(times, steps, "segment-steps/s", limit, _lost(model, found, y))
+
+
+def maps(paths: RunPaths, model: nn.Module) -> dict:
+    """Measure Grad-CAM maps; difference: largest of all cells of maps in [0, 1]."""
+    X, y, segments = load_split(paths, "test")
+    rows = draw_segments(segments["track"].to_numpy(), MAPS, SEED)
+    X, y = np.array(X[rows]), y[rows]
+    difference = np.abs(plain.grad_cam(model, X, y) - explain(model, X, y)).max()
+    times = take_turns(lambda: plain.grad_cam(model, X, y), lambda: explain(model, X, y), turns=5)
+    limit = limits.convolution_rate(torch.float32, weights=False, backward=False)
+    return report(times, len(X), "maps/s", limit, difference)
+
+
+def _loss(model: nn.Module, X: torch.Tensor, y: torch.Tensor) -> float:
+    """Return the mean training-mode loss of a network on the first segments."""
+    with torch.no_grad():
+        logits = model.train()(X[:64]).float()
+    return nn.functional.cross_entropy(logits, y[:64]).item()
+
+
+def _lost(model: nn.Module, found: dict, y: np.ndarray) -> float:
+    """Return the largest excess of plain ART's success over ours, over attacks and eps."""
+    ours = found["ours"]
+    wrong = ours["adversarial_prediction"] != ours["true"]
+    shares = wrong.groupby([ours["attack"], ours["eps"]]).mean()
+    excess = [
+        (predict_logits(model, attacked).argmax(axis=1) != y).mean() - shares[key]
+        for key, attacked in found["plain"].items()
+    ]
+    return max(0.0, *excess)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

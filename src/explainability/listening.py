@@ -1,0 +1,80 @@
+"""Maps made audible: a clip filtered by its map, and what the map leaves out."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import soundfile
+import torch
+
+from src.data.corpus import read_used
+from src.data.frontend import (
+    HOP_LENGTH,
+    N_FFT,
+    SAMPLE_RATE,
+    SEGMENT_SAMPLES,
+    SEGMENT_SECONDS,
+    mel_frequencies,
+)
+from src.results import save_with
+
+
+def read_clip(corpus: Path, tracks: pd.DataFrame, segment) -> np.ndarray:
+    """Return the samples (66150,) of a segment (a row of the segments' table) of an audio corpus.
+
+    `tracks` is the audit's table.
+    """
+    (track,) = tracks[tracks["track"] == segment.track].itertuples()
+    start = round(segment.start_s / SEGMENT_SECONDS) * SEGMENT_SAMPLES
+    return read_used(corpus, track)[start : start + SEGMENT_SAMPLES]
+
+
+def filter_by_map(samples: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Return samples (time,) whose spectrum is weighted by a map (128, frames) in [0, 1].
+
+    The weights of the mel bands are interpolated to the bins of the short-time spectrum, whose
+    phase is kept. Weights of 1 return the clip; a clip is the sum of what `heat` and `1 - heat`
+    leave of it.
+    """
+    window = torch.hann_window(N_FFT)
+    options = {"n_fft": N_FFT, "hop_length": HOP_LENGTH, "window": window, "center": True}
+    wave = torch.from_numpy(np.asarray(samples, dtype=np.float32))
+    spectrum = torch.stft(wave, pad_mode="constant", return_complex=True, **options)
+    weighted = spectrum * torch.from_numpy(bin_weights(heat))
+    return torch.istft(weighted, length=len(samples), **options).numpy()
+
+
+def bin_weights(heat: np.ndarray) -> np.ndarray:
+    """Return the weights (1025, frames) float32 of spectral bins from those of mel bands."""
+    hertz = np.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)
+    position = np.interp(hertz, mel_frequencies(), np.arange(len(heat)))
+    below = np.floor(position).astype(int)
+    above = np.minimum(below + 1, len(heat) - 1)
+    share = (position - below)[:, None]
+    return ((1 - share) * heat[below] + share * heat[above]).astype(np.float32)
+
+
+def clear(folder: Path) -> None:
+    """Remove the WAV files of an earlier network."""
+    for file in folder.glob("*.wav"):
+        file.unlink()
+
+
+def write_parts(folder: Path, name: str, samples: np.ndarray, maps: dict) -> dict[str, Path]:
+    """Write a clip and, for each named map, what it keeps and leaves out, as WAV; return paths.
+
+    All at the clip's own level, so that they add up by ear as they do by sample.
+    """
+    sounds = {"clip": samples}
+    for kind, heat in maps.items():
+        kept = filter_by_map(samples, heat)
+        sounds |= {f"{kind}_kept": kept, f"{kind}_left_out": samples - kept}
+    return {
+        kind: save_with(folder / f"{name}_{kind}.wav", lambda part, s=sound: _write(part, s))
+        for kind, sound in sounds.items()
+    }
+
+
+def _write(path: Path, samples: np.ndarray) -> None:
+    """Write samples as 16-bit WAV, cut at full scale."""
+    soundfile.write(path, np.clip(samples, -1, 1), SAMPLE_RATE, subtype="PCM_16", format="WAV")

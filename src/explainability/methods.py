@@ -1,0 +1,127 @@
+"""Maps by name: class activation maps, integrated gradients, and controls that see no evidence."""
+
+import copy
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from captum.attr import IntegratedGradients
+from scipy.ndimage import gaussian_filter
+from torch import nn
+
+from src.attacks.adversarial import draw_segments
+from src.explainability.gradcam import CAMS, TARGET_LAYER, explain
+from src.models.evaluation import predict_logits
+from src.runtime import device, fast_precision
+
+CONTROLS = ("randomcam", "frequency_prior", "blurred_random")
+METHODS = (*(name for name in CAMS if name not in CONTROLS), "integrated_gradients")
+REFERENCE_CLIPS = 80  # behind the mean maps of all genres
+BLUR_BINS = 8  # a cell of the last convolution covers 8 x 8 bins
+STEPS = 16  # of the path of integrated gradients
+BATCH_SIZE = 32
+
+
+class Subject(NamedTuple):
+    """A network to be explained, how, and what its maps are compared with.
+
+    `layer` is the target of class activation maps, `seed` that of random maps; `priors`
+    (n_genres, 128, 130) are the mean maps of the genres over clips of the training split,
+    `background` (128, 130) the mean level of each band: a spectrogram that says nothing.
+    """
+
+    name: str
+    model: nn.Module
+    layer: str
+    seed: int
+    priors: np.ndarray
+    background: np.ndarray
+
+
+class Clips(NamedTuple):
+    """Segments X (n, 128, 130), true genres y (n,) and their rows of the segments' table."""
+
+    X: np.ndarray
+    y: np.ndarray
+    segments: object
+
+    def take(self, rows: np.ndarray) -> "Clips":
+        """Return some of the clips; `rows` are positions."""
+        return Clips(self.X[rows], self.y[rows], self.segments.iloc[rows])
+
+
+def make_subject(
+    name: str,
+    model: nn.Module,
+    reference: Clips,
+    seed: int = 42,
+    layer: str = TARGET_LAYER,
+    n: int = REFERENCE_CLIPS,
+) -> Subject:
+    """Return a network with its mean maps, from `n` clips spread evenly over the reference tracks.
+
+    Maps of clips that the network gets wrong do not count; a genre of which it gets none right
+    has a prior of zeros.
+    """
+    drawn = draw_segments(reference.segments["track"].to_numpy(), n, seed)
+    X, y, _ = reference.take(drawn)
+    right = predict_logits(model, X).argmax(axis=1) == y
+    maps = explain(model, X[right], y[right], layer)
+    priors = np.zeros((model.output.out_features, *X.shape[1:]), dtype=np.float32)
+    for genre in np.unique(y[right]):
+        priors[genre] = scaled(maps[y[right] == genre].mean(axis=0)[None])[0]
+    background = np.repeat(X.mean(axis=(0, 2))[:, None], X.shape[2], axis=1)
+    return Subject(name, model, layer, seed, priors, background)
+
+
+def maps_of(method: str, subject: Subject, X: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return maps (n, 128, 130) in [0, 1] by any of `METHODS` and `CONTROLS`.
+
+    `frequency_prior` answers with the mean map of the genre, `blurred_random` with smooth noise,
+    the same for segments in the same place: neither has seen the clip.
+    """
+    if len(X) == 0:
+        return np.zeros(np.shape(X), dtype=np.float32)
+    if method == "integrated_gradients":
+        return integrated_gradients(subject.model, X, targets, subject.background)
+    if method == "frequency_prior":
+        return subject.priors[targets]
+    if method == "blurred_random":
+        return blurred_random(np.shape(X), subject.seed)
+    return explain(subject.model, X, targets, subject.layer, method, subject.seed)
+
+
+def integrated_gradients(
+    model: nn.Module, X: np.ndarray, targets: np.ndarray, background: np.ndarray, steps: int = STEPS
+) -> np.ndarray:
+    """Return the positive integrated gradients (n, 128, 130) of segments, each scaled to [0, 1].
+
+    The path leads from `background` (128, 130) to the segment. It cannot start at silence: the
+    network standardizes each spectrogram, so that all of a straight path from a constant looks
+    alike to it. Gradients in bfloat16. Source: Sundararajan et al. 2017, library Captum.
+    """
+    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    frozen = frozen.to(device(), memory_format=torch.channels_last)
+    start = torch.from_numpy(np.array(background, dtype=np.float32))[None, None].to(device())
+    with fast_precision():
+        attributed = IntegratedGradients(frozen).attribute(
+            torch.from_numpy(np.array(X, dtype=np.float32))[:, None].to(device()),
+            start,
+            target=[int(target) for target in targets],
+            n_steps=steps,
+            internal_batch_size=max(BATCH_SIZE, len(X)),
+        )
+    return scaled(attributed[:, 0].clamp(min=0).float().cpu().numpy())
+
+
+def blurred_random(shape: tuple, seed: int) -> np.ndarray:
+    """Return maps of white noise (n, 128, 130) blurred to the grain of the last convolution."""
+    noise = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+    return scaled(gaussian_filter(noise, (0, BLUR_BINS, BLUR_BINS)))
+
+
+def scaled(maps: np.ndarray) -> np.ndarray:
+    """Return maps (n, 128, 130) scaled from each one's minimum to its maximum, constants to 0."""
+    low = maps.min(axis=(1, 2), keepdims=True)
+    span = maps.max(axis=(1, 2), keepdims=True) - low
+    return ((maps - low) / np.where(span > 0, span, 1)).astype(np.float32)

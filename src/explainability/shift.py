@@ -1,0 +1,87 @@
+"""How far two maps of the same clip lie apart: one number a clip for each measure.
+
+All functions take two stacks of maps (n, 128, 130) in [0, 1] and return (n,), with NaN where a map
+is empty: nothing can be said of what is not there, and empty maps are counted apart.
+"""
+
+import numpy as np
+from scipy.stats import rankdata
+from skimage.metrics import structural_similarity
+
+from src.data.frontend import HOP_LENGTH, SAMPLE_RATE, mel_frequencies
+from src.explainability.bands import band_shares
+from src.explainability.gradcam import flat, is_empty
+
+TOP_SHARE = 0.1
+
+
+def measure_shift(before: np.ndarray, after: np.ndarray) -> dict[str, np.ndarray]:
+    """Return all measures of the shift from one stack of maps to another, by name."""
+    (t0, mel0, hz0), (t1, mel1, hz1) = centre_of_mass(before), centre_of_mass(after)
+    return {
+        "spearman": spearman(before, after),
+        "ssim": ssim(before, after),
+        "nissim": nissim(before, after),
+        "top_overlap": top_overlap(before, after),
+        "centre_shift_s": np.abs(t1 - t0),
+        "centre_shift_mel": np.abs(mel1 - mel0),
+        "centre_shift_hz": np.abs(hz1 - hz0),
+        "band_shift": band_shift(before, after),
+        "empty": is_empty(after).astype(float),
+    }
+
+
+def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return Spearman's rank correlation of the cells, 1 for the same order (Ghorbani 2019)."""
+    a, b = (rankdata(flat(maps), axis=1) for maps in (first, second))
+    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    spread = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    return _unless_empty((a * b).sum(axis=1) / np.where(spread > 0, spread, 1), first, second)
+
+
+def ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the structural similarity, 1 for the same map (Wang et al. 2004, scikit-image)."""
+    options = {"data_range": 1, "gaussian_weights": True, "use_sample_covariance": False}
+    pairs = zip(first, second, strict=True)
+    values = np.array([structural_similarity(a, b, **options) for a, b in pairs])
+    return _unless_empty(values, first, second)
+
+
+def nissim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the normalised inverted SSIM, (1 - SSIM) / 2: 0 for the same map, at most 1.
+
+    Over clips, its mean is the mean observed dissimilarity (MOD), its mean squared deviation from
+    that the variation in dissimilarity (VID). Source: Chakraborty et al. 2022, arXiv 2204.05427.
+    """
+    return (1 - ssim(first, second)) / 2
+
+
+def top_overlap(first: np.ndarray, second: np.ndarray, share: float = TOP_SHARE) -> np.ndarray:
+    """Return which share of the top cells of one map is among those of the other.
+
+    Unrelated maps share `share` of them. Source: Ghorbani et al. 2019, arXiv 1710.10547.
+    """
+    k = round(share * first.shape[1] * first.shape[2])
+    tops = [np.argsort(-flat(maps), axis=1, kind="stable")[:, :k] for maps in (first, second)]
+    pairs = zip(*tops, strict=True)
+    return _unless_empty(np.array([np.isin(a, b).mean() for a, b in pairs]), first, second)
+
+
+def centre_of_mass(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the centre of each map in seconds, in mel bands from the lowest, and in Hz."""
+    maps = np.asarray(maps, dtype=np.float64)
+    mass = np.where(is_empty(maps), np.nan, maps.sum(axis=(1, 2)))
+    frame = maps.sum(axis=1) @ np.arange(maps.shape[2]) / mass
+    band = maps.sum(axis=2) @ np.arange(maps.shape[1]) / mass
+    hertz = np.interp(band, np.arange(maps.shape[1]), mel_frequencies())
+    return frame * HOP_LENGTH / SAMPLE_RATE, band, hertz
+
+
+def band_shift(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the share of mass that would have to change its frequency band, from 0 to 1."""
+    return np.abs(band_shares(first) - band_shares(second)).sum(axis=1) / 2
+
+
+def _unless_empty(values: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return values with NaN where one of the maps is empty."""
+    return np.where(is_empty(first) | is_empty(second), np.nan, values)

@@ -1,0 +1,101 @@
+"""Records of explanations, one row a clip and measure, and the table with intervals over tracks."""
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from src.statistics import LEVEL, RESAMPLES, difference_over_tracks, mean_over_tracks
+
+KEYS = ["checkpoint", "method", "measure", "condition", "eps"]
+TRUE_OR_FALSE = ("empty", "box_hit")
+COLUMNS = ["corpus", *KEYS, "value", "low", "high", "n_clips"]
+
+
+def records(segments: pd.DataFrame, values: dict[str, np.ndarray], **keys: object) -> pd.DataFrame:
+    """Return one row a clip and measure; `keys` are `checkpoint`, `method`, `condition`, `eps`.
+
+    `values` has one number a clip for each measure, NaN where there is none. Every condition that
+    has a key also has the genre, segment and track.
+    """
+    clips = segments[["segment", "track", "genre"]].reset_index(drop=True)
+    tables = [clips.assign(**keys, measure=name, value=column) for name, column in values.items()]
+    return pd.concat(tables, ignore_index=True)
+
+
+def summarize(rows: pd.DataFrame, corpus: str) -> pd.DataFrame:
+    """Return the mean of each measure under each condition with its 95% interval over tracks.
+
+    Clips without a value do not count; of conditions without any clip there is no row. `nissim`
+    appears as its mean `mod` and its variation `vid`. Columns: `COLUMNS`.
+    """
+    known = rows.dropna(subset="value")
+    lines = []
+    for keys, group in tqdm(known.groupby(KEYS, sort=False), desc="intervals", leave=False):
+        shown = _measures(keys[KEYS.index("measure")], group["value"].to_numpy())
+        for name, values in shown.items():
+            line = dict(zip(KEYS, keys, strict=True)) | {"measure": name, "corpus": corpus}
+            lines.append(line | _mean(name, values, group["track"].to_numpy()))
+    return pd.DataFrame(lines).rename(columns={"n_segments": "n_clips"})[COLUMNS]
+
+
+def differences(rows: pd.DataFrame, pairs: list[tuple], corpus: str) -> pd.DataFrame:
+    """Return differences of a measure between two conditions, with intervals over tracks.
+
+    `pairs` are measure, first condition, second condition and eps; records at that eps and clean
+    ones (eps 0) count. The condition of a row reads `first - second`. Columns: `COLUMNS`.
+    """
+    lines = []
+    for measure, first, second, eps in pairs:
+        chosen = rows[(rows["measure"] == measure) & rows["eps"].isin([0, eps])]
+        chosen = chosen[chosen["condition"].isin([first, second])].dropna(subset="value")
+        for (checkpoint, method), group in chosen.groupby(["checkpoint", "method"], sort=False):
+            if group["condition"].nunique() == 2:
+                keys = (corpus, checkpoint, method, measure, f"{first} - {second}", eps)
+                line = dict(zip(COLUMNS, keys, strict=False)) | difference(group, first, second)
+                lines.append(line)
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def difference(rows: pd.DataFrame, first: str, second: str, seed: int = 0) -> dict:
+    """Return the mean value under condition `first` less that under `second`, with its interval.
+
+    `rows` are records of one measure without NaN. Tracks are drawn with replacement, each with
+    its clips of both conditions (percentile bootstrap, 95%); draws in which a condition has no
+    clip do not count. `low` and `high` are None where either has fewer than two tracks.
+    """
+    tables = [rows[rows["condition"] == name] for name in (first, second)]
+    tracks = pd.Index(pd.concat(tables)["track"].unique())
+    sums = [table.groupby("track")["value"].agg(["sum", "count"]) for table in tables]
+    columns = [s.reindex(tracks, fill_value=0)[c].to_numpy() for s in sums for c in s]
+    few = min(table["track"].nunique() for table in tables) < 2
+    low, high = (None, None) if few else _interval(columns, seed)
+    value = tables[0]["value"].mean() - tables[1]["value"].mean()
+    return {"value": float(value), "low": low, "high": high, "n_clips": sum(map(len, tables))}
+
+
+def _interval(columns: list[np.ndarray], seed: int) -> tuple[float, float]:
+    """Return the percentile interval of the difference of two means over resampled tracks.
+
+    `columns` are sums and counts by track of the first condition, then of the second.
+    """
+    n = len(columns[0])
+    rows = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
+    sum_a, count_a, sum_b, count_b = (column[rows].sum(axis=1) for column in columns)
+    known = (count_a > 0) & (count_b > 0)
+    draws = sum_a[known] / count_a[known] - sum_b[known] / count_b[known]
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _mean(name: str, values: np.ndarray, tracks: np.ndarray) -> dict:
+    """Return a mean over tracks; only what is true or false has Wilson's interval at its ends."""
+    if name in TRUE_OR_FALSE:
+        return mean_over_tracks(values, tracks)
+    return difference_over_tracks(np.zeros(len(values)), values, tracks)
+
+
+def _measures(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what is averaged over clips: the measure itself, or MOD and VID."""
+    if name != "nissim":
+        return {name: values}
+    return {"mod": values, "vid": (values - values.mean()) ** 2}

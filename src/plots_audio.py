@@ -1,0 +1,106 @@
+"""Figures of attacks on audio: success by signal-to-noise ratio, survival by channel, examples."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from src import plots
+from src.attacks.audio import FILE_CHANNEL
+from src.attacks.channels import CHANNELS, librosa_log_mel
+
+STYLE = {  # colour of Okabe and Ito, marker, name
+    "noise": ("#009E73", "^", "white noise (control)"),
+    "fgsm_waveform": ("#0072B2", "o", "FGSM"),
+    "pgd_waveform": ("#E69F00", "s", "PGD"),
+    "pgd_linf": ("#999999", "d", "PGD, L-infinity"),
+    "pgd_masked": ("#CC79A7", "D", "PGD beneath the masking level"),
+    "pgd_spectrogram_resynthesized": ("#D55E00", "v", "spectrogram PGD, resynthesized"),
+}
+CHANNEL_NAMES = {
+    "wav16": "WAV, 16 bit",
+    "mp3_64k": "MP3, 64 kbit/s",
+    "ogg": "Ogg Vorbis",
+    "gain": "3 dB lower",
+    "shift": "10 ms later",
+}
+
+
+def success_over_ratio(ax: Axes, summary: pd.DataFrame, title: str = "") -> Axes:
+    """Draw the success rate of files over their signal-to-noise ratio, with intervals over tracks.
+
+    `summary` is that of `src.attacks.audio.summarize` for one checkpoint; changes that are harder
+    to hear stand to the right.
+    """
+    files = summary[(summary["channel"] == FILE_CHANNEL) & summary["snr_db"].notna()]
+    for name in STYLE:
+        rows = files[(files["attack"] == name) & files["attack_success_rate"].notna()]
+        rows = rows.sort_values("snr_db")
+        if len(rows):
+            _curve(ax, rows, *STYLE[name])
+    ax.set(xlabel="signal-to-noise ratio (dB)", ylabel="attack success rate (%)", ylim=(-2, 102))
+    return _finish(ax, title)
+
+
+def survival(ax: Axes, summary: pd.DataFrame, title: str = "") -> Axes:
+    """Draw, by channel, the share of flipped clips that stay so, with intervals over tracks."""
+    known = summary[summary["survival"].notna() & summary["channel"].isin(CHANNELS)]
+    judged = known.groupby(["attack", "budget_db"])["channel"].transform("nunique") > 1
+    known = known[judged & known["attack"].isin(set(STYLE) - {"noise"})]
+    groups = list(known.groupby(["attack", "budget_db"], sort=False))
+    for i, ((name, _), rows) in enumerate(groups):
+        colour, _, label = STYLE[name]
+        rows = rows.set_index("channel").reindex([c for c in CHANNELS if c in set(rows["channel"])])
+        value, errors = _percent(rows["survival"])
+        place = np.array([CHANNELS.index(channel) for channel in rows.index])
+        place = place + (i - (len(groups) - 1) / 2) * 0.8 / len(groups)
+        label = f"{label}, {rows['snr_db'].iloc[0]:.0f} dB"
+        width = 0.75 / len(groups)
+        ax.bar(place, value, width, yerr=errors, capsize=2, color=colour, label=label)
+    ax.set_xticks(range(len(CHANNELS)), [CHANNEL_NAMES[c] for c in CHANNELS], rotation=30)
+    ax.set(xlabel="what the file went through", ylabel="still flipped (%)", ylim=(0, 105))
+    return _finish(ax, title)
+
+
+def example(clean: np.ndarray, sounds: dict[str, np.ndarray], titles: dict[str, str]) -> Figure:
+    """Draw a clip and attacked versions of it: log-mels above, their change in dB below.
+
+    `clean` and the `sounds` are samples (66150,); `titles` has one for "clean" and each sound.
+    """
+    figure, axes = plots.grid(2, 1 + len(sounds), width=3.6, height=2.5)
+    x = librosa_log_mel(clean[None])[0]
+    level = plots.spectrogram(axes[0, 0], x, titles["clean"])
+    changes = {name: librosa_log_mel(sound[None])[0] - x for name, sound in sounds.items()}
+    for column, (name, delta) in enumerate(changes.items(), start=1):
+        plots.spectrogram(axes[0, column], x + delta, titles[name])
+        change = plots.change(axes[1, column], delta, 20, "change")
+    plots.colour_bar(figure, level, axes[0], "level (dB)")
+    plots.colour_bar(figure, change, axes[1], "change (dB)")
+    return figure
+
+
+def _finish(ax: Axes, title: str) -> Axes:
+    """Give an axis its title, and a legend if anything is drawn."""
+    ax.set_title(title, fontsize=9)
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.25))
+    return ax
+
+
+def _curve(ax: Axes, rows: pd.DataFrame, colour: str, marker: str, label: str) -> None:
+    """Draw one attack's success rates with their intervals."""
+    value, errors = _percent(rows["attack_success_rate"])
+    snr_db = rows["snr_db"].astype(float)
+    ax.plot(snr_db, value, marker=marker, color=colour, label=label)
+    if len(rows) > 1:
+        ax.fill_between(snr_db, value - errors[0], value + errors[1], color=colour, alpha=0.15)
+    else:
+        ax.errorbar(snr_db, value, yerr=errors, color=colour, capsize=3)
+
+
+def _percent(shares: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Return shares in percent and the lengths (2, n) of their intervals, 0 where unknown."""
+    table = pd.DataFrame(shares.tolist()).astype(float) * 100
+    value = table["value"].to_numpy()
+    errors = np.array([value - table["low"], table["high"] - value])
+    return value, np.nan_to_num(errors).clip(min=0)

@@ -1,0 +1,35 @@
+"""Where joblib computes: threads of this machine, or the workers of a Dask cluster."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from dask.distributed import Client
+from joblib import parallel_config
+
+
+@contextmanager
+def workers(scheduler: str) -> Iterator[None]:
+    """Let joblib compute on the cluster of a Dask scheduler, given by its address.
+
+    Empty: on this machine. Every worker must see the repository's files under the same paths; each
+    computes in one thread, so that results are those of one machine. Raises OSError if nothing
+    answers at the address.
+    """
+    if not scheduler:
+        yield
+        return
+    with _connect(scheduler) as client, parallel_config(backend="dask"):
+        client.run(torch.set_num_threads, 1)
+        yield
+
+
+def _connect(scheduler: str) -> Client:
+    """Return a client of the scheduler at an address."""
+    try:
+        return Client(scheduler, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise OSError(
+            f"SCHEDULER={scheduler} does not answer ({error}): the address may be misspelt or the "
+            "cluster down; start one with `dask scheduler` and `dask worker`, or leave it empty."
+        ) from error

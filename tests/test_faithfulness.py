@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+import torch
+
+from src.explainability.faithfulness import (
+    FRACTIONS,
+    above_controls,
+    areas,
+    confidence,
+    curves,
+    road,
+)
+from src.explainability.gradcam import explain
+from src.explainability.sanity import LAYERS, randomized
+from src.models.cnn import GenreClassifierCNN
+from src.models.evaluation import predict_logits, softmax
+
+MARKED = np.zeros((128, 130), dtype=bool)
+MARKED[:16, :26] = True  # 2.5% of the cells hold all evidence
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return GenreClassifierCNN().eval()
+
+
+def mean_of_marked(X, targets):
+    """Score segments by a linear toy: the mean level of the marked cells."""
+    return X[:, MARKED].mean(axis=1)
+
+
+def toy(heat):
+    """Return the toy's curves for one segment of ones on a background of zeros."""
+    X, background = np.ones((1, 128, 130)), np.zeros((128, 130))
+    return curves(mean_of_marked, X, np.zeros(1), heat[None].astype(float), background, seed=0)
+
+
+def test_the_right_map_inserts_all_and_deletes_all_at_once():
+    found = toy(MARKED)
+    assert found["insertion"][0].tolist() == [0, 1, 1, 1, 1, 1]
+    assert found["deletion"][0].tolist() == [1, 0, 0, 0, 0, 0]
+
+
+def test_the_opposite_map_does_so_at_the_end():
+    found = toy(~MARKED)
+    assert found["insertion"][0].tolist() == [0, 0, 0, 0, 0, 1]
+    assert found["deletion"][0].tolist() == [1, 1, 1, 1, 1, 0]
+
+
+def test_equal_cells_come_in_random_order_and_score_their_share():
+    found = toy(np.ones((128, 130)))
+    np.testing.assert_allclose(found["insertion"][0], FRACTIONS, atol=0.06)
+    np.testing.assert_allclose(areas(found)["insertion"], 0.5, atol=0.03)
+
+
+def test_areas_lie_under_the_curves():
+    scores = {"insertion": np.array([FRACTIONS, np.ones(len(FRACTIONS))])}
+    np.testing.assert_allclose(areas(scores)["insertion"], [0.5, 1])
+
+
+def test_empty_maps_have_no_curve():
+    found = toy(np.zeros((128, 130)))
+    assert np.isnan(areas(found)["insertion"]).all()
+    assert np.isnan(found["deletion"]).all()
+
+
+def test_what_counts_is_the_distance_to_each_control():
+    method = {"insertion": np.array([0.8]), "deletion": np.array([0.1]), "road": np.array([0.3])}
+    control = {"insertion": np.array([0.5]), "deletion": np.array([0.3]), "road": np.array([0.4])}
+    found = above_controls(method, {"noise": control})
+    assert found["insertion above noise"] == pytest.approx(0.3)
+    assert found["deletion above noise"] == pytest.approx(0.2)  # falling lower is more faithful
+    assert found["road above noise"] == pytest.approx(-0.1)
+
+
+def test_confidence_is_the_probability_of_each_genre(model):
+    X = np.random.default_rng(0).random((2, 128, 130), dtype=np.float32)
+    expected = softmax(predict_logits(model, X))[[0, 1], [3, 5]]
+    np.testing.assert_allclose(confidence(model)(X, np.array([3, 5])), expected)
+
+
+class Loudness(torch.nn.Module):
+    """A network of two genres whose first logit is the level of the marked cells."""
+
+    def forward(self, x):
+        level = 20 * x[:, 0][:, torch.from_numpy(MARKED)].mean(dim=1)
+        return torch.stack([level, torch.full_like(level, 10)], dim=1)
+
+
+def test_road_prefers_the_right_map_to_its_opposite():
+    X = np.zeros((2, 128, 130), dtype=np.float32)
+    X[:, MARKED] = 1
+    heat = np.stack([MARKED, ~MARKED]).astype(np.float32)
+    heat += np.random.default_rng(0).random(heat.shape, dtype=np.float32) / 10  # no ties
+    right, wrong = road(Loudness(), X, np.array([0, 0]), heat, seed=0)
+    assert right > 0.3
+    assert wrong == pytest.approx(-right, abs=0.05)
+
+
+def test_road_says_nothing_of_an_empty_map():
+    X = np.ones((1, 128, 130), dtype=np.float32)
+    assert np.isnan(road(Loudness(), X, np.array([0]), np.zeros_like(X), seed=0)).all()
+
+
+def test_layers_become_random_from_the_last_one_down(model):
+    learnt = model.state_dict()
+    for depth, (name, changed) in enumerate(randomized(model, 0), start=1):
+        assert name == LAYERS[depth - 1]
+        weights = changed.state_dict()
+        same = {k.split(".")[0] for k in weights if k.endswith("weight") and "bn" not in k
+                and weights[k].equal(learnt[k])}  # fmt: skip
+        assert same == set(LAYERS[depth:])
+    assert depth == len(LAYERS) == 11
+
+
+def test_random_weights_change_the_map(model):
+    X = np.random.default_rng(0).random((2, 128, 130), dtype=np.float32)
+    targets = np.array([1, 2])
+    learnt = explain(model, X, targets)
+    (_, changed), *_ = randomized(model, 1)
+    assert not np.allclose(explain(changed, X, targets), learnt, atol=0.05)
+
+
+def test_randomizing_leaves_the_network_itself_alone(model):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    list(randomized(model, 0))
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())

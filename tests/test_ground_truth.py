@@ -1,0 +1,106 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from src.attacks.adversarial import make_classifier
+from src.data import synthetic
+from src.data.frontend import SEGMENT_SAMPLES, LogMel
+from src.data.synthetic import PARTS
+from src.explainability.boxes import (
+    BOX_BANDS,
+    BOX_FRAMES,
+    attack_boxes,
+    box_measures,
+    draw_boxes,
+)
+from src.explainability.methods import blurred_random
+from src.explainability.parts import NO_PART, composed_seed, loudest_parts, part_measures
+from src.models.cnn import GenreClassifierCNN
+
+
+@pytest.fixture(name="X", scope="module")
+def _segments():
+    return np.random.default_rng(0).random((3, 128, 130), dtype=np.float32)
+
+
+def test_boxes_are_whole_and_random_and_reproducible():
+    boxes = draw_boxes(20, 1)
+    assert (boxes.sum(axis=(1, 2)) == BOX_BANDS * BOX_FRAMES).all()
+    for box in boxes:
+        assert (box.any(axis=1).sum(), box.any(axis=0).sum()) == (BOX_BANDS, BOX_FRAMES)
+    assert len({box.tobytes() for box in boxes}) > 10
+    np.testing.assert_array_equal(boxes, draw_boxes(20, 1))
+    assert not np.array_equal(boxes, draw_boxes(20, 2))
+
+
+def test_an_attack_stays_in_its_box_and_inside_eps(X):
+    torch.manual_seed(0)
+    classifier = make_classifier(GenreClassifierCNN().eval())
+    boxes = draw_boxes(3, 5)
+    attacked = attack_boxes(classifier, X, np.array([0, 1, 2]), boxes, 0.05, 2, 42)
+    change = np.abs(attacked - X)
+    assert (change[~boxes] == 0).all()
+    assert all(change[k][boxes[k]].max() == pytest.approx(0.05, abs=1e-6) for k in range(3))
+    assert (attacked.min() >= 0, attacked.max() <= 1) == (True, True)
+
+
+def test_a_planted_box_is_found():
+    boxes = draw_boxes(3, 1)
+    found = box_measures(boxes.astype(np.float32), boxes)
+    np.testing.assert_allclose(found["box_mass"], 1)
+    np.testing.assert_allclose(found["box_mass_above_area"], 1 - boxes.mean(axis=(1, 2)))
+    assert found["box_hit"].tolist() == [1, 1, 1]
+    outside = box_measures((~boxes).astype(np.float32), boxes)
+    assert (outside["box_mass"].tolist(), outside["box_hit"].tolist()) == ([0] * 3, [0] * 3)
+
+
+def test_a_random_map_scores_its_area():
+    boxes = draw_boxes(200, 1)
+    maps = np.random.default_rng(0).random(boxes.shape)
+    found = box_measures(maps, boxes)
+    np.testing.assert_allclose(found["box_mass_above_area"], 0, atol=0.01)
+    assert found["box_hit"].mean() == pytest.approx(boxes[0].mean(), abs=0.08)
+    smooth = box_measures(blurred_random(boxes.shape, 2), boxes)["box_mass_above_area"]
+    assert smooth.mean() == pytest.approx(0, abs=0.01)
+
+
+def test_an_empty_map_says_nothing_of_its_box():
+    boxes = draw_boxes(1, 1)
+    assert all(np.isnan(value).all() for value in box_measures(boxes * 0.0, boxes).values())
+
+
+def test_mass_on_a_part_is_counted_above_its_area():
+    cells = np.full((2, 128, 130), NO_PART)
+    cells[:, :64], cells[:, 64:96] = 0, 1  # drums below, bass above, silence on top
+    on_drums = (cells == 0).astype(float)
+    even = np.ones_like(on_drums)
+    found = part_measures(np.stack([on_drums[0], even[1]]), cells)
+    np.testing.assert_allclose(found["mass above area, drums"], [0.5, 0])
+    np.testing.assert_allclose(found["mass above area, bass"], [-0.25, 0])
+    assert np.isnan(found["mass above area, lead"]).all()
+
+
+def test_an_empty_map_falls_on_no_part():
+    found = part_measures(np.zeros((1, 128, 130)), np.zeros((1, 128, 130), dtype=int))
+    assert np.isnan(found["mass above area, drums"]).all()
+
+
+def test_the_loudest_part_is_told_for_the_cells_of_each_segment():
+    segments = pd.DataFrame({"track": ["disco.00001"] * 2, "start_s": [6.0, 0.0]})
+    cells = loudest_parts(segments, seed=7, n_jobs=1)
+    parts = synthetic.render_parts("disco", 1, seed=7)
+    assert cells.shape == (2, 128, 130)
+    for row, start in zip(cells, (2, 0), strict=True):
+        cut = slice(start * SEGMENT_SAMPLES, (start + 1) * SEGMENT_SAMPLES)
+        power = [LogMel().power(torch.from_numpy(parts[name][cut][None]))[0] for name in PARTS]
+        heard = row != NO_PART
+        assert heard.mean() > 0.2
+        np.testing.assert_array_equal(row[heard], np.argmax(power, axis=0)[heard])
+
+
+def test_only_a_corpus_of_this_code_has_known_parts(tmp_path):
+    code = synthetic.code_hash()
+    assert composed_seed(tmp_path / f"synthetic_7_per_genre_seed_13_{code}") == 13
+    assert composed_seed(tmp_path / "synthetic_7_per_genre_seed_13_00000000") is None
+    assert composed_seed(tmp_path / "gtzan_mini") is None

@@ -1,0 +1,86 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from src.data.corpus import audit
+from src.data.frontend import mel_frequencies
+from src.explainability.listening import (
+    bin_weights,
+    clear,
+    filter_by_map,
+    read_clip,
+    write_parts,
+)
+
+RATE = 22_050
+
+
+def tone(hertz, seconds=3.0):
+    return np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE).astype(np.float32)
+
+
+def level(samples):
+    return np.sqrt(np.mean(np.square(samples[2048:-2048])))
+
+
+def test_a_map_of_ones_returns_the_clip(noise):
+    clip = noise(1, 3.0)
+    np.testing.assert_allclose(filter_by_map(clip, np.ones((128, 130))), clip, atol=1e-5)
+
+
+def test_a_map_of_zeros_returns_silence(noise):
+    assert np.abs(filter_by_map(noise(1, 3.0), np.zeros((128, 130)))).max() == 0
+
+
+def test_a_clip_is_what_its_map_keeps_and_what_it_leaves_out(noise):
+    clip, heat = noise(1, 3.0), np.random.default_rng(0).random((128, 130))
+    kept, left = filter_by_map(clip, heat), filter_by_map(clip, 1 - heat)
+    np.testing.assert_allclose(kept + left, clip, atol=1e-5)
+    assert level(kept) > 0.1
+    assert level(left) > 0.1
+
+
+@pytest.mark.parametrize("hertz", [300, 1000, 6000])
+def test_a_tone_is_kept_where_the_map_marks_its_band_and_time(hertz):
+    heat = np.zeros((128, 130))
+    band = np.abs(mel_frequencies() - hertz).argmin()
+    heat[max(0, band - 3) : band + 4, :60] = 1
+    kept = filter_by_map(tone(hertz), heat)
+    half = 60 * 512
+    assert level(kept[: half - 4096]) == pytest.approx(level(tone(hertz)), rel=0.02)
+    assert level(kept[half + 4096 :]) < 1e-3
+    assert level(filter_by_map(tone(2.5 * hertz), heat)) < 0.02
+
+
+def test_weights_of_bins_are_those_of_the_bands_around_them():
+    heat = np.repeat(np.linspace(0, 1, 128)[:, None], 130, axis=1)
+    weights = bin_weights(heat)
+    assert (weights.shape, weights.dtype) == ((1025, 130), np.float32)
+    hertz = np.linspace(0, RATE / 2, 1025)
+    np.testing.assert_allclose(
+        weights[:, 0], np.interp(hertz, mel_frequencies(), heat[:, 0]), atol=1e-6
+    )
+
+
+def test_a_segment_is_read_from_its_place_in_its_track(write_track, noise):
+    samples = noise(3, 10.0)
+    corpus = write_track("jazz/jazz.00001.wav", samples, subtype="FLOAT")
+    segment = SimpleNamespace(track="jazz.00001", start_s=6.0)
+    clip = read_clip(corpus, audit(corpus, n_jobs=1), segment)
+    np.testing.assert_array_equal(clip, samples[2 * 66_150 : 3 * 66_150])
+
+
+def test_files_hold_the_clip_and_both_parts_of_each_map(tmp_path, noise):
+    clip = noise(2, 3.0)
+    heat = np.random.default_rng(0).random((128, 130))
+    paths = write_parts(tmp_path / "new", "jazz_1", clip, {"clean": heat})
+    assert list(paths) == ["clip", "clean_kept", "clean_left_out"]
+    sounds = {kind: sf.read(path) for kind, path in paths.items()}
+    assert {(rate, len(samples)) for samples, rate in sounds.values()} == {(RATE, 66_150)}
+    both = sounds["clean_kept"][0] + sounds["clean_left_out"][0]
+    np.testing.assert_allclose(both, sounds["clip"][0], atol=1e-3)
+    np.testing.assert_allclose(sounds["clip"][0], clip, atol=1e-3)
+    clear(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []

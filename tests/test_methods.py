@@ -1,0 +1,138 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from src.explainability.gradcam import CAMS, explain, is_empty
+from src.explainability.methods import (
+    CONTROLS,
+    METHODS,
+    Clips,
+    Subject,
+    blurred_random,
+    integrated_gradients,
+    make_subject,
+    maps_of,
+    scaled,
+)
+from src.models.cnn import GenreClassifierCNN
+from src.models.evaluation import predict_logits
+
+
+class Weighing(nn.Module):
+    """A linear network: logit k is the sum of a spectrogram weighted by `weights[k]`."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.output = nn.Linear(128 * 130, len(weights), bias=False)
+        self.output.weight = nn.Parameter(torch.tensor(weights).flatten(1))
+
+    def forward(self, x):
+        return self.output(x.flatten(1))
+
+
+@pytest.fixture(name="X", scope="module")
+def _segments():
+    return np.random.default_rng(0).random((3, 128, 130), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return GenreClassifierCNN().eval()
+
+
+@pytest.fixture(scope="module")
+def subject(model):
+    priors = blurred_random((10, 128, 130), 3)
+    background = np.full((128, 130), 0.5, dtype=np.float32)
+    return Subject("tiny", model, "conv4_2", 42, priors, background)
+
+
+@pytest.mark.parametrize("method", [*METHODS, *CONTROLS])
+def test_each_method_maps_each_segment_to_its_own_range(method, X, subject):
+    few = X[:1] if method == "scorecam" else X
+    maps = maps_of(method, subject, few, np.array([3, 1, 4])[: len(few)])
+    assert (maps.shape, maps.dtype) == (few.shape, np.float32)
+    assert (maps.min(), maps.max() <= 1 + 1e-6) == (0, True)
+    # Score-CAM weighs the channels of this untrained network alike, and their sum is negative.
+    assert not is_empty(maps).all() or method == "scorecam"
+
+
+def test_methods_and_controls_are_all_there_are_and_no_control_is_a_method():
+    assert set(CAMS) | {"integrated_gradients"} == set(METHODS) | {"randomcam"}
+    assert not set(METHODS) & set(CONTROLS)
+
+
+def test_methods_differ(X, subject):
+    names = set(METHODS) - {"scorecam"}
+    maps = {name: maps_of(name, subject, X[:1], np.array([3])) for name in names}
+    assert len({heat.tobytes() for heat in maps.values()}) == len(maps)
+
+
+def test_an_unknown_method_is_refused(X, model):
+    with pytest.raises(ValueError, match="smile is no map known here"):
+        explain(model, X, np.zeros(3), method="smile")
+
+
+@pytest.mark.parametrize("method", ["randomcam", "blurred_random"])
+def test_random_maps_are_the_same_for_the_same_seed(method, X, subject):
+    targets = np.zeros(3, dtype=int)
+    first, again = (maps_of(method, subject, X, targets) for _ in range(2))
+    other = maps_of(method, subject._replace(seed=1), X, targets)
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+
+
+def test_the_prior_is_that_of_the_explained_genre(X, subject):
+    maps = maps_of("frequency_prior", subject, X, np.array([7, 7, 2]))
+    np.testing.assert_array_equal(maps, subject.priors[[7, 7, 2]])
+
+
+@pytest.mark.parametrize("method", [*METHODS, *CONTROLS])
+def test_no_segments_give_no_maps(method, X, subject):
+    assert maps_of(method, subject, X[:0], np.zeros(0, dtype=int)).shape == (0, 128, 130)
+
+
+def test_integrated_gradients_of_a_linear_network_are_weight_times_change(X):
+    weights = np.random.default_rng(1).normal(size=(2, 128, 130)).astype(np.float32)
+    background = np.full((128, 130), 0.25, dtype=np.float32)
+    maps = integrated_gradients(Weighing(weights), X, np.array([0, 1, 0]), background)
+    expected = scaled(np.clip(weights[[0, 1, 0]] * (X - background), 0, None))
+    np.testing.assert_allclose(maps, expected, atol=0.02)  # gradients are bfloat16
+
+
+def test_integrated_gradients_leave_a_path_from_silence_without_evidence(X, model):
+    silence = np.zeros((128, 130), dtype=np.float32)
+    halfway = [predict_logits(model, share * X[:1]) for share in (0.2, 1)]
+    np.testing.assert_allclose(*halfway, atol=0.02)  # why the path starts elsewhere
+    background = X.mean(axis=0)
+    targets = np.array([0])
+    first, second = (integrated_gradients(model, X[:1], targets, b) for b in (silence, background))
+    assert not np.allclose(first, second)
+
+
+def test_scaling_spans_each_map_and_empties_constants(X):
+    maps = np.stack([3 * X[0] - 1, np.full((128, 130), 2)])
+    found = scaled(maps)
+    assert (found[0].min(), found[0].max()) == (0, 1)
+    assert not found[1].any()
+
+
+def test_mean_maps_come_from_clips_that_are_right(X, model):
+    X = np.random.default_rng(2).random((6, 128, 130), dtype=np.float32)
+    predicted = predict_logits(model, X).argmax(axis=1)
+    y = predicted.copy()
+    y[0] = (predicted[0] + 1) % 10  # wrong: must not count
+    segments = pd.DataFrame({"track": [*"abcdef"]})
+    subject = make_subject("tiny", model, Clips(X, y, segments))
+    for genre in range(10):
+        chosen = (predicted == genre) & (y == genre)
+        if not chosen.any():
+            assert not subject.priors[genre].any()
+            continue
+        mean = explain(model, X[chosen], y[chosen]).mean(axis=0)
+        np.testing.assert_allclose(subject.priors[genre], scaled(mean[None])[0], atol=1e-3)
+    np.testing.assert_allclose(subject.background[:, 0], X.mean(axis=(0, 2)), rtol=1e-5)
+    assert (subject.background == subject.background[:, :1]).all()

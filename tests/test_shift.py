@@ -1,0 +1,123 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from src.data.frontend import mel_frequencies
+from src.explainability.bands import BANDS, EDGES_HZ, band_measures, band_shares, mel_shares
+from src.explainability.methods import blurred_random
+from src.explainability.shift import (
+    band_shift,
+    centre_of_mass,
+    measure_shift,
+    nissim,
+    spearman,
+    ssim,
+    top_overlap,
+)
+
+FRAME_S = 512 / 22_050
+
+
+def blob(band, frame):
+    """Return one map (1, 128, 130) with a block of mass around a band and a frame."""
+    heat = np.zeros((1, 128, 130), dtype=np.float32)
+    heat[0, band - 2 : band + 3, frame - 2 : frame + 3] = 1
+    return heat
+
+
+@pytest.fixture(name="maps", scope="module")
+def _maps():
+    return np.random.default_rng(0).random((3, 128, 130), dtype=np.float32)
+
+
+def test_identical_maps_are_not_shifted(maps):
+    found = measure_shift(maps, maps.copy())
+    for name in ("spearman", "ssim", "top_overlap"):
+        np.testing.assert_allclose(found[name], 1, atol=1e-6)
+    for name in set(found) - {"spearman", "ssim", "top_overlap"}:
+        np.testing.assert_allclose(found[name], 0, atol=1e-6)
+
+
+def test_rank_correlation_looks_at_order_alone(maps):
+    np.testing.assert_allclose(spearman(maps, maps**3), 1)
+    np.testing.assert_allclose(spearman(maps, 1 - maps), -1)
+
+
+def test_unrelated_maps_have_no_rank_correlation_and_overlap_by_chance(maps):
+    other = np.random.default_rng(1).random(maps.shape)
+    np.testing.assert_allclose(spearman(maps, other), 0, atol=0.05)
+    np.testing.assert_allclose(top_overlap(maps, other), 0.1, atol=0.02)
+
+
+def test_overlap_is_the_share_of_common_top_cells():
+    first, second = np.zeros((2, 1, 128, 130))
+    first[0, :64, :26] = second[0, 32:96, :26] = 1  # a tenth of the cells each, half in common
+    assert top_overlap(first, second) == pytest.approx(0.5)
+
+
+def test_nissim_lies_between_same_and_opposite(maps):
+    assert (nissim(maps, maps) == 0).all()
+    opposite = nissim(maps, 1 - maps)
+    assert ((opposite > 0.8) & (opposite <= 1)).all()
+    np.testing.assert_allclose(opposite, (1 - ssim(maps, 1 - maps)) / 2)
+
+
+@pytest.mark.parametrize("frames", [-20, 7, 43])
+def test_a_moved_blob_moves_the_centre_by_its_seconds(frames):
+    found = measure_shift(blob(50, 60), blob(50, 60 + frames))
+    assert found["centre_shift_s"] == pytest.approx(abs(frames) * FRAME_S)
+    assert found["centre_shift_mel"] == pytest.approx(0)
+    assert found["centre_shift_hz"] == pytest.approx(0)
+
+
+def test_a_raised_blob_moves_the_centre_by_its_bands_and_hertz():
+    found = measure_shift(blob(30, 60), blob(90, 60))
+    hertz = mel_frequencies()
+    assert found["centre_shift_mel"] == pytest.approx(60)
+    assert found["centre_shift_hz"] == pytest.approx(hertz[90] - hertz[30])
+    assert found["centre_shift_s"] == pytest.approx(0)
+
+
+def test_the_centre_is_told_in_seconds_bands_and_hertz():
+    seconds, band, hertz = centre_of_mass(blob(40, 43))
+    assert (seconds, band) == (pytest.approx(43 * FRAME_S), pytest.approx(40))
+    assert hertz == pytest.approx(mel_frequencies()[40])
+
+
+def test_mass_lies_in_the_band_of_its_frequency():
+    for k, (low, high) in enumerate(pairwise(EDGES_HZ)):
+        heat = np.zeros((1, 128, 130))
+        heat[0, (mel_frequencies() >= low) & (mel_frequencies() < high)] = 1
+        np.testing.assert_allclose(band_shares(heat)[0], np.eye(len(BANDS))[k])
+        assert band_measures(heat)[f"attention {BANDS[k]}"] == pytest.approx(1)
+
+
+def test_shares_add_up_and_do_not_depend_on_scale(maps):
+    np.testing.assert_allclose(mel_shares(maps).sum(axis=1), 1)
+    np.testing.assert_allclose(band_shares(maps / 2), band_shares(maps))
+
+
+def test_band_shift_is_the_mass_that_changes_its_band():
+    low, high = blob(5, 60), blob(120, 60)
+    assert band_shift(low, high) == pytest.approx(1)
+    assert band_shift(low, low + high) == pytest.approx(0.5)
+
+
+def test_empty_maps_have_no_shift_and_are_counted(maps):
+    after = maps.copy()
+    after[1] = 0
+    found = measure_shift(maps, after)
+    assert found.pop("empty").tolist() == [0, 1, 0]
+    for values in found.values():
+        assert np.isnan(values).tolist() == [False, True, False]
+    assert np.isnan(measure_shift(after, maps)["spearman"][1])
+
+
+def test_no_maps_have_no_shift(maps):
+    assert {len(values) for values in measure_shift(maps[:0], maps[:0]).values()} == {0}
+
+
+def test_smooth_maps_are_alike_in_structure_by_chance():
+    first, second = (blurred_random((4, 128, 130), seed) for seed in (1, 2))
+    assert (ssim(first, second) > 0.1).all()  # why SSIM alone says little
