@@ -133,6 +133,7 @@ def test_silence_stays_silent(name, attacked):
     assert not attacked[name][4].any()
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", ATTACKS)
 def test_silence_alone_and_no_clips_at_all_are_no_error(name, classifier, clips, y):
     for rows in (slice(4, 5), slice(0, 0)):
@@ -143,6 +144,16 @@ def test_silence_alone_and_no_clips_at_all_are_no_error(name, classifier, clips,
 def test_a_clip_too_quiet_for_its_budget_stays_as_it_is(classifier, y):
     faint = (np.arange(SEGMENT_SAMPLES) % 100 == 0)[None] / np.float32(32_768)
     assert np.array_equal(attack_waveform("noise", classifier, faint, y[:1], 40), faint)
+
+
+def test_a_change_that_rounding_keeps_too_large_is_given_up(monkeypatch):
+    clips = np.full((2, 100), 0.5, dtype=np.float32)
+    change = np.full((2, 100), 0.6 / 32_768)
+    radius = np.array([9.0, 11.0]) / 32_768  # rounded, the change is 10 steps long
+    monkeypatch.setattr(waveform, "ROUNDS", 1)
+    found = waveform._rounded(clips, change, radius)
+    assert np.array_equal(found[0], clips[0])
+    assert np.array_equal(found[1], clips[1] + np.float32(1 / 32_768))
 
 
 def test_an_attack_depends_on_its_seed_alone(classifier, clips, y):
@@ -213,6 +224,18 @@ def test_maskers_stand_half_a_bark_apart_and_the_louder_stays():
     assert kept.tolist() == [52, 300]
     assert levels.tolist() == [70, 50]
     assert [len(found) for found in masker.filter_maskers(levels - 200, kept)] == [0, 0]
+
+
+def test_a_masker_masks_with_two_slopes_of_which_the_upper_depends_on_its_level():
+    masker = Masker(2048, 512, 22_050)
+    position = round(1000 / 22_050 * 2048)
+    loud, soft = masker.calculate_individual_threshold(np.array([80.0, 40]), [position] * 2)
+    away = masker.bark - masker.bark[position]
+    below, above = (np.abs(away - distance).argmin() for distance in (-1, 1))
+    assert loud[position] == pytest.approx(80 - 6.025 - 0.275 * masker.bark[position])
+    assert loud[below] - loud[position] == pytest.approx(27 * away[below])
+    assert loud[above] - loud[position] == pytest.approx((-27 + 0.37 * 40) * away[above])
+    assert soft[above] - soft[position] == pytest.approx(-27 * away[above])
 
 
 def test_nothing_is_heard_below_20_hz_and_best_near_3_to_4_khz():

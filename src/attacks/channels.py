@@ -33,17 +33,13 @@ CHANNELS = (*FORMATS, "gain", "shift")
 
 def to_16_bit(samples: np.ndarray) -> np.ndarray:
     """Return the nearest values of 16-bit samples, float32 in [-1, 1)."""
-    return (_integers(samples) / np.float32(FULL_SCALE)).astype(np.float32)
+    steps = np.rint(np.asarray(samples, dtype=np.float64) * FULL_SCALE)
+    return (steps.clip(-FULL_SCALE, FULL_SCALE - 1) / FULL_SCALE).astype(np.float32)
 
 
 def write_audio(file, samples: np.ndarray, form: str = "wav16") -> None:
-    """Write mono samples at 22,050 Hz to a path or a binary file, in one of `FORMATS`.
-
-    WAV gets integers made here: libsndfile multiplies floats by 32,767 and divides by 32,768 when
-    it reads, which changes every loud sample.
-    """
-    values = _integers(samples) if form == "wav16" else samples
-    sf.write(file, values, SAMPLE_RATE, **FORMATS[form])
+    """Write mono samples at 22,050 Hz to a path or a binary file, in one of `FORMATS`."""
+    sf.write(file, samples, SAMPLE_RATE, **FORMATS[form])
 
 
 def transmit(samples: np.ndarray, channel: str) -> np.ndarray:
@@ -69,12 +65,6 @@ def librosa_log_mel(samples: np.ndarray) -> np.ndarray:
 def judge(model: nn.Module, samples: np.ndarray, channel: str = "wav16") -> np.ndarray:
     """Return logits (n, n_genres) of clips (n, 66150) after a channel."""
     return predict_logits(model, librosa_log_mel(transmit(samples, channel)))
-
-
-def _integers(samples: np.ndarray) -> np.ndarray:
-    """Return 16-bit integers of samples in [-1, 1]."""
-    steps = np.rint(np.asarray(samples, dtype=np.float64) * FULL_SCALE)
-    return steps.clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
 
 
 def _written_and_read(clip: np.ndarray, form: str) -> np.ndarray:
