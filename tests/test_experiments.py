@@ -69,6 +69,15 @@ def test_only_clips_that_are_right_are_kept(subject, clips):
     assert experiments.right_clips(subject, wrong).segments["segment"].tolist() == [1, 2]
 
 
+def test_genres_take_turns():
+    y = np.repeat([0, 1, 2], [5, 1, 3])
+    order = experiments.take_turns(y, 1)
+    assert sorted(order) == list(range(9))
+    assert sorted(y[order[:3]]) == [0, 1, 2]
+    assert sorted(y[order[3:5]]) == [0, 2]
+    assert not np.array_equal(order, experiments.take_turns(y, 2))
+
+
 def test_partners_are_other_tracks_of_the_same_genre():
     clips = Clips(None, np.array([0, 0, 0, 1]), table([*"aabc"], ["blues"] * 3 + ["jazz"]))
     assert partners(clips).tolist() == [2, 2, 0, -1]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from src.explainability import methods
 from src.explainability.gradcam import CAMS, explain, is_empty
 from src.explainability.methods import (
     CONTROLS,
@@ -120,19 +121,15 @@ def test_scaling_spans_each_map_and_empties_constants(X):
     assert not found[1].any()
 
 
-def test_mean_maps_come_from_clips_that_are_right(X, model):
+def test_mean_maps_come_from_clips_that_are_right(model, monkeypatch):
     X = np.random.default_rng(2).random((6, 128, 130), dtype=np.float32)
-    predicted = predict_logits(model, X).argmax(axis=1)
-    y = predicted.copy()
-    y[0] = (predicted[0] + 1) % 10  # wrong: must not count
+    y, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 0])
+    monkeypatch.setattr(methods, "predict_logits", lambda *_: np.eye(10)[predicted])
     segments = pd.DataFrame({"track": [*"abcdef"]})
     subject = make_subject("tiny", model, Clips(X, y, segments))
-    for genre in range(10):
-        chosen = (predicted == genre) & (y == genre)
-        if not chosen.any():
-            assert not subject.priors[genre].any()
-            continue
-        mean = explain(model, X[chosen], y[chosen]).mean(axis=0)
+    for genre, rows in {0: [0, 1], 1: [3, 4]}.items():
+        mean = explain(model, X[rows], y[rows]).mean(axis=0)
         np.testing.assert_allclose(subject.priors[genre], scaled(mean[None])[0], atol=1e-3)
+    assert not subject.priors[2:].any()  # of these it gets none right
     np.testing.assert_allclose(subject.background[:, 0], X.mean(axis=(0, 2)), rtol=1e-5)
     assert (subject.background == subject.background[:, :1]).all()

@@ -37,6 +37,13 @@ def right_clips(subject: Subject, clips: Clips) -> Clips:
     return clips.take(np.flatnonzero(predict_logits(subject.model, clips.X).argmax(1) == clips.y))
 
 
+def take_turns(y: np.ndarray, seed: int) -> np.ndarray:
+    """Return an order of clips in which genres take turns, so that the first few are of many."""
+    shuffled = pd.Series(y).sample(frac=1, random_state=seed)
+    turn = shuffled.groupby(shuffled).cumcount()
+    return turn.sort_values(kind="stable").index.to_numpy()
+
+
 def attack_clips(
     subject: Subject, clips: Clips, epsilons: list[float], iterations: int
 ) -> list[Attacked]:

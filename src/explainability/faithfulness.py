@@ -30,12 +30,15 @@ def curves(
     Source: Petsiuk et al. 2018, arXiv 1806.07421.
     """
     ranks, empty = _ranks(maps, seed), is_empty(maps)
-    found = {name: np.empty((len(X), len(FRACTIONS))) for name in CURVES}
-    for k, fraction in enumerate(FRACTIONS):
+    whole = score(X, targets)
+    nothing = score(np.broadcast_to(background, X.shape), targets)
+    insertion, deletion = [nothing], [whole]
+    for fraction in FRACTIONS[1:-1]:
         marked = ranks < round(fraction * maps.shape[1] * maps.shape[2])
-        found["insertion"][:, k] = score(np.where(marked, X, background), targets)
-        found["deletion"][:, k] = score(np.where(marked, background, X), targets)
-    return {name: np.where(empty[:, None], np.nan, scores) for name, scores in found.items()}
+        insertion.append(score(np.where(marked, X, background), targets))
+        deletion.append(score(np.where(marked, background, X), targets))
+    found = zip(CURVES, ([*insertion, whole], [*deletion, nothing]), strict=True)
+    return {k: np.where(empty[:, None], np.nan, np.stack(v, axis=1)) for k, v in found}
 
 
 def areas(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

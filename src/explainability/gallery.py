@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+from joblib import Parallel, delayed
 from matplotlib.figure import Figure
 
 from src import plots
@@ -61,6 +62,12 @@ def clear(folder: Path) -> None:
     """Remove the figures of an earlier network from all sub-folders of `folder`."""
     for figure in folder.glob("*/*.png"):
         figure.unlink()
+
+
+def save_all(shown: list[tuple], folder: Path, corpus: str, n_jobs: int = 2) -> list[Path]:
+    """Write one figure for each pair of panels and segment, by several processes; return paths."""
+    jobs = [delayed(save)(panels, folder, segment, corpus) for panels, segment in shown]
+    return Parallel(n_jobs)(jobs)
 
 
 def save(panels: list[Panel], folder: Path, segment, corpus: str) -> Path:
