@@ -24,7 +24,8 @@ PACKAGES = (
 )
 
 
-GENRE_COLUMNS = {"true", "clean_prediction", "adversarial_prediction", "predicted", "explained"}
+GENRE_COLUMNS = {"true", "predicted", "explained", "song_predicted"}
+GENRE_COLUMNS |= {"clean_prediction", "adversarial_prediction"}
 
 
 @contextmanager
