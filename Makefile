@@ -12,7 +12,7 @@ PIPELINE = $(BIN)/python -m src.pipeline $(if $(DATASET),--dataset "$(DATASET)")
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --no-header --no-annotate
 STAGES := explore preprocess train attack explain
 
-.PHONY: help run $(STAGES) lab test real lock clean
+.PHONY: help run $(STAGES) lab test bench real lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -33,6 +33,9 @@ test: $(VENV)/test ## set everything up, check the style and run all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/run ## measure each stage against a plain implementation: make bench RUN=synthetic
+	$(BIN)/python -m benchmarks $(if $(RUN),--run "$(RUN)") $(ARGS)
 
 real: $(VENV)/run ## gather the tables of runs on real music: make real RUNS="gtzan gtzan_mini"
 	$(BIN)/python -m src.collect $(RUNS)
