@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from src import plots
 from src.attacks.audio import FILE_CHANNEL
-from src.attacks.channels import CHANNELS, librosa_log_mel
+from src.attacks.channels import librosa_log_mel
 
 STYLE = {  # colour of Okabe and Ito, marker, name
     "noise": ("#009E73", "^", "white noise (control)"),
@@ -18,11 +18,10 @@ STYLE = {  # colour of Okabe and Ito, marker, name
     "pgd_spectrogram_resynthesized": ("#D55E00", "v", "spectrogram PGD, resynthesized"),
 }
 CHANNEL_NAMES = {
-    "wav16": "WAV, 16 bit",
-    "mp3_64k": "MP3, 64 kbit/s",
-    "ogg": "Ogg Vorbis",
-    "gain": "3 dB lower",
-    "shift": "10 ms later",
+    "mp3_64k": "MP3\n64 kbit/s",
+    "ogg": "Ogg\nVorbis",
+    "gain": "3 dB\nlower",
+    "shift": "10 ms\nlater",
 }
 
 
@@ -43,21 +42,21 @@ def success_over_ratio(ax: Axes, summary: pd.DataFrame, title: str = "") -> Axes
 
 
 def survival(ax: Axes, summary: pd.DataFrame, title: str = "") -> Axes:
-    """Draw, by channel, the share of flipped clips that stay so, with intervals over tracks."""
-    known = summary[summary["survival"].notna() & summary["channel"].isin(CHANNELS)]
-    judged = known.groupby(["attack", "budget_db"])["channel"].transform("nunique") > 1
-    known = known[judged & known["attack"].isin(set(STYLE) - {"noise"})]
+    """Draw, by channel, the share of flipped clips that stay so, with intervals over tracks.
+
+    `summary` is that of `src.attacks.audio.summarize` for one checkpoint.
+    """
+    known = summary[summary["survival"].notna() & summary["channel"].isin(CHANNEL_NAMES)]
     groups = list(known.groupby(["attack", "budget_db"], sort=False))
+    channels, width = list(CHANNEL_NAMES), 0.8 / max(len(groups), 1)
     for i, ((name, _), rows) in enumerate(groups):
         colour, _, label = STYLE[name]
-        rows = rows.set_index("channel").reindex([c for c in CHANNELS if c in set(rows["channel"])])
         value, errors = _percent(rows["survival"])
-        place = np.array([CHANNELS.index(channel) for channel in rows.index])
-        place = place + (i - (len(groups) - 1) / 2) * 0.8 / len(groups)
+        place = np.array([channels.index(channel) for channel in rows["channel"]])
+        place = place + (i - (len(groups) - 1) / 2) * width
         label = f"{label}, {rows['snr_db'].iloc[0]:.0f} dB"
-        width = 0.75 / len(groups)
-        ax.bar(place, value, width, yerr=errors, capsize=2, color=colour, label=label)
-    ax.set_xticks(range(len(CHANNELS)), [CHANNEL_NAMES[c] for c in CHANNELS], rotation=30)
+        ax.bar(place, value, 0.9 * width, yerr=errors, capsize=2, color=colour, label=label)
+    ax.set_xticks(range(len(channels)), CHANNEL_NAMES.values())
     ax.set(xlabel="what the file went through", ylabel="still flipped (%)", ylim=(0, 105))
     return _finish(ax, title)
 

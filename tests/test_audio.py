@@ -37,6 +37,7 @@ from src.attacks.listening import (
     write_example,
 )
 from src.attacks.resynthesis import resynthesize, surviving_share
+from src.attacks.waveform import ATTACKS, attack_waveform
 from src.data import corpus as corpora
 from src.data import preprocessor
 from src.data.frontend import N_FRAMES, SEGMENT_SAMPLES, LogMel
@@ -245,6 +246,25 @@ def test_a_clip_that_was_broken_stays_broken_within_a_larger_budget(tables):
     assert broken[40].any()
 
 
+def test_an_attack_that_fails_in_a_larger_budget_does_not_undo_a_smaller_one(
+    model, clips, monkeypatch
+):
+    def fails_at_20(name, classifier, samples, y, budget, *options):
+        if budget == 20:
+            return samples
+        return attack_waveform(name, classifier, samples, y, budget, *options)
+
+    monkeypatch.setattr(audio, "attack_waveform", fails_at_20)
+    records = sweep("pgd_waveform", model, clips, BUDGETS, STEPS, 42, channels_at=20.0)
+    files = records[records["channel"] == "wav16"].pivot(
+        index="segment", columns="budget_db", values=["success", "snr_db"]
+    )
+    assert files["success", 40].any()
+    assert files["success", 20].equals(files["success", 40].rename(("success", 20)))
+    broken = files["success", 20].astype(bool)
+    assert (files.loc[broken, ("snr_db", 20)] >= 39.99).all()
+
+
 def test_predictions_on_record_are_those_of_the_files(model, clips, monkeypatch):
     attacks = {}
 
@@ -433,9 +453,12 @@ def test_figures_show_every_attack_and_channel(tables, tmp_path, clips):
     assert axes[0, 0].get_xlabel() == "signal-to-noise ratio (dB)"
     labels = axes[0, 0].get_legend_handles_labels()[1]
     assert {"PGD", "white noise (control)", "PGD beneath the masking level"} <= set(labels)
-    assert [t.get_text() for t in axes[0, 1].get_xticklabels()][:2] == [
-        *("WAV, 16 bit", "MP3, 64 kbit/s")
-    ]
+    shown = axes[0, 1].get_legend_handles_labels()[1]
+    assert any(label.startswith("PGD, 40 dB") for label in shown)
+    bars = [bar for group in axes[0, 1].containers for bar in getattr(group, "patches", [])]
+    survivals = summary.loc[summary["channel"].isin(plots_audio.CHANNEL_NAMES), "survival"].dropna()
+    heights = sorted(bar.get_height() for bar in bars)
+    np.testing.assert_allclose(heights, sorted(100 * m["value"] for m in survivals))
     assert plots.save_figure(figure, tmp_path / "a.png", "embedded").stat().st_size
     sounds = {"PGD": clips.samples[1]}
     shown = plots_audio.example(clips.samples[0], sounds, {"clean": "c", "PGD": "p"})
@@ -451,4 +474,5 @@ def test_the_folder_of_attacked_audio_is_ignored():
 
 
 def test_channels_are_known_to_the_figures():
-    assert list(plots_audio.CHANNEL_NAMES) == list(channels.CHANNELS)
+    assert list(plots_audio.CHANNEL_NAMES) == list(channels.CHANNELS)[1:]
+    assert set(plots_audio.STYLE) == {*ATTACKS, "pgd_spectrogram_resynthesized"}
