@@ -83,6 +83,15 @@ def test_pitch_and_speed_go_up_by_as_much_as_stated():
     assert np.abs(rhythm[3:12]).argmax() + 3 == round(3 * 2 * 1.1)
 
 
+def test_a_stretched_segment_begins_where_it_began_in_the_music():
+    clicks = np.zeros(5 * RATE, dtype=np.float32)
+    clicks[RATE + RATE // 2] = 1  # half a second into the segment
+    clicks = np.convolve(clicks, np.hanning(400), "same")
+    for rate in CORRUPTIONS["time_stretch"].severities:
+        faster = corrupt("time_stretch", rate, clicks, RATE, seed=1)
+        assert np.abs(faster).argmax() / RATE == pytest.approx(0.5 / rate, abs=0.03)
+
+
 def test_a_room_rings_for_as_long_as_stated():
     clap = np.zeros(5 * RATE, dtype=np.float32)
     clap[RATE] = 1
