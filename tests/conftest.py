@@ -31,7 +31,7 @@ def slim_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     recipe = DOCUMENTED | {
         "epochs": 15,
-        "batch_size": 4,
+        "batch_size": 8,
         "lr": 0.005,
         "weight_decay": 0,
         "patience": 15,

@@ -166,7 +166,7 @@ def test_tracked_text_names_no_machine():
         if (ROOT / name).suffix not in {".py", ".ipynb", ".md", ".toml", ".txt", ".json", ".csv"}:
             continue
         text = (ROOT / name).read_text(encoding="utf-8")
-        assert not re.search(rf"{here}\b|/home/\w|/Users/\w|[A-Z]:\\\w", text), name
+        assert not re.search(rf"{here}\b|/home/\w|/Users/\w|\b[A-Z]:\\\w", text), name
 
 
 def copy_of_the_repository(folder):
