@@ -99,7 +99,9 @@ def genre_table(ax: Axes, table: pd.DataFrame, limit: float, title: str):
     image = ax.imshow(table, cmap=plots.CHANGE_MAP, vmin=-limit, vmax=limit, aspect="auto")
     for (row, column), value in np.ndenumerate(table.to_numpy()):
         if np.isfinite(value):
-            ax.text(column, row, f"{value * 100:+.0f}", ha="center", va="center", fontsize=8)
+            colour = "white" if abs(value) > 0.7 * limit else "black"
+            text = f"{value * 100:+.0f}"
+            ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
     ax.set_xticks(range(table.shape[1]), table.columns)
     ax.set_yticks(range(len(table)), table.index)
     ax.set(xlabel="part", ylabel="genre")

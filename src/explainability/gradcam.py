@@ -21,6 +21,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 from tqdm.auto import tqdm
 
+from src.models.cnn import GenreClassifierCNN, fold_batch_norm
 from src.runtime import device, fast_precision, keep_freed_memory, set_seed
 
 CAMS = {
@@ -148,8 +149,7 @@ def _mapper(model: nn.Module, target_layer: str, method: str):
     bar a segment.
     """
     keep_freed_memory()
-    frozen = copy.deepcopy(model).eval().requires_grad_(False)
-    frozen = frozen.to(device(), memory_format=torch.channels_last)
+    frozen = _frozen(model, target_layer).to(device(), memory_format=torch.channels_last)
     layer = frozen.get_submodule(target_layer)
     layer.register_forward_hook(_begin_gradients)
     cam = CAMS[method](frozen, [layer])
@@ -161,6 +161,20 @@ def _mapper(model: nn.Module, target_layer: str, method: str):
             yield cam
     finally:
         cam.activations_and_grads.release()
+
+
+def _frozen(model: nn.Module, target_layer: str) -> nn.Module:
+    """Return an evaluation copy without gradients for weights, its batch norms folded.
+
+    The target layer keeps its own: folded, it would put out something else, and so would a map.
+    """
+    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    if not isinstance(model, GenreClassifierCNN):
+        return frozen
+    folded = fold_batch_norm(frozen)
+    for name in (target_layer, target_layer.replace("conv", "bn")):
+        setattr(folded, name, frozen.get_submodule(name))
+    return folded
 
 
 def _begin_gradients(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
