@@ -48,7 +48,7 @@ lock: $(VENV)/test ## pin anew in requirements*.txt what pyproject.toml asks for
 	(echo '-r requirements.txt'; grep -vxFf requirements.txt $(VENV)/all.txt | grep -v '^-e') > requirements-dev.txt
 
 clean: ## remove all data and results that `make run` can make again
-	rm -rf data/raw data/processed results/figures results/models results/notebooks
+	rm -rf data/raw data/processed results/audio results/figures results/models results/notebooks
 	find results/metrics -mindepth 1 -maxdepth 1 ! -name real -exec rm -rf {} +
 
 $(VENV)/run: requirements.txt pyproject.toml
