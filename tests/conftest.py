@@ -41,7 +41,7 @@ def slim_model(tmp_path_factory):
         patch.setattr(cnn, "DENSE", (64, 64))
         train, val = (SegmentDataset(*planted(*how)) for how in ((1, 90), (2, 18)))
         fit(train, val, folder, genres=[*"abc"], fingerprint="", seed=0, recipe=recipe)
-        yield load_checkpoint(folder / CHECKPOINT_FILE)[0]
+        return load_checkpoint(folder / CHECKPOINT_FILE)[0]
 
 
 class Clips(NamedTuple):
