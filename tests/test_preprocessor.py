@@ -119,7 +119,8 @@ def test_tracks_without_a_split_are_left_out(corpus, paths):
 
 
 @pytest.mark.parametrize(
-    ("split_of_1990", "found"), [("", "has one genre"), ("test", "no usable track of 1990 to train")]
+    ("split_of_1990", "found"),
+    [("", "has one genre"), ("test", "no usable track of 1990 to train")],
 )
 def test_a_genre_that_cannot_be_learnt_is_refused(corpus, paths, split_of_1990, found):
     tracks = audit(corpus)
