@@ -1,10 +1,16 @@
-"""Run a stage on a tiny corpus, to be killed: `python -m tests.kills STAGE FOLDER`.
+"""Run stages on a tiny corpus and kill them: `python -m tests.kills`, then `STAGE SECONDS FOLDER`.
 
 `FOLDER` stands for the repository: it holds `corpus`, and everything is written below it. The
-stages do what notebooks 1 to 3 do, without their figures, with a slim network.
+stages do what notebooks 1 to 3 do, without their figures, with a slim network. Each line of the
+standard input starts a process, forked from one that has imported all that is needed. It is killed
+after so many seconds (0: never); its exit code is printed.
 """
 
+import os
+import signal
 import sys
+import time
+import traceback
 from pathlib import Path
 from unittest import mock
 
@@ -66,13 +72,32 @@ def train(folder: Path) -> None:
 STAGES = {"explore": explore, "preprocess": preprocess, "train": train}
 
 
-def main(stage: str, folder: Path) -> None:
-    """Run a stage with `folder` for the repository, telling when its work begins."""
-    with mock.patch("src.paths.ROOT", folder), mock.patch("src.data.corpus.ROOT", folder):
-        print("begin", flush=True)
-        STAGES[stage](folder)
-        print("end", flush=True)
+def run(stage: str, folder: Path) -> None:
+    """Run a stage with `folder` for the repository, then leave the process."""
+    code = 1
+    try:
+        with mock.patch("src.paths.ROOT", folder), mock.patch("src.data.corpus.ROOT", folder):
+            STAGES[stage](folder)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def main() -> None:
+    """Fork a process for each line of the standard input, kill it in time, print how it ended."""
+    print("ready", flush=True)
+    for line in sys.stdin:
+        stage, seconds, folder = line.rstrip("\n").split(" ", maxsplit=2)
+        child = os.fork()
+        if child == 0:
+            run(stage, Path(folder))
+        if float(seconds):
+            time.sleep(float(seconds))
+            os.kill(child, signal.SIGKILL)  # not waited for yet: the number is still its own
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main()

@@ -22,27 +22,31 @@ N_KILLS = int(os.environ.get("KILLS", 2))  # of each stage; 50 and more in a cam
 SEED = int(os.environ.get("KILLS_SEED", 0))
 
 
-def start(stage, folder):
-    """Start a stage in a process of its own; return it when its work begins."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.kills", stage, str(folder)],
-        cwd=Path(__file__).parents[1],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout.readline() == "begin\n", process.stderr.read()
-    return process
+@pytest.fixture(name="run", scope="module")
+def _run(tmp_path_factory):
+    """Return a function that runs a stage, killed after some seconds; it returns the exit code."""
+    told = tmp_path_factory.mktemp("told") / "errors.txt"
+    with told.open("w") as errors:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tests.kills"],
+            cwd=Path(__file__).parents[1],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    assert server.stdout.readline() == "ready\n", told.read_text()
 
+    def run(stage, folder, seconds=0):
+        print(stage, seconds, folder, file=server.stdin, flush=True)
+        code = int(server.stdout.readline())
+        assert code in (0, -signal.SIGKILL), told.read_text()[-3000:]
+        return code
 
-def finish(stage, folder):
-    """Run a stage to its end; return how many seconds its work took."""
-    process = start(stage, folder)
-    begin = time.perf_counter()
-    shown, errors = process.communicate()
-    assert (process.returncode, shown) == (0, "end\n"), errors[-3000:]
-    return time.perf_counter() - begin
+    yield run
+    server.stdin.close()
+    server.wait()
 
 
 def contents(folder):
@@ -85,36 +89,34 @@ def check_no_half_file_is_read(folder):
 
 
 @pytest.fixture(name="undisturbed", scope="module")
-def _undisturbed(tmp_path_factory):
+def _undisturbed(run, tmp_path_factory):
     """Return by stage: the folder as it was before, what it holds after, the seconds between."""
     folder, runs = tmp_path_factory.mktemp("undisturbed") / "repository", {}
     kills.make_corpus(folder)
     for stage in kills.STAGES:
         before = folder.with_name(f"before_{stage}")
         shutil.copytree(folder, before)
-        seconds = finish(stage, folder)
-        runs[stage] = before, contents(folder), seconds
+        begin = time.perf_counter()
+        assert run(stage, folder) == 0
+        runs[stage] = before, contents(folder), time.perf_counter() - begin
     return runs
 
 
 @pytest.mark.parametrize("stage", kills.STAGES)
-def test_a_killed_stage_ends_as_an_undisturbed_one(stage, undisturbed, tmp_path, monkeypatch):
+def test_a_killed_stage_ends_as_an_undisturbed_one(stage, undisturbed, run, tmp_path, monkeypatch):
     before, expected, seconds = undisturbed[stage]
     folder = tmp_path / "repository"
     shutil.copytree(before, folder)
-    moments, killed = random.Random(f"{stage} {SEED}"), 0
     monkeypatch.setattr("src.paths.ROOT", folder)
+    moments, killed = random.Random(f"{stage} {SEED}"), 0
     while killed < N_KILLS:
-        process = start(stage, folder)
-        time.sleep(moments.uniform(0, seconds))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        killed += process.returncode == -signal.SIGKILL
+        code = run(stage, folder, moments.uniform(0, seconds))
         check_no_half_file_is_read(folder)
-        if process.returncode == 0:  # it was faster than the kill
+        killed += code == -signal.SIGKILL
+        if code == 0 or (killed % 5 == 0 and killed < N_KILLS):  # it ended first, or start anew
             shutil.rmtree(folder)
             shutil.copytree(before, folder)
-    finish(stage, folder)
+    assert run(stage, folder) == 0
     left = contents(folder)
     leftovers = {name for name in left if Path(name).name.startswith(".")}
     assert {name: left[name] for name in left if name not in leftovers} == expected
