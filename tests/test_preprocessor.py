@@ -109,11 +109,26 @@ def test_arrays_are_float32_memory_maps_that_cannot_be_written(corpus, paths):
 
 def test_tracks_without_a_split_are_left_out(corpus, paths):
     tracks = audit(corpus)
-    tracks["split"] = split_tracks(tracks, 0).where(tracks["genre"] != "1990", "")
+    tracks["split"] = split_tracks(tracks, 0)
+    left_out = tracks.index[tracks["used"] & (tracks["split"] == "train")][-1]
+    tracks.loc[left_out, "split"] = ""
     metadata = write_processed(corpus, tracks, paths.processed, {})
-    assert metadata["genres"] == ["1980"]
-    assert sum(metadata["n_tracks"].values()) == 7
-    assert set(pd.read_csv(paths.processed / "segments.csv")["genre"]) == {1980}
+    assert sum(metadata["n_tracks"].values()) == 13
+    written = set(pd.read_csv(paths.processed / "segments.csv")["track"].map("{:.5f}".format))
+    assert written == set(tracks.loc[tracks["used"], "track"]) - {tracks.at[left_out, "track"]}
+
+
+@pytest.mark.parametrize(
+    ("split_of_1990", "found"),
+    [("", "has one genre"), ("test", "no usable track of 1990 to train")],
+)
+def test_a_genre_that_cannot_be_learnt_is_refused(corpus, paths, split_of_1990, found):
+    tracks = audit(corpus)
+    tracks["split"] = split_tracks(tracks, 0).where(tracks["genre"] != "1990", split_of_1990)
+    with pytest.raises(ValueError, match=found) as error:
+        write_processed(corpus, tracks, paths.processed, {})
+    assert SENTENCE.fullmatch(str(error.value))
+    assert not (paths.processed / "metadata.json").exists()
 
 
 def test_a_split_without_usable_tracks_is_refused(corpus, paths):

@@ -83,11 +83,13 @@ def attack(
     `y` holds the true genre numbers, for "pgd_targeted" those to be reached. eps = 0 returns X
     unchanged; PGD takes one eps a segment too (n,) and then starts at the segment itself. For
     segments that it does not fool APGD returns where it started from, not its best point.
-    Raises ValueError for an unknown name or an eps outside [0, 1], AssertionError if the attack
-    broke its bounds.
+    Raises ValueError for an unknown name, an eps outside [0, 1] or no iterations, AssertionError
+    if the attack broke its bounds.
     """
     if name not in METHODS:
         raise ValueError(f"{name} is not an attack known here: give one of {', '.join(METHODS)}.")
+    if iterations < 1:
+        raise ValueError(f"{iterations} iterations were asked for: give at least 1.")
     if not (np.all(np.greater_equal(eps, 0)) and np.all(np.less_equal(eps, 1))):
         raise ValueError(f"eps is {eps}: it must lie in [0, 1], where 0.01 is 0.8 dB.")
     X = np.array(X, dtype=np.float32)
@@ -118,10 +120,12 @@ def draw_segments(tracks: np.ndarray, n: int, seed: int) -> np.ndarray:
     """Return the sorted rows of `n` segments spread evenly over the tracks, at random within each.
 
     `tracks` (rows,) names each row's track. All rows if there are fewer than `n`.
-    Raises ValueError if `n` is below 1.
+    Raises ValueError if `n` is below 1 (or NaN) or there are no rows.
     """
-    if n < 1:
+    if not n >= 1:
         raise ValueError(f"{n} segments were asked for: give N_SEGMENTS of at least 1.")
+    if len(tracks) == 0:
+        raise ValueError("There are 0 segments to draw from: the split may be empty; widen it.")
     shuffled = pd.Series(tracks).sample(frac=1, random_state=seed)
     turn = shuffled.groupby(shuffled).cumcount()
     return np.sort(turn.sort_values(kind="stable").index[:n].to_numpy())
@@ -166,8 +170,10 @@ def attack_growing(
     """Yield eps, attacked segments and predicted genres, the smallest eps first.
 
     Which segments are attacked at which eps is told in `sweep`. The arrays are used again for the
-    next eps: copy what is to be kept.
+    next eps: copy what is to be kept. Raises ValueError without epsilons.
     """
+    if len(epsilons) == 0:
+        raise ValueError("There are 0 epsilons to attack at: give EPSILONS of at least one.")
     classifier = make_classifier(model)
     clean = predict_logits(model, X).argmax(axis=1)
     attacked, prediction = np.array(X, dtype=np.float32), clean.copy()

@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import zipfile
+import zlib
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from src.data.frontend import (
     SEGMENT_SAMPLES,
     SEGMENTS_PER_TRACK,
 )
+from src.data.headers import truncation
 from src.paths import RAW, ROOT, RunPaths, require, run_name
 from src.results import read_json, write_json
 
@@ -36,7 +38,10 @@ NUMBER_FORMAT = "05d"
 MISNAMED = "name"
 PADDING_FRAMES = 3  # a last segment that lacks no more than these is used
 LOG_MEL_FRAMES = 1293
-UNKNOWN_LENGTH = 0xFFFFFFFF
+LONGEST_S = 60  # no more of a track is read: ten segments take half of it
+RATES_HZ, MOST_CHANNELS = (1000, 384_000), 8
+LOUDEST = 2.0**31  # of a file of 32-bit integers stored as floats
+UNPACKED_BYTES = 4 * 2**30  # 25 times an archive of all of GTZAN
 CLIPPED_AT = 0.999
 SILENT_BELOW_DB = -60.0
 SILENCE_WINDOW = 1024
@@ -44,6 +49,7 @@ COLUMNS = (
     "track genre path duration_s sample_rate_hz channels peak clipped silent sha256 "
     "n_segments used duplicate_of reason"
 ).split()
+UNREADABLE = (sf.SoundFileError, OSError, ValueError, MemoryError)
 TEXTS = ("track", "genre", "path", "sha256", "duplicate_of", "reason")
 
 
@@ -93,9 +99,20 @@ def source_of(paths: RunPaths) -> tuple[Path, str]:
 
 
 def load_tracks(paths: RunPaths) -> pd.DataFrame:
-    """Return the audit's table of tracks, as `audit` made it."""
+    """Return the audit's table of tracks, as `audit` made it; ValueError if it is another."""
     file = require(paths.processed / "tracks.csv", "explore")
-    return pd.read_csv(file, dtype=dict.fromkeys(TEXTS, str)).fillna(dict.fromkeys(TEXTS, ""))
+    empty_is_missing = {name: [""] for name in set(COLUMNS) - set(TEXTS)}
+    tracks = pd.read_csv(
+        file,
+        dtype=dict.fromkeys(TEXTS, str),
+        keep_default_na=False,
+        na_values=empty_is_missing,
+    )
+    if tracks.columns.tolist() != COLUMNS or tracks["used"].dtype != bool:
+        raise ValueError(
+            f"{file} is not the audit's table: it may have been edited or cut; run `make explore`."
+        )
+    return tracks
 
 
 def is_log_mel(corpus: Path) -> bool:
@@ -145,9 +162,9 @@ def read_used(corpus: Path, track) -> np.ndarray:
     Raises ValueError if the file is not the one that was audited.
     """
     try:
-        samples, rate = sf.read(corpus / track.path, dtype="float32", always_2d=True)
+        samples, rate, _ = read_samples(corpus / track.path)
         same = hashlib.sha256(samples.tobytes()).hexdigest() == track.sha256
-    except (sf.LibsndfileError, OSError):
+    except UNREADABLE:
         same = False
     if not same:
         raise ValueError(
@@ -158,12 +175,29 @@ def read_used(corpus: Path, track) -> np.ndarray:
 
 
 def read_audio(path: Path) -> np.ndarray:
-    """Return a track's samples, mono float32 at 22,050 Hz.
+    """Return a track's samples, mono float32 at 22,050 Hz, the first minute at most.
 
-    Raises sf.LibsndfileError if the file cannot be read.
+    Raises one of UNREADABLE if the file cannot be read.
     """
-    samples, rate = sf.read(path, dtype="float32", always_2d=True)
+    samples, rate, _ = read_samples(path)
     return to_mono(samples, rate)
+
+
+def read_samples(path: Path) -> tuple[np.ndarray, int, int]:
+    """Return samples (time, channels) float32, the rate in Hz, the frames that the file states.
+
+    Reads the first minute at most, so that memory is bounded. Raises one of UNREADABLE, ValueError
+    among them for what is no file (a pipe would wait for ever) or has an unlikely rate or number
+    of channels.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("neither a file nor a link to one")
+    with sf.SoundFile(path) as file:
+        rate, channels = file.samplerate, file.channels
+        if not (RATES_HZ[0] <= rate <= RATES_HZ[1] and channels <= MOST_CHANNELS):
+            raise ValueError(f"{channels} channels at {rate} Hz, the header may be damaged")
+        frames = min(file.frames, LONGEST_S * rate)
+        return file.read(frames, dtype="float32", always_2d=True), rate, file.frames
 
 
 def to_mono(samples: np.ndarray, rate: int) -> np.ndarray:
@@ -180,12 +214,7 @@ def read_log_mels(archive: Path) -> dict[str, np.ndarray]:
 
     Raises ValueError if one is missing or of another shape, or the file is not a whole archive.
     """
-    if not zipfile.is_zipfile(archive):
-        raise ValueError(
-            f"{archive} is not a whole .npz archive: it may be half copied; fetch it again."
-        )
-    with np.load(archive, allow_pickle=False) as file:
-        arrays = dict(file)
+    arrays = _unpack(archive)
     missing = {"X", "exact", "floor_db", "n_frames", "names", "y", "genres"} - set(arrays)
     if missing:
         raise ValueError(
@@ -201,7 +230,50 @@ def read_log_mels(archive: Path) -> dict[str, np.ndarray]:
                 f"{archive} has {key} of shape {arrays[key].shape} instead of {shape}: it is not "
                 "an archive of log-mels as described in docs/documentation.md."
             )
+    _check_values(archive, arrays)
     return arrays
+
+
+def _unpack(archive: Path) -> dict[str, np.ndarray]:
+    """Return all arrays of an archive; no pickled code is executed, no bomb is unpacked."""
+    try:
+        with zipfile.ZipFile(archive) as file:
+            size = sum(entry.file_size for entry in file.infolist())
+        if size > UNPACKED_BYTES:
+            raise ValueError(f"{size} bytes when unpacked")
+        with np.load(archive, allow_pickle=False) as file:
+            return dict(file)
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyError) as error:
+        raise ValueError(
+            f"{archive} is not a whole .npz archive of plain arrays ({error}): it may be half "
+            "copied or damaged; fetch it again."
+        ) from error
+
+
+def _check_values(archive: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Raise ValueError for arrays of another type or with values that mean nothing."""
+    n_frames, floor_db, names = arrays["n_frames"], arrays["floor_db"], arrays["names"]
+    genres = [str(name).rpartition(".")[0] for name in names]
+    wrong = {
+        "no track": names.size == 0,
+        "X that is not uint8": arrays["X"].dtype != np.uint8,
+        "exact that is not boolean": arrays["exact"].dtype != bool,
+        "n_frames that are not integers": n_frames.dtype.kind not in "iu",
+        "n_frames outside of X": n_frames.min(initial=0) < 0
+        or n_frames.max(initial=0) > arrays["X"].shape[2],
+        "floor_db that is not below 0": not np.all(np.isfinite(floor_db) & (floor_db < 0)),
+        "the same name twice": len(set(names.tolist())) < len(names),
+        "names that are not <genre>.NNNNN": any(
+            not re.fullmatch(r".+\.\d{5}", str(name)) for name in names
+        ),
+        "names of another genre than y": genres != [str(genre) for genre in arrays["y"]],
+    }
+    found = [what for what, is_so in wrong.items() if is_so]
+    if found:
+        raise ValueError(
+            f"{archive} has {found[0]}: it is not an archive of log-mels as described in "
+            "docs/documentation.md; make it again."
+        )
 
 
 def fill_frames(values: np.ndarray, exact: np.ndarray, floor_db: float) -> np.ndarray:
@@ -221,10 +293,20 @@ def fill_frames(values: np.ndarray, exact: np.ndarray, floor_db: float) -> np.nd
 
 
 def _walk(folder: Path) -> list[Path]:
-    """Return all audio files below a folder, hidden files and folders left out."""
-    found = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    """Return all audio files below a folder, hidden files and folders left out.
+
+    Links are followed, each folder is entered once. Raises PermissionError, and its like, for a
+    folder that cannot be listed.
+    """
+    found, entered = [], set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_folder):
+        entered.add(os.path.realpath(parent))
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".")
+            and os.path.realpath(os.path.join(parent, name)) not in entered
+        )
         found += [
             Path(parent, name)
             for name in names
@@ -233,9 +315,22 @@ def _walk(folder: Path) -> list[Path]:
     return found
 
 
+def _refuse_folder(error: OSError) -> None:
+    """Raise the error of a folder that cannot be listed, told in one sentence."""
+    raise type(error)(
+        f"{error.filename} cannot be listed ({error.strerror}): the permissions or the disk may be "
+        "at fault; mend them or take the folder out of the corpus."
+    )
+
+
 def _is_named(path: Path) -> bool:
-    """Tell whether a file's name begins with the one of its folder, its genre."""
-    return path.name.startswith(f"{path.parent.name}.")
+    """Tell whether a file's name is text and begins with the one of its folder, its genre."""
+    return path.name.startswith(f"{path.parent.name}.") and _shown(path) == path.as_posix()
+
+
+def _shown(path: Path) -> str:
+    """Return a path as text, with what is not UTF-8 in it escaped."""
+    return path.as_posix().encode("utf-8", "backslashreplace").decode()
 
 
 def _audio_rows(folder: Path, n_jobs: int) -> list[dict]:
@@ -251,9 +346,9 @@ def _audio_rows(folder: Path, n_jobs: int) -> list[dict]:
 def _misnamed_row(path: Path) -> dict:
     """Describe an audio file (relative to the corpus) that is no track by its name."""
     return {
-        "track": path.as_posix(),
-        "genre": path.parent.name,
-        "path": path.as_posix(),
+        "track": _shown(path),
+        "genre": _shown(Path(path.parent.name)),
+        "path": _shown(path),
         "n_segments": 0,
         "used": False,
         "reason": f"{MISNAMED}: not <genre>.NNNNN in a folder <genre>",
@@ -270,19 +365,20 @@ def _audio_row(path: Path, folder: Path) -> dict:
         "used": False,
     }
     try:
-        samples, rate = sf.read(path, dtype="float32", always_2d=True)
-    except (sf.LibsndfileError, OSError) as error:
-        reason = str(error).replace(str(path), path.name)
+        samples, rate, frames = read_samples(path)
+        row |= measure(samples, rate) | {"duration_s": frames / rate}
+        reason = _fault(row, path, min(frames, LONGEST_S * rate) - len(samples))
+    except UNREADABLE as error:
+        reason = " ".join(str(error).replace(str(path), path.name).split())
         return row | {"reason": f"unreadable: {reason}"}
-    row |= measure(samples, rate)
-    reason = _fault(row, path)
     return row | {"reason": reason, "used": not reason}
 
 
 def measure(samples: np.ndarray, rate: int) -> dict:
     """Return duration, peak, clipping, silence, hash and segments of samples (time, channels)."""
     windows = samples[: len(samples) // SILENCE_WINDOW * SILENCE_WINDOW]
-    energy = np.square(windows.reshape(-1, SILENCE_WINDOW * samples.shape[1])).mean(axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told as damaged
+        energy = np.square(windows.reshape(-1, SILENCE_WINDOW * samples.shape[1])).mean(axis=1)
     return {
         "duration_s": len(samples) / rate,
         "sample_rate_hz": rate,
@@ -297,32 +393,23 @@ def measure(samples: np.ndarray, rate: int) -> dict:
     }
 
 
-def _fault(row: dict, path: Path) -> str:
-    """Return why a readable track is left out, or an empty string."""
+def _fault(row: dict, path: Path, n_lacking: int) -> str:
+    """Return why a readable track, decoded but for `n_lacking` frames, is left out, or nothing."""
     if sf.info(path).format == "RAW":
         return "unreadable: no header of an audio file"
-    promised = _promised_bytes(path)
-    if promised > path.stat().st_size:
-        return f"truncated: {promised} bytes promised, {path.stat().st_size} there"
+    if lacking := truncation(path):
+        return f"truncated: {lacking}"
+    if n_lacking > 0:
+        return f"truncated: {row['duration_s']:.2f} s promised, {n_lacking} samples lack"
     if not np.isfinite(row["peak"]):
         return "damaged: samples that are not finite"
+    if row["peak"] > LOUDEST:
+        return f"damaged: samples up to {row['peak']:.3g}, full scale is 1"
     if row["n_segments"] == 0:
         return f"too short: {row['duration_s']:.2f} s, one segment takes 3 s"
     if row["silent"] == 1:
         return f"silent: peak {row['peak']:.5f}"
     return ""
-
-
-def _promised_bytes(path: Path) -> int:
-    """Return the length in bytes that a WAV or AU header gives its file, 0 if it gives none."""
-    with path.open("rb") as file:
-        head = file.read(12)
-    start, length = 0, UNKNOWN_LENGTH
-    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        start, length = 8, int.from_bytes(head[4:8], "little")
-    elif head[:4] == b".snd":
-        start, length = (int.from_bytes(head[i : i + 4], "big") for i in (4, 8))
-    return 0 if length == UNKNOWN_LENGTH else start + length
 
 
 def _log_mel_rows(archive: Path) -> list[dict]:
@@ -332,9 +419,6 @@ def _log_mel_rows(archive: Path) -> list[dict]:
     """
     arrays = read_log_mels(archive)
     rows = {}
-    odd = [name for name in map(str, arrays["names"]) if not re.fullmatch(r".+\.\d+", name)]
-    if odd:
-        raise ValueError(f"{archive} names a track {odd[0]}: names must be <genre>.NNNNN.")
     for i, name in enumerate(map(str, arrays["names"])):
         frames = int(arrays["n_frames"][i])
         content = arrays["X"][i].tobytes() + arrays["exact"][i].tobytes()
@@ -345,10 +429,10 @@ def _log_mel_rows(archive: Path) -> list[dict]:
             "duration_s": frames * HOP_LENGTH / SAMPLE_RATE,
             "sha256": hashlib.sha256(content).hexdigest(),
             "n_segments": _log_mel_segments(frames),
-            "used": _log_mel_segments(frames) > 0,
-            "reason": "" if _log_mel_segments(frames) else f"too short: {frames} frames",
+            "reason": _log_mel_fault(frames, arrays["exact"][i]),
         }
-    per_genre = max(int(name.split(".")[1]) for name in rows) + 1
+        rows[name]["used"] = not rows[name]["reason"]
+    per_genre = max(int(name.rpartition(".")[2]) for name in rows) + 1
     names = [f"{g}.{n:{NUMBER_FORMAT}}" for g in sorted(set(arrays["y"])) for n in range(per_genre)]
     return [rows.get(name, _missing_row(name)) for name in names]
 
@@ -359,11 +443,18 @@ def _log_mel_segments(frames: int) -> int:
     return int((starts + N_FRAMES <= frames + PADDING_FRAMES).sum())
 
 
+def _log_mel_fault(frames: int, exact: np.ndarray) -> str:
+    """Return why a track of an archive is left out, or an empty string."""
+    if not _log_mel_segments(frames):
+        return f"too short: {frames} frames"
+    return "" if exact[:frames].any() else "damaged: no frame that was measured"
+
+
 def _missing_row(name: str) -> dict:
     """Describe a track that the numbering names and the archive lacks."""
     return {
         "track": name,
-        "genre": name.split(".")[0],
+        "genre": name.rpartition(".")[0],
         "n_segments": 0,
         "used": False,
         "reason": "missing: the archive has no such track",

@@ -23,6 +23,7 @@ REGISTRY = Path(__file__).parent / "registry"  # SHA-256 of each file
 TIMEOUT = 20  # seconds to connect, and without a byte
 RETRIES = 2
 N_GENRES = 10
+SEND = requests.adapters.HTTPAdapter.send
 
 ELSEWHERE = "download the set elsewhere and pass its folder as DATASET"
 CAUSES = {
@@ -76,7 +77,7 @@ def fetch_gtzan(folder: str | Path) -> Path:
     """Fetch all 1000 tracks of 30 s (1.4 GB) below `folder`; return where the genre folders are.
 
     An interrupted download continues in mid-archive, a complete one needs no network. kagglehub
-    checks the archive by the MD5 of the server and sets no timeout on a fresh download. Raises
+    checks the archive by the MD5 of the server; a server without an answer is left. Raises
     DownloadError, also when there are not ten genre folders. Source: kaggle.com, `KAGGLE_SET`.
     """
     try:
@@ -112,11 +113,17 @@ def _fetch_kaggle(folder: Path) -> Path:
     Through its cache, as its `output_dir` cannot continue: it refuses a folder with a partial
     archive and, when forced, empties the folder.
     """
-    with mock.patch.dict(os.environ, KAGGLEHUB_CACHE=str(folder)):
+    timed = mock.patch.object(requests.adapters.HTTPAdapter, "send", _send_with_timeout)
+    with mock.patch.dict(os.environ, KAGGLEHUB_CACHE=str(folder)), timed:
         for _ in range(RETRIES):
             with contextlib.suppress(requests.ConnectionError, ChunkedEncodingError):
                 return Path(kagglehub.dataset_download(KAGGLE_SET))
         return Path(kagglehub.dataset_download(KAGGLE_SET))
+
+
+def _send_with_timeout(self, request, stream=False, timeout=None, **options):
+    """Send a request as requests does, with our timeout if the caller sets none: kagglehub's."""
+    return SEND(self, request, stream, timeout or TIMEOUT, **options)
 
 
 def _genre_root(folder: Path) -> Path:

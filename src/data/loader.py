@@ -12,6 +12,8 @@ from src.data.frontend import HOP_LENGTH, SEGMENT_SAMPLES
 from src.paths import RunPaths, require
 from src.results import read_json
 
+METADATA_KEYS = {"tracks_sha256", "genres", "front_end", "n_segments", "fingerprint"}
+
 
 class SegmentDataset(Dataset):
     """Segments (1, 128, 130) float32 in [0, 1] with their genre's number, read when asked for."""
@@ -44,6 +46,12 @@ def load_metadata(paths: RunPaths) -> dict:
     arrays; both name the stage to run.
     """
     metadata = read_json(require(paths.processed / "metadata.json", "preprocess"))
+    missing = METADATA_KEYS - set(metadata)
+    if missing:
+        raise ValueError(
+            f"data/processed/{paths.run}/metadata.json lacks {', '.join(sorted(missing))}: it may "
+            "have been edited; run `make preprocess` again."
+        )
     tracks = require(paths.processed / "tracks.csv", "explore")
     if metadata["tracks_sha256"] != file_hash(tracks):
         raise ValueError(
@@ -56,22 +64,32 @@ def load_metadata(paths: RunPaths) -> dict:
 def load_split(paths: RunPaths, split: str) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
     """Return X (n, 128, 130) as a read-only memory map, y (n,) int64 and the segments' table.
 
-    Raises ValueError if the array does not have the shape that the metadata states.
+    Raises ValueError if the array or the table are not those that the metadata states.
     """
     metadata = load_metadata(paths)
     file = require(paths.processed / split / "X.npy", "preprocess")
-    X = np.load(file, mmap_mode="r")
     front_end = metadata["front_end"]
     stated = (metadata["n_segments"][split], front_end["n_mels"], front_end["frames"])
-    if X.shape != stated or X.dtype != np.float32:
+    X, found = _map_array(file)
+    if X is None or X.shape != stated or X.dtype != np.float32:
         raise ValueError(
-            f"data/processed/{paths.run}/{split}/X.npy is {X.dtype} {X.shape}, the metadata "
-            f"states float32 {stated}: it is not the file that was written; run `make preprocess`."
+            f"data/processed/{paths.run}/{split}/X.npy is {found}, the metadata states "
+            f"float32 {stated}: it is not the file that was written; run `make preprocess`."
+        )
+    if not (X.min() >= 0 and X.max() <= 1):
+        raise ValueError(
+            f"data/processed/{paths.run}/{split}/X.npy reaches [{X.min()}, {X.max()}] instead of "
+            "[0, 1]: it is not the file that was written; run `make preprocess`."
         )
     names = {"track": str, "genre": str}
     file = require(paths.processed / "segments.csv", "preprocess")
     table = pd.read_csv(file, dtype=names, keep_default_na=False)
     table = table[table["split"] == split].reset_index(drop=True)
+    if len(table) != len(X) or not set(table["genre"]) <= set(metadata["genres"]):
+        raise ValueError(
+            f"{file.relative_to(paths.processed.parent)} has {len(table)} segments for {split} of "
+            f"{len(X)}, or a genre that the metadata lacks: it was changed; run `make preprocess`."
+        )
     y = pd.Categorical(table["genre"], categories=metadata["genres"]).codes.astype(np.int64)
     return X, y, table
 
@@ -88,6 +106,15 @@ def load_whole_tracks(paths: RunPaths) -> tuple[np.ndarray, np.ndarray, np.ndarr
     n_segments = segments.groupby("track", sort=False).size().to_numpy()
     lengths = np.minimum(n_segments * SEGMENT_SAMPLES // HOP_LENGTH + 1, tracks.shape[2])
     return tracks, lengths, y[first]
+
+
+def _map_array(file: Path) -> tuple[np.ndarray | None, str]:
+    """Return a memory map of an array, None if it is no whole array, and what was found."""
+    try:
+        X = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        return None, f"no whole array ({error})"
+    return X, f"{X.dtype} {X.shape}"
 
 
 def file_hash(path: Path) -> str:

@@ -81,17 +81,27 @@ def write_processed(
     `tracks` is the audit's table with a column `split`; rows that are not used or have no split
     are left out. A track is read, transformed, written and forgotten. `metadata.json` is removed
     first and written last: while it is there, all arrays are whole and belong together. Returns
-    its content. Raises ValueError if a split is left without tracks.
+    its content. Raises ValueError if a split is left without tracks, a genre without
+    training tracks or all tracks are of one genre.
     """
     (folder / "metadata.json").unlink(missing_ok=True)
-    for leftover in folder.glob("*/.*.npy"):
-        leftover.unlink()
+    for pattern in ("*/.*.npy", ".segments-*", ".metadata-*"):
+        for leftover in folder.glob(pattern):
+            leftover.unlink()
     tracks = tracks[tracks["used"] & tracks["split"].isin(SPLITS)]
     empty = sorted(set(SPLITS) - set(tracks["split"]))
     if empty:
         raise ValueError(
             f"{corpus} has no usable track for {', '.join(empty)}: the audit's column `reason` "
             "says what is wrong with each; mend or add tracks."
+        )
+    genres = sorted(tracks["genre"].unique())
+    untaught = sorted(set(genres) - set(tracks.loc[tracks["split"] == "train", "genre"]))
+    if untaught or len(genres) < 2:
+        found = f"no usable track of {', '.join(untaught)} to train on" if untaught else "one genre"
+        raise ValueError(
+            f"{corpus} has {found}: the audit's column `reason` says what is wrong with each "
+            "track; mend or add tracks, two genres at least."
         )
     digest = hashlib.sha256()
     with one_thread():
@@ -100,7 +110,7 @@ def write_processed(
     write_csv(folder / "segments.csv", segments)
     digest.update((folder / "segments.csv").read_bytes())
     metadata = metadata | {
-        "genres": sorted(tracks["genre"].unique()),
+        "genres": genres,
         "front_end": FRONT_END,
         "n_tracks": tracks["split"].value_counts().reindex(SPLITS, fill_value=0).to_dict(),
         "n_segments": segments["split"].value_counts().reindex(SPLITS, fill_value=0).to_dict(),
@@ -193,12 +203,14 @@ def _track_decibel(arrays: dict[str, np.ndarray], track) -> np.ndarray:
 
 
 def _write_array(path: Path, blocks: Iterator[np.ndarray], shape: tuple, dtype, digest) -> None:
-    """Write blocks one after the other into an array at `path`, adding them to `digest`."""
-    with whole_file(path) as part:
-        array = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape)
-        start = 0
+    """Write blocks one after the other into an array at `path`, adding them to `digest`.
+
+    Not through a memory map: on a full disk that kills the process instead of raising OSError.
+    """
+    header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+    with whole_file(path) as part, part.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
         for block in blocks:
-            array[start : start + len(block)] = block
-            digest.update(np.ascontiguousarray(block, dtype=dtype))
-            start += len(block)
-        array.flush()
+            content = np.ascontiguousarray(block, dtype=dtype)
+            file.write(content)
+            digest.update(content)

@@ -1,0 +1,603 @@
+"""What happens under bad input and failing disks: with the tests beside it, docs/reliability.md."""
+
+import ast
+import errno
+import os
+import re
+import time
+import zipfile
+from pathlib import Path
+
+import kagglehub
+import numpy as np
+import pandas as pd
+import pytest
+import requests
+import soundfile as sf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kagglehub import http_resolver
+
+from src import results
+from src.attacks.adversarial import attack, attack_growing, draw_segments
+from src.attacks.records import make_records
+from src.data import corpus as corpora
+from src.data import download
+from src.data.corpus import audit, find_tracks, load_tracks, read_audio, read_log_mels
+from src.data.frontend import LogMel
+from src.data.loader import load_metadata, load_split
+from src.data.preprocessor import segment_audio, write_processed
+from src.data.splits import split_tracks
+from src.paths import RunPaths
+from src.results import read_json, write_csv, write_json
+from src.statistics import mean_over_tracks
+
+ROOT = Path(__file__).parents[1]
+FRONT_END = LogMel()
+SENTENCE = re.compile(r"[^\n]+: [^\n]+\.")
+
+
+def only_row(corpus):
+    (row,) = audit(corpus, n_jobs=1).itertuples()
+    return row
+
+
+def cut(corpus, name, share):
+    """Keep the first part of a file."""
+    path = corpus / name
+    path.write_bytes(path.read_bytes()[: round(path.stat().st_size * share)])
+
+
+# Audio files
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.99])
+@pytest.mark.parametrize("ending", ["wav", "au", "flac", "ogg", "mp3"])
+def test_a_cut_track_is_never_used_as_if_it_were_whole(write_track, noise, ending, share):
+    corpus = write_track(f"rock/rock.00000.{ending}", noise(0, seconds=10))
+    assert only_row(corpus).used
+    cut(corpus, f"rock/rock.00000.{ending}", share)
+    row = only_row(corpus)
+    assert not row.used
+    assert row.reason.startswith(("truncated: ", "unreadable: "))
+
+
+def test_an_mp3_with_a_tag_before_its_header_is_whole_until_it_is_cut(write_track, noise):
+    corpus = write_track("rock/rock.00000.mp3", noise(0))
+    path = corpus / "rock" / "rock.00000.mp3"
+    path.write_bytes(b"ID3\x04\0\0\0\0\x07\x68" + b"\0" * 1000 + path.read_bytes() + b"TAG" * 42)
+    assert only_row(corpus).used
+    cut(corpus, "rock/rock.00000.mp3", 0.7)
+    assert only_row(corpus).reason.startswith("truncated: ")
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+def test_a_wav_of_any_width_gives_the_same_segments(write_track, subtype):
+    rng = np.random.default_rng(0)
+    samples = np.round(rng.uniform(-100, 100, 70_000)) / 128  # exact in 8 bits
+    corpus = write_track("rock/rock.00000.wav", samples, subtype=subtype)
+    assert only_row(corpus).used
+    read = read_audio(corpus / "rock" / "rock.00000.wav")
+    np.testing.assert_allclose(read, samples, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [11_025, 22_050, 44_100, 48_000])
+def test_a_track_of_any_rate_gives_its_segments(write_track, noise, rate):
+    corpus = write_track("rock/rock.00000.wav", noise(0, seconds=7, rate=rate), rate=rate)
+    row = only_row(corpus)
+    assert (row.used, row.n_segments, row.sample_rate_hz) == (True, 2, rate)
+    x = segment_audio(corpora.read_used(corpus, row), 2, LogMel())
+    assert x.shape == (2, 128, 130)
+
+
+@pytest.mark.parametrize("options", [{"rate": 500}, {"rate": 2_000_000}, {"channels": 9}])
+def test_an_unlikely_rate_or_number_of_channels_is_told(write_track, noise, options):
+    samples = np.tile(noise(0, seconds=0.5)[:, None], options.get("channels", 1))
+    corpus = write_track("rock/rock.00000.wav", samples, rate=options.get("rate", 22_050))
+    assert re.match(r"unreadable: \d channels at \d+ Hz, the header may", only_row(corpus).reason)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("factor", [1e12, 1e19, 1e30])
+def test_samples_too_large_for_a_spectrogram_are_damaged(write_track, noise, factor):
+    samples = noise(0) * np.float32(factor)
+    corpus = write_track("rock/rock.00000.wav", samples, subtype="FLOAT")
+    row = only_row(corpus)
+    assert not row.used
+    assert re.match(r"damaged: samples up to [\d.]+e\+\d+, full scale is 1", row.reason)
+
+
+def test_the_loudest_samples_that_are_used_give_finite_spectrograms(noise):
+    samples = noise(0) / np.float32(0.5) * np.float32(corpora.LOUDEST)
+    assert np.isfinite(segment_audio(samples, 1, LogMel())).all()
+
+
+def test_of_a_long_track_no_more_than_a_minute_is_read(write_track, noise, monkeypatch):
+    corpus = write_track("rock/rock.00000.wav", noise(0, seconds=150, rate=1000), rate=1000)
+    taken = []
+    real = sf.SoundFile.read
+
+    def counting(file, frames=-1, **options):
+        samples = real(file, frames, **options)
+        taken.append(samples.shape)
+        return samples
+
+    monkeypatch.setattr(sf.SoundFile, "read", counting)
+    row = only_row(corpus)
+    assert (row.used, row.n_segments, row.duration_s) == (True, 10, 150)
+    assert len(corpora.read_used(corpus, row)) == 60 * 22_050
+    assert taken == [(60_000, 1)] * 2
+
+
+def test_the_first_segments_do_not_depend_on_the_length_of_a_track(write_track, noise):
+    samples = noise(0, seconds=70)
+    write_track("rock/rock.00000.wav", samples)
+    corpus = write_track("rock/rock.00001.wav", samples[: 30 * 22_050])
+    long, short = (corpora.read_used(corpus, row) for row in audit(corpus).itertuples())
+    one, two = (segment_audio(s, 10, LogMel()) for s in (long, short))
+    assert np.array_equal(one, two)
+
+
+def test_permission_denied_is_a_reason(write_track, noise, monkeypatch):
+    corpus = write_track("rock/rock.00000.wav", noise(0))
+
+    def refuse(path, *args, **options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(sf, "SoundFile", refuse)
+    row = only_row(corpus)
+    assert not row.used
+    assert row.reason == "unreadable: [Errno 13] Permission denied: 'rock.00000.wav'"
+
+
+def test_a_folder_that_cannot_be_listed_is_refused_not_skipped(write_track, noise, monkeypatch):
+    write_track("blues/blues.00000.wav", noise(0))
+    corpus = write_track("rock/rock.00000.wav", noise(1))
+    real = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("rock"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match=r"rock cannot be listed \(Permission denied\)") as e:
+        audit(corpus)
+    assert SENTENCE.fullmatch(str(e.value))
+
+
+NAMES = ["Música Ünïcode", "hip hop", "a.b", "rock, roll", 'the "best"', "日本", "NA", "null", "1"]
+
+
+def test_genres_of_any_name_come_back_from_the_table(write_track, noise, tmp_path, monkeypatch):
+    monkeypatch.setattr("src.paths.ROOT", tmp_path)
+    for number, genre in enumerate(NAMES):
+        corpus = write_track(f"{genre}/{genre}.00000.wav", noise(number))
+    tracks = audit(corpus)
+    assert tracks["used"].all()
+    assert sorted(tracks["genre"]) == sorted(NAMES)
+    paths = RunPaths("fake")
+    write_csv(paths.processed / "tracks.csv", tracks)
+    pd.testing.assert_frame_equal(load_tracks(paths), tracks, check_dtype=False)
+
+
+def test_a_name_that_is_not_text_is_told(write_track, noise):
+    corpus = write_track("rock/rock.00000.wav", noise(0))
+    odd = os.fsencode(corpus / "rock") + b"/rock.caf\xe9.wav"
+    try:
+        Path(os.fsdecode(odd)).write_bytes((corpus / "rock" / "rock.00000.wav").read_bytes())
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    tracks = audit(corpus)
+    assert tracks["used"].tolist() == [True, False]
+    assert tracks["reason"][1].startswith("name: ")
+    tracks.to_csv(corpus / "tracks.csv")
+
+
+def test_links_are_followed_and_loops_end(write_track, noise, tmp_path):
+    corpus = write_track("rock/rock.00000.wav", noise(0))
+    elsewhere = tmp_path / "elsewhere" / "jazz"
+    elsewhere.mkdir(parents=True)
+    sf.write(elsewhere / "jazz.00000.wav", noise(1), 22_050)
+    (corpus / "jazz").symlink_to(elsewhere)
+    (corpus / "rock" / "rock.00001.wav").symlink_to(tmp_path / "gone.wav")
+    for name in ("up", "also up"):
+        (corpus / "rock" / name).symlink_to(corpus)
+    (corpus / "itself").symlink_to(corpus / "itself")
+    tracks = audit(corpus)
+    assert tracks["track"].tolist() == ["jazz.00000", "rock.00000", "rock.00001"]
+    assert tracks["used"].tolist() == [True, True, False]
+    assert tracks["reason"][2].startswith("unreadable: ")
+
+
+def test_a_pipe_does_not_hold_up_the_audit(write_track, noise):
+    corpus = write_track("rock/rock.00000.wav", noise(0))
+    os.mkfifo(corpus / "rock" / "rock.00001.wav")
+    tracks = audit(corpus)
+    assert tracks["reason"].tolist() == ["", "unreadable: neither a file nor a link to one"]
+
+
+def test_ten_thousand_tracks_are_listed_in_seconds(tmp_path):
+    for genre in ("blues", "rock"):
+        (tmp_path / genre).mkdir()
+        for number in range(5000):
+            os.close(os.open(tmp_path / genre / f"{genre}.{number:05d}.wav", os.O_CREAT))
+    begin = time.process_time()
+    tracks = find_tracks(tmp_path)
+    assert len(tracks) == 10_000
+    assert time.process_time() - begin < 5
+
+
+# Log-mels, tables, arrays
+
+
+@pytest.fixture(name="log_mels")
+def _log_mels(tmp_path):
+    """Return a function writing an archive of tracks a.00000, a.00001 and b.00000."""
+
+    def write(**changed):
+        arrays = {
+            "X": np.random.default_rng(0).integers(0, 256, (3, 128, 1293), dtype=np.uint8),
+            "exact": np.ones((3, 1293), bool),
+            "floor_db": np.float32([-80, -80, -80]),
+            "n_frames": np.int64([1293, 1293, 1293]),
+            "names": np.array(["a.00000", "a.00001", "b.00000"]),
+            "y": np.array(["a", "a", "b"]),
+            "genres": np.array(["a", "b"]),
+        } | changed
+        path = tmp_path / "logmel.npz"
+        np.savez(path, **arrays)
+        return path
+
+    return write
+
+
+WRONG_ARCHIVES = {
+    "floats": ({"X": np.zeros((3, 128, 1293), np.float32)}, "X that is not uint8"),
+    "mask of numbers": ({"exact": np.ones((3, 1293))}, "exact that is not boolean"),
+    "floor above": ({"floor_db": np.float32([-80, 3, -80])}, "floor_db that is not below 0"),
+    "floor nan": ({"floor_db": np.float32([-80, np.nan, -80])}, "floor_db that is not below 0"),
+    "long": ({"n_frames": np.int64([1293, 9999, 1293])}, "n_frames outside of X"),
+    "negative": ({"n_frames": np.int64([1293, -1, 1293])}, "n_frames outside of X"),
+    "fractions": ({"n_frames": np.float64([1, 2, 3])}, "n_frames that are not integers"),
+    "twice": ({"names": np.array(["a.00000", "a.00000", "b.00000"])}, "the same name twice"),
+    "short number": ({"names": np.array(["a.0", "a.1", "b.0"])}, "names that are not <genre>"),
+    "huge number": (
+        {"names": np.array(["a.00000", "a.99999999", "b.00000"])},
+        "names that are not <genre>",
+    ),
+    "other genre": ({"y": np.array(["a", "b", "b"])}, "names of another genre than y"),
+    "objects": ({"names": np.array([1, "a", None], dtype=object)}, "plain arrays"),
+}
+
+
+@pytest.mark.parametrize(("changed", "message"), WRONG_ARCHIVES.values(), ids=WRONG_ARCHIVES)
+def test_an_archive_of_meaningless_values_is_refused(log_mels, changed, message):
+    with pytest.raises(ValueError, match=message) as error:
+        audit(log_mels(**changed))
+    assert SENTENCE.fullmatch(str(error.value))
+
+
+def test_an_archive_without_tracks_is_refused(log_mels):
+    empty = {"X": np.zeros((0, 128, 1293), np.uint8), "exact": np.zeros((0, 1293), bool)}
+    empty |= {"floor_db": np.zeros(0), "n_frames": np.zeros(0, int), "y": np.zeros(0, str)}
+    with pytest.raises(ValueError, match="has no track"):
+        audit(log_mels(names=np.zeros(0, str), **empty))
+
+
+def test_a_log_mel_that_was_never_measured_is_not_used(log_mels):
+    exact = np.ones((3, 1293), bool)
+    exact[1] = False
+    tracks = audit(log_mels(exact=exact))
+    assert tracks["used"].tolist() == [True, False, True, False]
+    assert tracks["reason"][1] == "damaged: no frame that was measured"
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_a_damaged_archive_is_refused_in_one_sentence(tmp_path_factory, seed):
+    rng = np.random.default_rng(seed)
+    path = tmp_path_factory.mktemp("archive") / "logmel.npz"
+    np.savez(path, X=np.zeros((1, 2, 3), np.uint8), names=np.array(["a.00000"]))
+    content = bytearray(path.read_bytes())
+    for position in rng.integers(len(content), size=4):
+        content[position] ^= 1 << rng.integers(8)
+    path.write_bytes(content[: rng.integers(1, len(content) + 1)])
+    with pytest.raises(ValueError, match=re.escape(str(path))) as error:
+        read_log_mels(path)
+    assert SENTENCE.fullmatch(str(error.value))
+
+
+def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpora, "UNPACKED_BYTES", 10**6)
+    monkeypatch.setattr(np, "load", lambda *args, **options: pytest.fail("it was unpacked"))
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("X.npy", bytes(2 * 10**6))
+    assert path.stat().st_size < 10_000
+    with pytest.raises(ValueError, match="2000000 bytes when unpacked") as error:
+        read_log_mels(path)
+    assert SENTENCE.fullmatch(str(error.value))
+
+
+@pytest.fixture(name="written")
+def _written(write_track, noise, tmp_path, monkeypatch):
+    """Return the paths of a run whose arrays were written."""
+    monkeypatch.setattr("src.paths.ROOT", tmp_path)
+    for number in range(14):
+        genre = "ab"[number % 2]
+        corpus = write_track(f"{genre}/{genre}.{number // 2:05d}.wav", noise(number))
+    paths = RunPaths("fake")
+    tracks = audit(corpus)
+    write_csv(paths.processed / "tracks.csv", tracks)
+    tracks["split"] = split_tracks(tracks, 0)
+    file = paths.processed / "tracks.csv"
+    facts = {"tracks_sha256": corpora.hashlib.sha256(file.read_bytes()).hexdigest()}
+    write_processed(corpus, tracks, paths.processed, facts)
+    return paths
+
+
+def spoil_half(paths):
+    path = paths.processed / "test" / "X.npy"
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def spoil_values(number):
+    def spoil(paths):
+        path = paths.processed / "test" / "X.npy"
+        X = np.load(path)
+        X[-1, -1, -1] = number
+        np.save(path, X)
+
+    return spoil
+
+
+def spoil_table(edit):
+    def spoil(paths):
+        path = paths.processed / "segments.csv"
+        edit(pd.read_csv(path)).to_csv(path, index=False)
+
+    return spoil
+
+
+def spoil_metadata(paths):
+    path = paths.processed / "metadata.json"
+    values = read_json(path)
+    del values["n_segments"]
+    write_json(path, values)
+
+
+SPOILT = {
+    "half an array": (spoil_half, r"test/X\.npy is no whole array"),
+    "NaN": (spoil_values(np.nan), r"reaches \[nan, nan\] instead of \[0, 1\]"),
+    "above 1": (spoil_values(1.5), r"reaches \[0\.\d+, 1\.5\] instead of \[0, 1\]"),
+    "below 0": (spoil_values(-1), r"reaches \[-1\.0, 1\.0\] instead of \[0, 1\]"),
+    "rows lost": (spoil_table(lambda table: table[:-1]), r"has \d+ segments for test of \d+"),
+    "another genre": (
+        spoil_table(lambda table: table.replace({"genre": {"b": "c"}})),
+        "or a genre that the metadata lacks",
+    ),
+    "a key lost": (spoil_metadata, r"metadata\.json lacks n_segments"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), SPOILT.values(), ids=SPOILT)
+def test_what_was_changed_after_preprocessing_is_refused(written, spoil, message):
+    load_split(written, "test")
+    spoil(written)
+    with pytest.raises(ValueError, match=message) as error:
+        load_split(written, "test")
+    assert SENTENCE.fullmatch(str(error.value))
+    assert "run `make preprocess`" in str(error.value)
+
+
+def test_half_a_table_of_tracks_is_refused(written):
+    path = written.processed / "tracks.csv"
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ValueError, match="run `make preprocess` again"):
+        load_metadata(written)
+    text = path.read_text()
+    path.write_text(text[: text.rindex("True") + 2])
+    with pytest.raises(ValueError, match="is not the audit's table") as error:
+        load_tracks(written)
+    assert SENTENCE.fullmatch(str(error.value))
+
+
+# Disks
+
+
+@pytest.fixture(name="full_disk")
+def _full_disk(monkeypatch, tmp_path):
+    """Let every file that is written whole go to a device without space."""
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+
+    def make(dir, prefix, suffix):
+        path = Path(dir) / f"{prefix}x{suffix}"
+        path.symlink_to("/dev/full")
+        return os.open(path, os.O_RDWR), str(path)
+
+    monkeypatch.setattr(results.tempfile, "mkstemp", make)
+
+
+WRITERS = {
+    "json": lambda path: write_json(path, {"value": 2}),
+    "csv": lambda path: write_csv(path, pd.DataFrame({"value": [2]})),
+    "bytes": lambda path: results.save_with(path, lambda part: part.write_bytes(b"2")),
+}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_full_disk_leaves_the_earlier_file(tmp_path, full_disk, write):
+    path = tmp_path / "result"
+    path.write_text("earlier")
+    with pytest.raises(OSError, match="No space left on device"):
+        write(path)
+    assert path.read_text() == "earlier"
+    assert [file.name for file in tmp_path.iterdir()] == ["result"]
+
+
+def test_arrays_on_a_full_disk_are_an_error_not_a_crash(written, full_disk, tmp_path):
+    before = (written.processed / "train" / "X.npy").read_bytes()
+    tracks = load_tracks(written)
+    tracks["split"] = split_tracks(tracks, 0)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_processed(tmp_path / "corpus", tracks, written.processed, {})
+    assert (written.processed / "train" / "X.npy").read_bytes() == before
+    with pytest.raises(FileNotFoundError, match=r"metadata\.json is missing"):
+        load_metadata(written)
+
+
+def test_a_folder_that_cannot_be_written_leaves_the_earlier_file(tmp_path, monkeypatch):
+    path = write_json(tmp_path / "result.json", {"value": 1})
+
+    def refuse(dir, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(dir))
+
+    monkeypatch.setattr(results.tempfile, "mkstemp", refuse)
+    with pytest.raises(OSError, match=f"Read-only file system: '{tmp_path}'"):
+        write_json(path, {"value": 2})
+    assert read_json(path) == {"value": 1}
+
+
+# Downloads
+
+
+def test_an_archive_does_not_write_outside_of_its_folder(tmp_path):
+    archive, folder = tmp_path / "evil.zip", tmp_path / "a" / "b"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("../../escaped.wav", b"x")
+        file.writestr("/escaped.wav", b"x")
+    http_resolver._extract_archive(str(archive), str(folder))
+    outside = [path for path in tmp_path.rglob("*.wav") if folder not in path.parents]
+    assert not outside
+    assert not Path("/escaped.wav").exists()
+
+
+def test_a_silent_kaggle_server_is_left_after_the_timeout(tmp_path, monkeypatch):
+    asked = []
+
+    def send(self, request, stream=False, timeout=None, **options):
+        asked.append(timeout)
+        raise requests.exceptions.ReadTimeout("Read timed out.")
+
+    def dataset_download(handle):
+        with requests.Session() as session:
+            url = "http://kaggle.invalid/"
+            session.send(session.prepare_request(requests.Request("GET", url)))
+
+    monkeypatch.setattr(download, "SEND", send)
+    monkeypatch.setattr(kagglehub, "dataset_download", dataset_download)
+    with pytest.raises(download.DownloadError, match="no answer in time; the server or the"):
+        download.fetch_gtzan(tmp_path)
+    assert asked == [download.TIMEOUT] * len(asked) != []
+    assert requests.adapters.HTTPAdapter.send is not download._send_with_timeout
+
+
+# Numbers
+
+
+def test_draws_from_nothing_are_refused():
+    for n in (0, -3, float("nan")):
+        with pytest.raises(ValueError, match="segments were asked for: give"):
+            draw_segments(np.array(["a"]), n, 0)
+    with pytest.raises(ValueError, match="0 segments to draw from"):
+        draw_segments(np.array([]), 5, 0)
+
+
+def test_attacks_without_epsilons_or_iterations_are_refused():
+    X, y = np.zeros((2, 128, 130), np.float32), np.zeros(2, int)
+    with pytest.raises(ValueError, match="0 epsilons to attack at"):
+        next(attack_growing("pgd", None, X, y, ()))
+    with pytest.raises(ValueError, match="0 iterations were asked for"):
+        attack("pgd", None, X, y, 0.01, iterations=0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    level=st.sampled_from([0, 1e-12, 1e-6, 1e-3, 1, 1e4, 2.0**31]),
+    offset=st.sampled_from([0, 0.5, -3]),
+    n_loud=st.integers(0, 66_150),
+)
+def test_spectrograms_are_finite_within_0_and_1_and_touch_1(seed, level, offset, n_loud):
+    samples = np.zeros(66_150, np.float32)
+    samples[:n_loud] = np.random.default_rng(seed).uniform(-1, 1, n_loud) * level + offset
+    x = segment_audio(samples, 1, FRONT_END)
+    assert x.dtype == np.float32
+    assert np.isfinite(x).all()
+    assert x.min() >= 0
+    assert x.max() == 1  # silence, too: all of it is the loudest there is
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=40),
+    n_tracks=st.integers(1, 10),
+    seed=st.integers(0, 100),
+)
+def test_an_interval_holds_its_value_and_lies_within_the_values(values, n_tracks, seed):
+    values, tracks = np.array(values), np.arange(len(values)) % n_tracks
+    result = mean_over_tracks(values, tracks, seed)
+    assert result["n_tracks"] == min(n_tracks, len(values))
+    if result["n_tracks"] == 1:
+        assert result["low"] is result["high"] is None
+    elif result["value"] not in (0, 1):
+        slack = 1e-9 * np.abs(values).max()
+        bounds = values.min() - slack, result["low"], result["high"], values.max() + slack
+        assert sorted(bounds) == list(bounds)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), eps=st.floats(1e-4, 1), n=st.integers(1, 12))
+def test_records_tell_success_only_of_what_was_right_before(seed, eps, n):
+    rng = np.random.default_rng(seed)
+    X = rng.random((n, 4, 5), dtype=np.float32)
+    attacked = (X + rng.uniform(-eps, eps, X.shape).astype(np.float32)).clip(0, 1)
+    y, clean, after = rng.integers(0, 3, (3, n))
+    segments = pd.DataFrame({"segment": range(n), "track": "a", "genre": "b"})
+    records = make_records("pgd", eps, X, attacked, segments, y, clean, after)
+    assert len(records) == n
+    assert (records["success"] == ((clean == y) & (after != y))).all()
+    assert not records.isna().any().any()
+
+
+# The table of docs/reliability.md
+
+
+def tests_by_file():
+    """Return the names of all test functions by file."""
+    return {
+        path.name: {
+            node.name
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+        }
+        for path in Path(__file__).parent.glob("test_*.py")
+    }
+
+
+def rows_of_the_table():
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    return [row for row in rows if not row.startswith("| input or fault")]
+
+
+def test_every_row_of_the_table_names_a_test_that_exists():
+    known = tests_by_file()
+    rows = rows_of_the_table()
+    assert len(rows) > 40
+    for row in rows:
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row)
+        assert named, row
+        for file, name in named:
+            assert name in known.get(file, ()), f"{file}::{name}"
+
+
+def test_every_test_of_this_file_is_in_the_table():
+    named = set(re.findall(r"`test_faults\.py::(test_\w+)`", "".join(rows_of_the_table())))
+    own = tests_by_file()[Path(__file__).name]
+    assert own - named == {
+        "test_every_row_of_the_table_names_a_test_that_exists",
+        "test_every_test_of_this_file_is_in_the_table",
+    }

@@ -1,0 +1,132 @@
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from src.data.loader import load_metadata, load_split
+from src.models.cnn import GenreClassifierCNN
+from src.paths import RunPaths
+from src.results import read_json
+from tests import kills
+
+N_KILLS = int(os.environ.get("KILLS", 2))  # of each stage; 50 and more in a campaign
+SEED = int(os.environ.get("KILLS_SEED", 0))
+
+
+@pytest.fixture(name="run", scope="module")
+def _run(tmp_path_factory):
+    """Return a function that runs a stage, killed after some seconds; it returns the exit code."""
+    told = tmp_path_factory.mktemp("told") / "errors.txt"
+    with told.open("w") as errors:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tests.kills"],
+            cwd=Path(__file__).parents[1],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    assert server.stdout.readline() == "ready\n", told.read_text()
+
+    def run(stage, folder, seconds=0):
+        print(stage, seconds, folder, file=server.stdin, flush=True)
+        code = int(server.stdout.readline())
+        assert code in (0, -signal.SIGKILL), told.read_text()[-3000:]
+        return code
+
+    yield run
+    server.stdin.close()
+    server.wait()
+
+
+def contents(folder):
+    """Map every file of a run to a hash of its bytes; of checkpoints, to one of their tensors."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "corpus" not in path.parts:
+            found[path.relative_to(folder).as_posix()] = (
+                _hash_of_weights(path) if path.suffix == ".pt" else _hash(path.read_bytes())
+            )
+    found.pop("results/models/kills/state.pt", None)  # holds times
+    return found
+
+
+def _hash(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def _hash_of_weights(path):
+    weights = torch.load(path, weights_only=True).get("weights", {})
+    return _hash(b"".join(tensor.numpy().tobytes() for tensor in weights.values()))
+
+
+def check_no_half_file_is_read(folder):
+    """Read all that stands under its final name: it is whole, or refused as missing."""
+    for path in folder.rglob("*"):
+        if path.name.startswith(".") or "corpus" in path.parts:
+            continue
+        if path.suffix == ".json":
+            read_json(path)
+        elif path.suffix == ".pt":
+            torch.load(path, weights_only=True)
+        elif path.suffix == ".csv":
+            pd.read_csv(path)
+    paths = RunPaths(kills.RUN)
+    if (paths.processed / "metadata.json").exists():
+        load_metadata(paths)
+        for split in ("train", "val", "test"):
+            load_split(paths, split)
+
+
+@pytest.fixture(name="undisturbed", scope="module")
+def _undisturbed(run, tmp_path_factory):
+    """Return by stage: the folder as it was before, what it holds after, the seconds between."""
+    folder, runs = tmp_path_factory.mktemp("undisturbed") / "repository", {}
+    kills.make_corpus(folder)
+    for stage in kills.STAGES:
+        before = folder.with_name(f"before_{stage}")
+        shutil.copytree(folder, before)
+        begin = time.perf_counter()
+        assert run(stage, folder) == 0
+        runs[stage] = before, contents(folder), time.perf_counter() - begin
+    return runs
+
+
+@pytest.mark.parametrize("stage", kills.STAGES)
+def test_a_killed_stage_ends_as_an_undisturbed_one(stage, undisturbed, run, tmp_path, monkeypatch):
+    before, expected, seconds = undisturbed[stage]
+    folder = tmp_path / "repository"
+    shutil.copytree(before, folder)
+    monkeypatch.setattr("src.paths.ROOT", folder)
+    moments, killed = random.Random(f"{stage} {SEED}"), 0
+    while killed < N_KILLS:
+        code = run(stage, folder, moments.uniform(0, seconds))
+        check_no_half_file_is_read(folder)
+        killed += code == -signal.SIGKILL
+        if code == 0 or (killed % 5 == 0 and killed < N_KILLS):  # it ended first, or start anew
+            shutil.rmtree(folder)
+            shutil.copytree(before, folder)
+    assert run(stage, folder) == 0
+    left = contents(folder)
+    leftovers = {name for name in left if Path(name).name.startswith(".")}
+    assert {name: left[name] for name in left if name not in leftovers} == expected
+    if stage == "preprocess":
+        assert not leftovers
+
+
+def test_the_check_notices_other_weights(tmp_path):
+    for name in ("one", "two"):
+        model = GenreClassifierCNN(2)
+        (tmp_path / name).mkdir()
+        torch.save({"weights": model.state_dict()}, tmp_path / name / "checkpoint.pt")
+    assert contents(tmp_path / "one") != contents(tmp_path / "two")
