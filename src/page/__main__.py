@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from src.page.build import build
-from src.paths import ROOT, RunPaths, run_name
+from src.paths import RunPaths, run_name
 
 
 def main(arguments: list[str]) -> int:
@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     paths = RunPaths(options.run or run_name(options.dataset))
     index = build(paths, options.per_genre, options.networks)
     size = sum(file.stat().st_size for file in index.parent.rglob("*") if file.is_file())
-    print(f"{index.relative_to(ROOT)}: {size / 1e6:.1f} MB with all files beside it")
+    print(f"results/page/{paths.run}/index.html: {size / 1e6:.1f} MB with all files beside it")
     return 0
 
 

@@ -46,7 +46,9 @@ def build(
     paths.page.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.page.parent, prefix=".part-") as part:
         folder = Path(part) / "page"
-        _write_data(folder, _facts(paths, models) | _clips(paths, models, per_genre, iterations, folder))
+        _write_data(
+            folder, _facts(paths, models) | _clips(paths, models, per_genre, iterations, folder)
+        )
         for name in TEMPLATES:
             shutil.copy(files("src.page") / name, folder)
         shutil.rmtree(paths.page, ignore_errors=True)
@@ -88,7 +90,7 @@ def _clips(
     X, y, segments = np.array(X[rows]), y[rows], segments.iloc[rows]
     samples = load_clips(paths, segments) if has_audio(paths) else None
     told = [_clip(segment) for segment in segments.itertuples()]
-    pictures.draw_colour_bars(folder)
+    pictures.draw_colour_bars(folder / "pictures")
     for number, (name, model) in enumerate(tqdm(models.items(), desc="page", unit="network")):
         shown = _network(folder, number, model, X, y, samples, iterations)
         for clip, own in zip(told, shown, strict=True):
