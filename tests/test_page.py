@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 import soundfile as sf
 import torch
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
 from src.attacks.channels import librosa_log_mel
 from src.attacks.waveform import ratio_db
@@ -33,6 +35,14 @@ EPSILONS = [0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
 STEPS = (3, 2)
 SCREENS = {"phone": (390, 844), "desktop": (1280, 800)}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PLAYING = "player => !player.paused && player.currentTime > 0.2"
+CONTROLS = set("genre clip network eps show-map explains attack".split())
+WIDER = """() => [...document.querySelectorAll("body *")]
+  .filter((e) => !e.closest(".scroll") && e.getBoundingClientRect().right > innerWidth + 1)
+  .map((e) => e.outerHTML.slice(0, 80))"""
+
+every_screen = pytest.mark.parametrize("screen", SCREENS)
+every_scheme = pytest.mark.parametrize("scheme", ["light", "dark"])
 
 
 def music(genre, number):
@@ -316,3 +326,225 @@ def test_a_run_without_networks_is_refused(tiny):
     assert checkpoint_names(tiny) == NETWORKS
     with pytest.raises(FileNotFoundError, match=r"results/models/none has no checkpoint: .*\.$"):
         checkpoint_names(RunPaths("none"))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Return Debian's Chromium, driven by Playwright."""
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium: apt-get install chromium brings one")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Return a function that opens a page from disk; no errors and no requests may come of it."""
+    said, contexts = [], []
+
+    def visit(paths, screen="desktop", scheme="light"):
+        width, height = SCREENS[screen]
+        size = {"width": width, "height": height}
+        contexts.append(browser.new_context(viewport=size, color_scheme=scheme))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("requestfailed", lambda request: said.append(failure(request)))
+        page.on("request", lambda r: r.url.startswith(("file:", "data:")) or said.append(r.url))
+        page.goto((paths.page / "index.html").as_uri())
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert [text for text in said if text] == []
+
+
+def failure(request):
+    """Return what failed; a sound given up for another is no failure."""
+    return "" if request.failure == "net::ERR_ABORTED" else f"{request.failure}: {request.url}"
+
+
+def chosen(page, paths):
+    """Return clip and view that the controls ask for."""
+    told = data(paths)
+    clip = told["clips"][int(page.input_value("#clip"))]
+    own = clip["networks"][page.input_value("#network")]
+    return clip, own["views"][int(page.input_value("#eps"))], own
+
+
+def percent(share):
+    return f"{int(share * 100 + 0.5)}%"
+
+
+def named(probabilities):
+    return f"{GENRES[probabilities.index(max(probabilities))]} ({percent(max(probabilities))})"
+
+
+def check_shown(page, paths):
+    """Compare all that the page shows with the data behind the controls."""
+    clip, view, own = chosen(page, paths)
+    assert page.input_value("#genre") == clip["genre"]
+    assert page.inner_text("#answer strong") == named(view["probabilities"])
+    shares = page.locator("#bars td.share").all_inner_texts()
+    assert shares == [percent(p) for p in view["probabilities"]]
+    widths = page.eval_on_selector_all("#bars .bar", "bars => bars.map(b => b.style.width)")
+    shown = [float(width.rstrip("%")) / 100 for width in widths]
+    assert shown == pytest.approx(view["probabilities"], abs=1e-4)
+    assert page.get_attribute("#spectrogram", "src") == view["spectrogram"]
+    heat = view["maps"][page.input_value("#explains")]
+    if page.is_checked("#show-map") and heat:
+        assert page.get_attribute("#map", "src") == heat
+        assert page.is_visible("#map")
+    else:
+        assert page.is_hidden("#map")
+    if clip["sound"]:
+        ratio = int(page.input_value("input[name=ratio]:checked"))
+        attack = next(row for row in own["attacks"] if row["snr_db"] == ratio)
+        assert page.get_attribute("#sound-clip", "src") == clip["sound"]
+        assert page.get_attribute("#sound-attacked", "src") == attack["attacked"]
+        assert page.get_attribute("#sound-difference", "src") == attack["difference"]
+        assert named(attack["probabilities"]) in page.inner_text("#attack-told")
+        nearest = view["nearest"]
+        assert page.get_attribute("#sound-nearest", "src") == (nearest and nearest["sound"])
+
+
+def test_genre_clip_and_network_can_be_chosen(visit, tiny):
+    page = visit(tiny)
+    for genre in GENRES:
+        page.select_option("#genre", genre)
+        assert page.locator("#clip option").count() == 2
+        for clip in page.locator("#clip option").all():
+            page.select_option("#clip", clip.get_attribute("value"))
+            check_shown(page, tiny)
+    for network in NETWORKS:
+        page.select_option("#network", network)
+        check_shown(page, tiny)
+
+
+def test_eps_slides_by_keyboard_and_by_mouse(visit, tiny):
+    page = visit(tiny)
+    page.focus("#eps")
+    told = []
+    for _ in range(8):
+        check_shown(page, tiny)
+        told.append(page.inner_text("#eps-told"))
+        assert page.get_attribute("#eps", "aria-valuetext") == told[-1]
+        page.keyboard.press("ArrowRight")
+    decibel = ["0.08", "0.16", "0.4", "0.8", "1.6", "4", "8"]
+    assert [text.split(" dB")[0] for text in told[1:]] == [f"at most {db}" for db in decibel]
+    assert told[0] == "0 dB: no attack"
+    box = page.locator("#eps").bounding_box()
+    page.mouse.click(box["x"] + 3, box["y"] + box["height"] / 2)
+    assert page.input_value("#eps") == "0"
+    page.mouse.click(box["x"] + box["width"] - 3, box["y"] + box["height"] / 2)
+    assert page.input_value("#eps") == "7"
+    check_shown(page, tiny)
+
+
+def test_the_map_is_shown_or_not_and_for_either_genre(visit, tiny):
+    page = visit(tiny)
+    page.fill("#eps", "7")
+    page.click("#show-map")
+    check_shown(page, tiny)
+    assert "mapped" not in page.get_attribute("#pictures", "class")
+    page.keyboard.press("Space")
+    check_shown(page, tiny)
+    page.focus("#explains")
+    page.keyboard.press("ArrowDown")
+    assert page.input_value("#explains") == "true"
+    check_shown(page, tiny)
+    assert chosen(page, tiny)[0]["genre"] in page.inner_text("#map-told")
+
+
+def test_the_loudness_of_the_change_can_be_chosen(visit, tiny):
+    page = visit(tiny)
+    page.check("input[name=ratio][value='20']")
+    check_shown(page, tiny)
+    page.keyboard.press("ArrowUp")
+    assert page.is_checked("input[name=ratio][value='30']")
+    check_shown(page, tiny)
+
+
+def test_every_sound_plays_alone(visit, tiny):
+    page = visit(tiny)
+    page.fill("#eps", "5")
+    players = page.locator("audio").all()
+    assert len(players) == 6
+    for player in players:
+        player.focus()
+        page.keyboard.press("Space")
+        page.wait_for_function(PLAYING, arg=player.element_handle())
+        assert player.evaluate("player => player.duration") == pytest.approx(3, abs=0.1)
+        others = page.eval_on_selector_all("audio", "all => all.filter(p => !p.paused).length")
+        assert others == 1
+
+
+def test_the_keyboard_reaches_every_control_and_shows_where_it_is(visit, tiny):
+    page = visit(tiny)
+    reached = set()
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        here = page.evaluate(
+            "() => { const e = document.activeElement, s = getComputedStyle(e);"
+            " return [e.id || e.name || e.localName, s.outlineStyle, e.localName]; }"
+        )
+        if here[2] == "body":
+            break
+        reached.add(here[0])
+        assert here[1] != "none", here
+    players = {f"sound-{k}" for k in "clip attacked difference kept left-out".split()}
+    assert CONTROLS | players | {"ratio", "summary"} <= reached
+
+
+def test_the_chart_shows_each_network_with_its_intervals(visit, tiny):
+    page = visit(tiny)
+    rows = [row for row in data(tiny)["robustness"] if row["attack"] in ("clean", "pgd")]
+    assert page.locator("#chart polyline").count() == len(NETWORKS)
+    points = page.get_attribute("#chart polyline >> nth=0", "points").split()
+    assert len(points) == len(rows) / 2
+    page.click("summary")
+    lines = page.locator("#numbers tr").all_inner_texts()[1:]
+    assert len(lines) == len(rows)
+    first = rows[0]
+    assert f"{percent(first['accuracy'])} [{percent(first['low'])}, " in lines[0]
+    whiskers = page.locator("#chart svg line[stroke-width='2']").count() - len(NETWORKS)
+    assert whiskers == sum(row["low"] is not None for row in rows)
+    before = page.get_attribute("#chart .now", "x")
+    page.fill("#eps", "4")
+    assert float(page.get_attribute("#chart .now", "x")) > float(before)
+    page.select_option("#attack", "noise_linf")
+    assert page.locator("#numbers tr").count() == len(rows) + 1
+    assert page.locator("#chart .chance").count() == 1
+
+
+def test_a_corpus_without_audio_says_so(visit, silent):
+    page = visit(silent)
+    assert page.is_hidden("#players")
+    assert "spectra holds spectrograms only" in page.inner_text("#silent")
+    assert "make attack" in page.inner_text("#no-chart")
+    assert page.is_hidden("#chart-part")
+    page.fill("#eps", "6")
+    check_shown(page, silent)
+
+
+@every_screen
+@every_scheme
+def test_nothing_is_wider_than_the_screen(visit, tiny, screen, scheme, tmp_path):
+    page = visit(tiny, screen, scheme)
+    page.fill("#eps", "4")
+    page.click("summary")
+    assert page.evaluate("document.documentElement.scrollWidth") <= SCREENS[screen][0]
+    assert page.evaluate(WIDER) == []
+    page.screenshot(path=tmp_path / f"{screen}_{scheme}.png", full_page=True)
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    level = int(ground.removeprefix("rgb(").split(",")[0])
+    assert level > 200 if scheme == "light" else level < 50
+
+
+@every_scheme
+def test_accessibility_rules_hold(visit, tiny, scheme):
+    results = Axe().run(visit(tiny, "phone", scheme))
+    assert results.violations_count == 0, results.generate_report()
