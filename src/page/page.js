@@ -251,8 +251,8 @@ function drawLegend() {
 }
 
 function drawChart() {
-  if (!PAGE.robustness.length) return;
   const width = at("chart").clientWidth;
+  if (!PAGE.robustness.length || !width) return;
   const height = 340;
   const box = { left: 44, right: width - 8, top: 30, bottom: height - 48 };
   const step = (box.right - box.left) / levels().length;
@@ -321,6 +321,11 @@ function placeTicks() {
   }
 }
 
+function offerLevels() {
+  at("eps").max = levels().length - 1;
+  at("eps-ticks").append(...levels().map((eps) => make("span", {}, decibel(eps))));
+}
+
 function offerRatios() {
   if (!PAGE.has_audio) return;
   for (const [k, { snr_db: ratio }] of own().attacks.entries()) {
@@ -342,7 +347,7 @@ function offerChoices() {
   at("no-chart").hidden = PAGE.robustness.length > 0;
   at("chart-part").hidden = PAGE.robustness.length === 0;
   listClips();
-  at("eps").max = levels().length - 1;
+  offerLevels();
   offerRatios();
 }
 
