@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
-import torch
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import sync_playwright
@@ -15,13 +14,13 @@ from src.attacks.channels import librosa_log_mel
 from src.attacks.waveform import ratio_db
 from src.data import corpus as corpora
 from src.data import preprocessor
-from src.data.loader import file_hash, load_split
+from src.data.loader import SegmentDataset, file_hash, load_split
 from src.explainability.gradcam import explain
 from src.models import cnn
-from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits, softmax
+from src.models.recipes import DOCUMENTED
 from src.models.runs import load_named
-from src.models.trainer import CHECKPOINT_FILE, save_checkpoint
+from src.models.trainer import fit
 from src.page import pictures, sounds
 from src.page.__main__ import main
 from src.page.build import build
@@ -33,6 +32,7 @@ GENRES = ["blues", "jazz", "rock"]
 NETWORKS = ["documented", "robust"]
 EPSILONS = [0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
 STEPS = (3, 2)
+RECIPE = DOCUMENTED | {"epochs": 8, "batch_size": 4, "lr": 0.005}
 SCREENS = {"phone": (390, 844), "desktop": (1280, 800)}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PLAYING = "player => !player.paused && player.currentTime > 0.2"
@@ -76,7 +76,7 @@ def robustness():
 
 
 def make_run(run, corpus, name):
-    """Process a corpus and write two untrained slim networks and their robustness."""
+    """Process a corpus and write two slim networks and their robustness."""
     paths = RunPaths(run)
     tracks = corpora.audit(corpus, 1)
     corpora.claim_run(paths, corpus, name)
@@ -85,11 +85,10 @@ def make_run(run, corpus, name):
     tracks["split"] = last.map({"5": "test", "6": "test", "4": "val"}).fillna("train")
     facts = {"tracks_sha256": file_hash(paths.processed / "tracks.csv")}
     metadata = preprocessor.write_processed(corpus, tracks, paths.processed, facts, 1)
+    train, val = (SegmentDataset(*load_split(paths, part)[:2]) for part in ("train", "val"))
+    facts = {"genres": GENRES, "fingerprint": metadata["fingerprint"], "recipe": RECIPE}
     for seed, network in enumerate(NETWORKS):
-        torch.manual_seed(seed)
-        facts = {"genres": GENRES, "fingerprint": metadata["fingerprint"]}
-        file = paths.models / network / CHECKPOINT_FILE
-        save_checkpoint(file, GenreClassifierCNN(len(GENRES)), **facts)
+        fit(train, val, paths.models / network, seed=seed, **facts)
     write_csv(paths.metrics / "robustness.csv", robustness())
     return paths
 

@@ -166,7 +166,7 @@ def _nearest(folder, k, number, model, samples, changes, told: list[dict]) -> No
     heard, probabilities = sounds.nearest_sounds(model, samples, changes)
     for i, own in enumerate(told):
         stem = folder / "sounds" / f"clip{i}_network{number}_eps{k}"
-        path = sounds.write(stem, heard[i], sounds.LOSSLESS)
+        path = sounds.write(stem, heard[i])
         sound = {"sound": _relative(path, folder), "probabilities": _short(probabilities[i])}
         own["views"][k]["nearest"] = sound
 

@@ -142,6 +142,8 @@ function showSounds() {
   load("sound-clip", clip().sound);
   load("sound-kept", own().parts.kept);
   load("sound-left-out", own().parts.left_out);
+  at("parts").hidden = !own().parts.kept;
+  at("no-parts").hidden = Boolean(own().parts.kept);
   showAttackOnSound();
   showNearest();
 }
@@ -323,7 +325,7 @@ function placeTicks() {
 
 function offerLevels() {
   at("eps").max = levels().length - 1;
-  at("eps-ticks").append(...levels().map((eps) => make("span", {}, decibel(eps))));
+  at("eps-ticks").append(...levels().map((eps) => make("span", {}, decibel(eps).split(" ")[0])));
 }
 
 function offerRatios() {

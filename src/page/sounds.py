@@ -1,7 +1,8 @@
 """What can be heard: clips, attacked clips, differences, and what the maps keep of a clip.
 
-Whatever a prediction is told of is written as FLAC, which loses nothing: the browser plays the
-samples that the network was given. Differences and what maps keep are Vorbis, which is smaller.
+Clips and attacked clips are FLAC, which loses nothing: the browser plays the samples that the
+network was given. All else is Vorbis, which is smaller; what is told of such a sound is told of it
+after Vorbis.
 """
 
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import soundfile as sf
 from torch import nn
 
-from src.attacks.channels import judge, to_16_bit
+from src.attacks.channels import judge
 from src.attacks.resynthesis import resynthesize
 from src.attacks.waveform import attack_waveform, make_waveform_classifier, ratio_db
 from src.data.frontend import SAMPLE_RATE
@@ -78,13 +79,18 @@ def nearest_sounds(
     """Return the sounds (n, 66150) nearest to changed log-mels, and their probabilities.
 
     `changes` (n, 128, 130) of log-mels in [0, 1] were made on the spectrograms of `clips`. The
-    probabilities are those of the sound as a file, whose log-mel is not the one asked for.
+    probabilities are those of the sound as a Vorbis file, whose log-mel is not the one asked for.
     """
-    sounds = to_16_bit(resynthesize(clips, changes))
-    return sounds, softmax(judge(model, sounds))
+    sounds = resynthesize(clips, changes).clip(-1, 1)
+    return sounds, softmax(judge(model, sounds, "ogg"))
 
 
 def parts(clip: np.ndarray, heat: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what a map (128, 130) in [0, 1] keeps of a clip (66150,) and what it leaves out."""
+    """Return what a map (128, 130) in [0, 1] keeps of a clip (66150,) and what it leaves out.
+
+    Nothing for an empty map.
+    """
+    if not heat.any():
+        return {}
     kept = filter_by_map(clip, heat)
     return {"kept": kept, "left_out": clip - kept}
