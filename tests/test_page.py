@@ -389,6 +389,8 @@ def check_shown(page, paths):
     clip, view, own = chosen(page, paths)
     assert page.input_value("#genre") == clip["genre"]
     assert page.inner_text("#answer strong") == named(view["probabilities"])
+    before = f"Before the attack: {named(own['views'][0]['probabilities'])}."
+    assert (before in page.inner_text("#answer")) == (view["eps"] > 0)
     shares = page.locator("#bars td.share").all_inner_texts()
     assert shares == [percent(p) for p in view["probabilities"]]
     widths = page.eval_on_selector_all("#bars .bar", "bars => bars.map(b => b.style.width)")

@@ -106,6 +106,7 @@ function showAnswer() {
     `The network “${at("network").value}” names `,
     make("strong", {}, heard(probabilities)),
     right ? ": right." : `: wrong, it is ${clip().genre}.`,
+    eps ? ` Before the attack: ${heard(own().views[0].probabilities)}.` : "",
   );
   at("noise-told").textContent = eps
     ? `Control: random noise of at most ${decibel(eps)} instead of the attack gives ${heard(noise)}.`
