@@ -12,7 +12,7 @@ PIPELINE = $(BIN)/python -m src.pipeline $(if $(DATASET),--dataset "$(DATASET)")
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --no-header --no-annotate
 STAGES := explore preprocess train attack explain
 
-.PHONY: help run $(STAGES) lab test bench real lock clean
+.PHONY: help run $(STAGES) lab test bench real page lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -40,6 +40,9 @@ bench: $(VENV)/run ## measure each stage against a plain implementation: make be
 real: $(VENV)/run ## gather the tables of runs on real music: make real RUNS="gtzan gtzan_mini"
 	$(BIN)/python -m src.collect $(RUNS)
 
+page: $(VENV)/run ## build the page to listen from the networks of a run: make page RUN=synthetic
+	$(BIN)/python -m src.page $(if $(DATASET),--dataset "$(DATASET)") $(if $(RUN),--run "$(RUN)") $(ARGS)
+
 lock: $(VENV)/test ## pin anew in requirements*.txt what pyproject.toml asks for
 	$(BIN)/pip install -q uv
 	echo '-e .' | $(COMPILE) - -o requirements.txt
@@ -49,6 +52,7 @@ lock: $(VENV)/test ## pin anew in requirements*.txt what pyproject.toml asks for
 
 clean: ## remove all data and results that `make run` can make again
 	rm -rf data/raw data/processed results/audio results/figures results/models results/notebooks
+	rm -rf results/page
 	find results/metrics -mindepth 1 -maxdepth 1 ! -name real -exec rm -rf {} +
 
 $(VENV)/run: requirements.txt pyproject.toml

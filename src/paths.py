@@ -50,6 +50,11 @@ class RunPaths:
         return ROOT / "results" / "audio" / self.run
 
     @property
+    def page(self) -> Path:
+        """The page to listen, opened from disk at its index.html."""
+        return ROOT / "results" / "page" / self.run
+
+    @property
     def notebooks(self) -> Path:
         """Executed copies of the notebooks."""
         return ROOT / "results" / "notebooks" / self.run

@@ -1,0 +1,54 @@
+"""What one network makes of the clips, unattacked and at each eps: everything the slider shows."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from torch import nn
+from tqdm.auto import tqdm
+
+from src.attacks.adversarial import EPSILONS, attack, make_classifier
+from src.attacks.controls import noise_linf
+from src.explainability.gradcam import explain
+from src.explainability.shift import top_overlap
+from src.models.evaluation import predict_logits, softmax
+
+
+class View(NamedTuple):
+    """Clips (n, 128, 130) attacked at one eps and what a network makes of them.
+
+    `probabilities` and `noise` (n, n_genres) are those under attack and under noise whose largest
+    value is eps. `maps` (n, 128, 130) and `overlap` (n,), the share of the top tenth of each map
+    that is in that of the unattacked clip, come for the `predicted` and for the `true` genre.
+    """
+
+    eps: float
+    attacked: np.ndarray
+    probabilities: np.ndarray
+    noise: np.ndarray
+    maps: dict[str, np.ndarray]
+    overlap: dict[str, np.ndarray]
+
+
+def views(
+    model: nn.Module, X: np.ndarray, y: np.ndarray, iterations: int, seed: int
+) -> Iterator[View]:
+    """Yield the view of clips (n, 128, 130) with true genres `y` at 0 and each eps of the sweep.
+
+    PGD is made anew at each eps, from the unattacked clip, whether or not it was right.
+    """
+    classifier, before = make_classifier(model), None
+    for eps in tqdm((0.0, *EPSILONS), desc="pgd", unit="eps", leave=False):
+        attacked = attack("pgd", classifier, X, y, eps, iterations, seed)
+        probabilities = softmax(predict_logits(model, attacked))
+        explained = {"predicted": probabilities.argmax(axis=1), "true": y}
+        maps = {kind: explain(model, attacked, genre) for kind, genre in explained.items()}
+        before = before or maps
+        yield View(
+            eps,
+            attacked,
+            probabilities,
+            softmax(predict_logits(model, noise_linf(X, eps, seed))),
+            maps,
+            {kind: top_overlap(before[kind], maps[kind]) for kind in maps},
+        )
