@@ -565,7 +565,7 @@ def test_records_tell_success_only_of_what_was_right_before(seed, eps, n):
 # The table of docs/reliability.md
 
 
-def tests_by_file():
+def by_file():
     """Return the names of all test functions by file."""
     return {
         path.name: {
@@ -584,7 +584,7 @@ def rows_of_the_table():
 
 
 def test_every_row_of_the_table_names_a_test_that_exists():
-    known = tests_by_file()
+    known = by_file()
     rows = rows_of_the_table()
     assert len(rows) > 40
     for row in rows:
@@ -596,7 +596,7 @@ def test_every_row_of_the_table_names_a_test_that_exists():
 
 def test_every_test_of_this_file_is_in_the_table():
     named = set(re.findall(r"`test_faults\.py::(test_\w+)`", "".join(rows_of_the_table())))
-    own = tests_by_file()[Path(__file__).name]
+    own = by_file()[Path(__file__).name]
     assert own - named == {
         "test_every_row_of_the_table_names_a_test_that_exists",
         "test_every_test_of_this_file_is_in_the_table",
