@@ -62,6 +62,14 @@ def test_a_cut_track_is_never_used_as_if_it_were_whole(write_track, noise, endin
     assert row.reason.startswith(("truncated: ", "unreadable: "))
 
 
+def test_an_ogg_cut_between_two_pages_is_truncated(write_track, noise):
+    corpus = write_track("rock/rock.00000.ogg", noise(0, seconds=10))
+    path = corpus / "rock" / "rock.00000.ogg"
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rindex(b"OggS")])
+    assert only_row(corpus).reason.startswith("truncated: no last page in ")
+
+
 def test_an_mp3_with_a_tag_before_its_header_is_whole_until_it_is_cut(write_track, noise):
     corpus = write_track("rock/rock.00000.mp3", noise(0))
     path = corpus / "rock" / "rock.00000.mp3"
