@@ -107,10 +107,12 @@ def run(tmp_path, monkeypatch, write_track):
         corpus = write_track(f"{genre}/{genre}.00000.wav", music(len(genre), 9.5), subtype="PCM_16")
     paths = RunPaths("run")
     monkeypatch.setattr("src.paths.ROOT", tmp_path)
-    tracks = corpora.audit(corpus, 1).assign(split="test")
+    tracks = corpora.audit(corpus, 1)
     write_csv(paths.processed / "tracks.csv", tracks)
     write_json(paths.processed / "source.json", {"corpus": "c", "path": str(corpus)})
-    segments = preprocessor.segment_table(tracks, log_mel=False).reset_index(drop=True)
+    segments = preprocessor.segment_table(tracks.assign(split="test"), log_mel=False).reset_index(
+        drop=True
+    )
     return paths, segments, np.repeat([0, 1], 3)
 
 
