@@ -1,21 +1,25 @@
-"""Gather the results of runs on real music into `results/metrics/real/`, which is committed.
+"""Gather the results of finished runs into `results/metrics/real/`, which is committed.
 
-`python -m src.collect gtzan_logmel gtzan_mini` puts the tables of these runs one below the other
-and copies the JSON of every training. Figures, checkpoints and audio stay where they are.
+`python -m src.collect gtzan_logmel gtzan_mini` puts the tables of these runs one below the other,
+with their JSON and the attacks' records beside them. Runs of the embedded corpus, whose results say
+nothing about real music, go to `results/metrics/embedded/`. Figures, checkpoints and audio stay
+where they are.
 """
 
 import argparse
+import gzip
 import sys
 from pathlib import Path
 
 import pandas as pd
 
+from src.data.loader import load_metadata
 from src.paths import METRICS, RunPaths
-from src.results import read_json, write_csv, write_json
+from src.results import read_json, whole_file, write_csv, write_json
 
-REAL = METRICS / "real"
 TABLES = ("training", "robustness", "corruptions", "audio_attacks", "explanations")
-PGD_EPS = 0.01
+RECORDS = ("attacks",)
+PGD, PGD_EPS = "pgd_restarts", 0.01
 
 
 def main(arguments: list[str]) -> int:
@@ -26,35 +30,53 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def collect(runs: list[str], target: Path = REAL) -> None:
-    """Write one table of each kind and each training's JSON into `target`; tell what is missing.
+def collect(runs: list[str], target: Path = METRICS) -> None:
+    """Write tables, JSON and records of runs into `target`; tell what is missing.
 
-    Raises FileNotFoundError for a run without a single result and ValueError for the embedded
-    corpus, whose results say nothing about real music.
+    Tables are made anew of the runs that are given. Raises FileNotFoundError for a run without a
+    single result.
     """
-    for run in runs:
-        _check(run)
-        for file in sorted(RunPaths(run).metrics.glob("training_*.json")):
-            write_json(target / run / file.name, read_json(file))
-    for name in TABLES:
-        found = {run: _table(run, name) for run in runs}
-        parts = [table for table in found.values() if table is not None]
-        if parts:
-            write_csv(target / f"{name}.csv", pd.concat(parts, ignore_index=True))
-        missing = [run for run, table in found.items() if table is None]
-        print(f"{name}: {len(parts)} runs" + "".join(f", none of {run}" for run in missing))
+    folders = {run: _folder(run) for run in runs}
+    for folder in dict.fromkeys(folders.values()):
+        same = [run for run in runs if folders[run] == folder]
+        for run in same:
+            _copy_results(run, target / folder / run)
+        for name in TABLES:
+            _gather(name, same, target / folder)
 
 
-def _check(run: str) -> None:
-    """Refuse a run that does not exist or was made of the embedded corpus."""
+def _folder(run: str) -> str:
+    """Return `embedded` or `real`, by a run's corpus."""
     files = sorted(RunPaths(run).metrics.glob("*.json"))
     if not files:
         raise FileNotFoundError(
             f"results/metrics/{run} has no results: the name may be misspelt; `make run` with "
             f"RUN={run} makes them."
         )
-    if read_json(files[0])["corpus"] == "synthetic":
-        raise ValueError(f"run {run} is of the embedded corpus, not of real music: leave it out.")
+    return "embedded" if read_json(files[0])["corpus"] == "synthetic" else "real"
+
+
+def _copy_results(run: str, target: Path) -> None:
+    """Write a run's JSON, what its arrays are made of (`data.json`) and its records, compressed."""
+    paths = RunPaths(run)
+    for file in sorted(paths.metrics.glob("*.json")):
+        write_json(target / file.name, read_json(file))
+    write_json(target / "data.json", load_metadata(paths))
+    for name in RECORDS:
+        file = paths.metrics / f"{name}.csv"
+        if file.exists():
+            with whole_file(target / f"{name}.csv.gz") as part:
+                part.write_bytes(gzip.compress(file.read_bytes(), mtime=0))  # the same bytes again
+
+
+def _gather(name: str, runs: list[str], target: Path) -> None:
+    """Write one table of several runs, and say which have none."""
+    found = {run: _table(run, name) for run in runs}
+    parts = [table for table in found.values() if table is not None]
+    if parts:
+        write_csv(target / f"{name}.csv", pd.concat(parts, ignore_index=True))
+    missing = [run for run, table in found.items() if table is None]
+    print(f"{target.name}/{name}: {len(parts)} runs" + "".join(f", none of {r}" for r in missing))
 
 
 def _table(run: str, name: str) -> pd.DataFrame | None:
@@ -67,12 +89,12 @@ def _table(run: str, name: str) -> pd.DataFrame | None:
 
 
 def _with_robust_accuracy(training: pd.DataFrame, run: str) -> pd.DataFrame:
-    """Add to each training its accuracy under PGD, where the attacks have been run."""
+    """Add to each training its accuracy under PGD with restarts, where attacks have been run."""
     training = training.assign(pgd_eps=PGD_EPS, pgd_accuracy=float("nan"))
     robustness = _table(run, "robustness")
     if robustness is None:
         return training
-    rows = robustness[(robustness["attack"] == "pgd") & (robustness["eps"] == PGD_EPS)]
+    rows = robustness[(robustness["attack"] == PGD) & (robustness["eps"] == PGD_EPS)]
     accuracy = rows.set_index("checkpoint")["accuracy"]
     names = sorted(RunPaths(run).metrics.glob("training_*.json"))
     names = [file.stem.removeprefix("training_") for file in names]

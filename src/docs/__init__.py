@@ -1,0 +1,1 @@
+"""The documents whose numbers come from `results/metrics/`."""

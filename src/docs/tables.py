@@ -1,0 +1,179 @@
+"""The tables of the documentation, each a function of committed results that returns Markdown."""
+
+import pandas as pd
+
+from src.docs.numbers import markdown, percent, read, result, select, shown
+
+# What the specification reports: FGSM and PGD accuracy in percent by eps, 82% clean.
+SPECIFICATION = {
+    0.001: (73.5, 73.0),
+    0.002: (66.0, 65.5),
+    0.005: (37.0, 31.0),
+    0.01: (12.0, 2.5),
+    0.02: (0.0, 0.0),
+}
+CORRUPTIONS = {
+    "white_noise": "white noise, {:g} dB SNR",
+    "mp3": "MP3, {:g} kbit/s",
+    "low_pass": "low-pass, {:g} Hz",
+    "clipping": "gain of {:g} dB, clipped",
+    "reverberation": "reverberation, {:g} s",
+    "time_stretch": "played {:g} times as fast",
+    "pitch_shift": "{:g} semitones higher",
+}
+AUDIO_ATTACKS = {
+    "noise": "white noise (control)",
+    "fgsm_waveform": "FGSM on the waveform",
+    "pgd_waveform": "PGD on the waveform",
+}
+CHANNELS = {
+    "wav16": "16-bit WAV",
+    "mp3_64k": "MP3, 64 kbit/s",
+    "ogg": "Ogg Vorbis",
+    "gain": "3 dB lower",
+    "shift": "10 ms later",
+}
+METHOD_COLUMNS = {
+    "insertion above blurred_random": "insertion above blurred noise",
+    "road above blurred_random": "ROAD above blurred noise",
+    "box_mass_above_area": "mass in the box above its area",
+}
+
+
+def splits(*runs: str) -> str:
+    """Return tracks and segments of each split of some runs."""
+    lines = []
+    for run in runs:
+        data = result(run, "data")
+        for name in ("train", "val", "test"):
+            counts = data["n_tracks"][name], data["n_segments"][name]
+            lines.append((data["corpus"], data["split"], name, *counts))
+    return markdown(pd.DataFrame(lines, columns=["corpus", "split", "part", "tracks", "segments"]))
+
+
+def training(**wanted: object) -> str:
+    """Return what each checkpoint is worth on its test tracks."""
+    lines = [
+        {
+            "corpus": row["corpus"],
+            "split": row["split"],
+            "recipe": f"`{row['recipe']}`",
+            "seed": row["seed"],
+            "epochs": row["epochs"],
+            "clips": shown(row, "clip_accuracy"),
+            "songs": shown(row, "song_accuracy"),
+            "macro recall": f"{percent(row['macro_recall'])}%",
+            "test tracks": row["n_tracks"],
+        }
+        for _, row in select("training", **wanted).iterrows()
+    ]
+    return markdown(pd.DataFrame(lines))
+
+
+def genres(run: str, checkpoint: str) -> str:
+    """Return the share of each genre's clips and songs that a checkpoint gets right."""
+    test = result(run, f"training_{checkpoint}")["test"]
+    lines = []
+    for k, (genre, clips) in enumerate(test["per_genre"].items()):
+        songs = test["confusion_songs"][k]
+        right = f"{songs[k]} of {sum(songs)}"
+        lines.append({"genre": genre, "clips": shown(pd.Series(clips), "value"), "songs": right})
+    return markdown(pd.DataFrame(lines))
+
+
+def attacks(corpus: str, checkpoint: str) -> str:
+    """Return accuracy under each kind of attack and noise by eps, beside the specification's."""
+    rows = select("robustness", corpus=corpus, checkpoint=checkpoint)
+    names = {"fgsm": "FGSM", "pgd": "PGD-40", "worst_case": "worst case", "noise_linf": "noise"}
+    lines = []
+    for eps, group in rows[rows["eps"] > 0].groupby("eps"):
+        cells = group.set_index("attack")
+        published = SPECIFICATION.get(eps)
+        theirs = "" if published is None else "{:.1f} / {:.1f}%".format(*published)
+        line = {"eps": f"{eps:g}", "dB": f"{80 * eps:g}", "specification, FGSM / PGD": theirs}
+        lines.append(line | {shown_as: shown(cells.loc[n]) for n, shown_as in names.items()})
+    return markdown(pd.DataFrame(lines))
+
+
+def worst_cases(corpus: str) -> str:
+    """Return the worst-case accuracy of all checkpoints side by side, clean and by eps."""
+    rows = select("robustness", corpus=corpus)
+    rows = rows[rows["attack"].isin(["clean", "worst_case"])]
+    return _side_by_side(rows, "eps", lambda eps: f"{eps:g} ({80 * eps:g} dB)" if eps else "clean")
+
+
+def corruptions(corpus: str) -> str:
+    """Return accuracy under each corruption at its worst severity but one, and without any."""
+    rows = select("corruptions", corpus=corpus)
+    rows = rows.assign(
+        what=[
+            CORRUPTIONS[row["corruption"]].format(row["severity"])
+            if row["corruption"] in CORRUPTIONS
+            else "none"
+            for _, row in rows.iterrows()
+        ]
+    )
+    return _side_by_side(rows, "what", str)
+
+
+def audio(corpus: str) -> str:
+    """Return accuracy on attacked files by signal-to-noise ratio, attack and checkpoint."""
+    rows = select("audio_attacks", corpus=corpus, channel="wav16")
+    rows = rows[rows["attack"].isin(AUDIO_ATTACKS)].sort_values("snr_db", ascending=False)
+    rows = rows.assign(what=rows["attack"].map(AUDIO_ATTACKS))
+    rows = rows.assign(what=rows["what"] + rows["snr_db"].map(", {:g} dB".format))
+    return _side_by_side(rows, "what", str)
+
+
+def survival(run: str, attack: str) -> str:
+    """Return the share of flipped clips that stay flipped after each channel, by checkpoint."""
+    rows = [row for row in result(run, "audio_attacks")["attacks"] if row["attack"] == attack]
+    rows = [row | row["survival"] for row in rows if row["survival"]]
+    table = pd.DataFrame(rows).assign(what=lambda t: t["channel"].map(CHANNELS))
+    return _side_by_side(table, "what", str, "value")
+
+
+def methods(corpus: str, checkpoint: str, eps: float) -> str:
+    """Return each method's faithfulness above a control, share in the box, and shifts."""
+    rows = select("explanations", corpus=corpus, checkpoint=checkpoint)
+    columns = {
+        name: rows[(rows["measure"] == measure) & rows["condition"].isin(["clean", "box"])]
+        for measure, name in METHOD_COLUMNS.items()
+    }
+    for condition, name in (("succeeded_true", "attack"), ("noise", "noise")):
+        columns[f"rank correlation, {name}"] = rows[
+            (rows["measure"] == "spearman")
+            & (rows["condition"] == condition)
+            & (rows["eps"] == eps)
+        ]
+    cells = {name: part.set_index("method").apply(_value, axis=1) for name, part in columns.items()}
+    table = pd.DataFrame(cells).rename_axis("method").fillna("")
+    table = table[(table != "").any(axis=1)]
+    return markdown(table.reset_index())
+
+
+def versions(run: str) -> str:
+    """Return the versions of the libraries that a run's attacks were made with."""
+    found = result(run, "attacks")["versions"]
+    return markdown(pd.DataFrame(list(found.items()), columns=["library", "version"]))
+
+
+def checkpoints(table: str, corpus: str) -> list[str]:
+    """Return the names of the checkpoints of a corpus in a table, in its order."""
+    rows = read(table)
+    return list(rows.loc[rows["corpus"] == corpus, "checkpoint"].unique())
+
+
+def _side_by_side(rows: pd.DataFrame, key: str, label: object, value: str = "accuracy") -> str:
+    """Return one line a value of `key`, in order, and one column a checkpoint."""
+    lines = []
+    for name, group in rows.groupby(key, sort=False):
+        cells = {f"`{row['checkpoint']}`": shown(row, value) for _, row in group.iterrows()}
+        lines.append({"": label(name)} | cells)
+    return markdown(pd.DataFrame(lines).fillna(""))
+
+
+def _value(row: pd.Series) -> str:
+    """Return a measure with its interval."""
+    bounds = "" if pd.isna(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]"
+    return f"{row['value']:.2f}{bounds}"
