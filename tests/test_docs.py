@@ -1,0 +1,128 @@
+import io
+import json
+import re
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from src.docs import numbers, tables
+from src.docs.__main__ import DOCS, PAGES, render
+from src.docs.copies import LARGEST_FIGURE, LARGEST_NOTEBOOK, SOUND, lighter, smaller
+from src.paths import ROOT
+from src.results import write_csv
+
+TEXTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+
+
+@pytest.fixture
+def committed(tmp_path, monkeypatch):
+    """Return a function that writes a committed table of rows."""
+    monkeypatch.setattr(numbers, "REAL", tmp_path)
+    numbers.read.cache_clear()
+
+    def write(name, rows):
+        write_csv(tmp_path / f"{name}.csv", pd.DataFrame(rows))
+        return tmp_path
+
+    yield write
+    numbers.read.cache_clear()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_committed_pages_say_what_the_committed_results_say(page):
+    written = (PAGES[page] / page).read_text(encoding="utf-8")
+    assert written == render(page), f"{page} and results/metrics disagree: run `make docs`"
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(text):
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", text.read_text(encoding="utf-8"))
+    assert [link for link in links if not (text.parent / link).exists()] == []
+
+
+def test_figures_and_notebooks_are_small_and_without_sound():
+    figures = list((DOCS / "figures").glob("*.png"))
+    assert figures
+    assert [f.name for f in figures if f.stat().st_size > LARGEST_FIGURE] == []
+    notebooks = list((DOCS / "notebooks").glob("*.ipynb"))
+    assert len(notebooks) == 5
+    for notebook in notebooks:
+        text = notebook.read_text(encoding="utf-8")
+        assert len(text) <= LARGEST_NOTEBOOK
+        assert SOUND not in text
+        assert '"execution_count": 1' in text
+
+
+def test_a_number_is_a_percentage_with_its_interval(committed):
+    folder = committed("robustness", [{"attack": "pgd", "accuracy": 0.5, "low": 0.25, "high": 1}])
+    assert numbers.number("robustness", folder=folder, attack="pgd") == "50.0% [25, 100]"
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd"])
+def test_a_number_that_is_not_one_is_refused(committed, attack):
+    row = {"attack": "pgd", "accuracy": 0.5, "low": 0.25, "high": 1}
+    folder = committed("robustness", [row, row])
+    with pytest.raises(ValueError, match=r"^robustness\.csv has (no row|2 rows) with [^\n]*\.$"):
+        numbers.number("robustness", folder=folder, attack=attack)
+
+
+def test_a_missing_table_names_its_command(tmp_path):
+    with pytest.raises(FileNotFoundError, match="`make collect`"):
+        numbers.read("nothing", tmp_path)
+
+
+def test_attacks_stand_beside_the_specification(monkeypatch):
+    names = ("fgsm", "pgd", "worst_case", "noise_linf")
+    rows = [
+        {"attack": name, "eps": eps, "accuracy": eps, "low": None, "high": None}
+        for name in names
+        for eps in (0.01, 0.05)
+    ]
+    monkeypatch.setattr(tables, "select", lambda *args, **wanted: pd.DataFrame(rows))
+    lines = tables.attacks("gtzan", "documented").splitlines()
+    assert lines[2] == "| 0.01 | 0.8 | 12.0 / 2.5% | 1.0% | 1.0% | 1.0% | 1.0% |"
+    assert lines[3] == "| 0.05 | 4 |  | 5.0% | 5.0% | 5.0% | 5.0% |"
+
+
+def test_checkpoints_stand_side_by_side(monkeypatch):
+    rows = [
+        {"attack": attack, "eps": eps, "checkpoint": name, "accuracy": eps}
+        for attack, eps in (("clean", 0.0), ("worst_case", 0.01))
+        for name in ("documented", "robust")
+    ]
+    table = pd.DataFrame(rows).assign(low=None, high=None)
+    monkeypatch.setattr(tables, "select", lambda *args, **wanted: table)
+    assert tables.worst_cases("gtzan").splitlines() == [
+        "|  | `documented` | `robust` |",
+        "| --- | --- | --- |",
+        "| clean | 0.0% | 0.0% |",
+        "| 0.01 (0.8 dB) | 1.0% | 1.0% |",
+    ]
+
+
+def test_a_large_figure_is_made_smaller():
+    noise = np.random.default_rng(0).integers(256, size=(700, 700, 3), dtype=np.uint8)
+    found = io.BytesIO()
+    Image.fromarray(noise).save(found, "PNG")
+    small = smaller(found.getvalue())
+    assert len(small) <= LARGEST_FIGURE < found.tell()
+    assert Image.open(io.BytesIO(small)).width > 300
+
+
+def test_a_copy_of_a_notebook_has_no_sound_no_bars_and_keeps_its_answers():
+    sound = {"text/html": f'<p>{SOUND} src="data:audio/wav;base64,AAAA"></p>', "text/plain": "x"}
+    outputs = [
+        nbformat.v4.new_output("display_data", {"text/html": "<table></table>"}),
+        nbformat.v4.new_output("display_data", sound),
+        nbformat.v4.new_output("stream", name="stderr", text="50%"),
+        nbformat.v4.new_output("stream", name="stdout", text="80 tracks"),
+    ]
+    cell = nbformat.v4.new_code_cell("1", outputs=outputs, metadata={"papermill": {"duration": 1}})
+    light = lighter(nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {"path": "/x"}}))
+    kept = light.cells[0].outputs
+    assert [output.output_type for output in kept] == ["display_data", "stream"]
+    assert kept[0].data["text/html"] == "<table></table>"
+    assert "papermill" not in json.dumps(light)
