@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from src.data.frontend import N_FRAMES
-from src.models.augment import CROPS_PER_TRACK, CropDataset, mask, mixup
+from src.models.augment import CROPS_PER_TRACK, CropDataset, mask, mixup, shuffled_labels
 from src.models.recipes import DOCUMENTED, RECIPES, recipe
 
 
@@ -89,3 +89,15 @@ def test_unknown_recipes_and_parameters_are_refused():
         recipe("best", {})
     with pytest.raises(ValueError, match="mixip: no recipe"):
         recipe("improved", {"mixip": 0})
+
+
+def test_shuffled_labels_are_shared_by_a_track_and_as_many_as_before():
+    tracks = np.repeat([f"t{k:02}" for k in range(40)], 10)
+    y = np.repeat(np.arange(40) % 4, 10)
+    shuffled = shuffled_labels(y, tracks, seed=0)
+    by_track = shuffled.reshape(40, 10)
+    assert (by_track == by_track[:, :1]).all()
+    assert np.bincount(shuffled).tolist() == np.bincount(y).tolist()
+    assert 0.1 < (shuffled == y).mean() < 0.45
+    assert (shuffled == shuffled_labels(y, tracks, seed=0)).all()
+    assert (shuffled != shuffled_labels(y, tracks, seed=1)).any()

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from src.models import runs
 from src.models.runs import paired_gain, predictions, training_rows
 from src.paths import RunPaths
 from src.results import write_json
@@ -60,3 +61,17 @@ def test_every_training_of_a_run_has_a_row(tmp_path, monkeypatch):
         "macro_recall": 0.75,
         "n_tracks": 15,
     }
+
+
+@pytest.mark.parametrize("crops", [False, True])
+@pytest.mark.parametrize("random_labels", [False, True])
+def test_labels_are_shuffled_only_if_a_recipe_says_so(monkeypatch, crops, random_labels):
+    y, tracks = np.arange(10), pd.DataFrame({"track": [f"t{k}" for k in range(10)]})
+    X = np.zeros((10, 128, 130), np.float32)
+    monkeypatch.setattr(runs, "load_split", lambda paths, split: (X, y, tracks))
+    monkeypatch.setattr(runs, "load_whole_tracks", lambda paths: (X, np.full(10, 130), y))
+    recipe = {"crops": crops, "random_labels": random_labels}
+    data = runs._training_data(RunPaths("r"), recipe, seed=0)
+    assert isinstance(data, runs.CropDataset) == crops
+    assert sorted(data.y) == list(y)
+    assert (list(data.y) != list(y)) == random_labels

@@ -1,4 +1,4 @@
-"""Varying the training data: random crops, SpecAugment masks, mixup."""
+"""Varying the training data: random crops, SpecAugment masks, mixup, shuffled labels."""
 
 import numpy as np
 import torch
@@ -60,3 +60,14 @@ def mask(X: torch.Tensor, bands: int, frames: int) -> torch.Tensor:
 def mixup(n_genres: int, alpha: float) -> v2.MixUp:
     """Return torchvision's mixup of a batch and its labels (Zhang et al. 2018)."""
     return v2.MixUp(alpha=alpha, num_classes=n_genres)
+
+
+def shuffled_labels(y: np.ndarray, tracks: np.ndarray, seed: int) -> np.ndarray:
+    """Return labels (n,) handed to other tracks at random; segments of a track still share one.
+
+    What a network learns from them says nothing of genres: the data randomization test of Adebayo
+    et al. 2018, arXiv 1810.03292.
+    """
+    names, first, place = np.unique(tracks, return_index=True, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    return y[first][order][place]

@@ -17,6 +17,7 @@ DOCUMENTED = {
     "mixup": 0.0,  # alpha of mixup; 0: none
     "label_smoothing": 0.0,
     "averaging": 0.0,  # epochs over which weights are averaged, exponentially; 0: none
+    "random_labels": False,  # genres of training tracks shuffled: a control for explanations
     "start_from": "",  # checkpoint that training starts from; empty: from scratch
     "adversarial_eps": 0.0,  # budget of adversarial training, of the range [0, 1]; 0: none
     "adversarial_steps": 0,  # 1: single step from a random start; more: PGD

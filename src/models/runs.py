@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from torch.utils.data import Dataset
 
 from src.data.loader import SegmentDataset, load_metadata, load_split, load_whole_tracks
 from src.models import recipes
-from src.models.augment import CropDataset
+from src.models.augment import CropDataset, shuffled_labels
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import vote
 from src.models.trainer import CHECKPOINT_FILE, fit, load_checkpoint
@@ -51,14 +52,11 @@ def train_recipe(paths: RunPaths, name: str, changes: dict, suffix: str, seed: i
     """
     recipe = recipes.recipe(name, changes)
     metadata = load_metadata(paths)
-    train, val = (SegmentDataset(*load_split(paths, split)[:2]) for split in ("train", "val"))
-    if recipe["crops"]:
-        train = CropDataset(*load_whole_tracks(paths))
     source = recipe["start_from"]
     folder = paths.models / (name + suffix)
     history = fit(
-        train,
-        val,
+        _training_data(paths, recipe, seed),
+        SegmentDataset(*load_split(paths, "val")[:2]),
         folder,
         genres=metadata["genres"],
         fingerprint=metadata["fingerprint"],
@@ -67,6 +65,19 @@ def train_recipe(paths: RunPaths, name: str, changes: dict, suffix: str, seed: i
         start=load_named(paths, source + suffix)[0] if source else None,
     )
     return Trained(*load_named(paths, folder.name), history)
+
+
+def _training_data(paths: RunPaths, recipe: dict, seed: int) -> Dataset:
+    """Return the segments or crops that a recipe learns from, with the labels that it asks for."""
+    if recipe["crops"]:
+        tracks, lengths, y = load_whole_tracks(paths)
+        numbers, parts = np.arange(len(y)), (tracks, lengths)
+    else:
+        X, y, segments = load_split(paths, "train")
+        numbers, parts = segments["track"].to_numpy(), (X,)
+    if recipe["random_labels"]:
+        y = shuffled_labels(y, numbers, seed)
+    return (CropDataset if recipe["crops"] else SegmentDataset)(*parts, y)
 
 
 def predictions(segments: pd.DataFrame, y: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
