@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from src.data.frontend import N_FRAMES
-from src.models.augment import CROPS_PER_TRACK, CropDataset, mask, mixup, shuffled_labels
+from src.models.augment import CROPS_PER_TRACK, CropDataset, filtered, mask, mixup, shuffled_labels
 from src.models.recipes import DOCUMENTED, RECIPES, recipe
 
 
@@ -69,6 +69,24 @@ def test_masks_blank_one_stripe_each_way_no_wider_than_asked():
 def test_masks_of_no_width_change_nothing():
     X = torch.rand(4, 1, 128, 130)
     assert mask(X, 0, 0).equal(X)
+
+
+def test_filters_are_smooth_and_within_their_gain():
+    torch.manual_seed(0)
+    X = torch.full((50, 1, 128, 130), 0.5)
+    X[:, :, :, 0] = 0.6
+    played = filtered(X, 6)
+    assert (played.amax(dim=(1, 2, 3)) - 1).abs().max() < 1e-6
+    gains_db = 80 * (played - X)[:, 0, :, 1:]
+    assert torch.allclose(gains_db, gains_db[..., :1].expand_as(gains_db), atol=1e-3)
+    spread = gains_db.amax(dim=(1, 2)) - gains_db.amin(dim=(1, 2))
+    assert 6 < spread.max() <= 12.001
+    assert gains_db[..., 0].diff(dim=1).abs().max() <= 12 / 25.4 + 1e-3
+
+
+def test_a_filter_of_no_gain_changes_nothing():
+    X = torch.rand(4, 1, 128, 130)
+    assert filtered(X, 0).equal(X)
 
 
 def test_mixup_keeps_the_mass_of_labels():

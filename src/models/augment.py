@@ -1,13 +1,16 @@
-"""Varying the training data: random crops, SpecAugment masks, mixup, shuffled labels."""
+"""Varying the training data: random crops, SpecAugment masks, filters, mixup,
+shuffled labels."""
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from src.data.frontend import N_FRAMES
+from src.data.frontend import DYNAMIC_RANGE_DB, N_FRAMES
 
 CROPS_PER_TRACK = 10
+FILTER_POINTS = 6  # at which a random filter has a gain of its own, evenly along the mel bands
 
 
 class CropDataset(Dataset):
@@ -55,6 +58,20 @@ def mask(X: torch.Tensor, bands: int, frames: int) -> torch.Tensor:
         shape = (len(X), 1, size, 1) if axis == 2 else (len(X), 1, 1, size)
         X = torch.where(hidden.view(shape).to(X.device), blank, X)
     return X
+
+
+def filtered(X: torch.Tensor, largest_db: float) -> torch.Tensor:
+    """Play segments (n, 1, 128, 130) through random smooth filters, each brought to its maximum.
+
+    Gains are drawn up to +-`largest_db` and run linearly between `FILTER_POINTS` mel bands: another
+    room, another desk. Source: FilterAugment, Nam et al. 2022, arXiv 2110.03282 (linear type).
+    """
+    if not largest_db:
+        return X
+    points = (2 * torch.rand(len(X), 1, FILTER_POINTS) - 1) * largest_db / DYNAMIC_RANGE_DB
+    gains = nn.functional.interpolate(points, X.shape[2], mode="linear", align_corners=True)
+    X = X + gains[..., None].to(X.device)
+    return (X + 1 - X.amax(dim=(2, 3), keepdim=True)).clamp(0, 1)
 
 
 def mixup(n_genres: int, alpha: float) -> v2.MixUp:

@@ -14,6 +14,7 @@ DOCUMENTED = {
     "crops": False,  # random 3 s crops of training tracks instead of the fixed segments
     "mask_bands": 0,  # SpecAugment: widest stripe of mel bands
     "mask_frames": 0,  # SpecAugment: widest stripe of frames
+    "filter_db": 0.0,  # FilterAugment: largest gain or loss of a random smooth filter
     "mixup": 0.0,  # alpha of mixup; 0: none
     "label_smoothing": 0.0,
     "averaging": 0.0,  # epochs over which weights are averaged, exponentially; 0: none

@@ -205,6 +205,7 @@ def _learn(parts: dict, crew: Crew, train: Dataset, recipe: dict, n_genres: int)
     sums = torch.zeros(3, dtype=torch.float64)
     for X, y in _progress(batches, "train", crew, leave=False, unit="batch"):
         X, y = X.to(device(), memory_format=torch.channels_last), y.to(device())
+        X = augment.filtered(X, recipe["filter_db"])
         X = augment.mask(X, recipe["mask_bands"], recipe["mask_frames"])
         if recipe["adversarial_eps"]:
             steps = recipe["adversarial_steps"]
