@@ -12,7 +12,7 @@ PIPELINE = $(BIN)/python -m src.pipeline $(if $(DATASET),--dataset "$(DATASET)")
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --no-header --no-annotate
 STAGES := explore preprocess train attack explain
 
-.PHONY: help run $(STAGES) lab test bench collect docs page lock clean
+.PHONY: help run $(STAGES) lab test bench growth collect docs page lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -37,6 +37,9 @@ test: $(VENV)/test ## set everything up, check the style and run all tests
 bench: $(VENV)/run ## measure each stage against a plain implementation: make bench RUN=synthetic
 	$(BIN)/python -m benchmarks $(if $(RUN),--run "$(RUN)") $(ARGS)
 
+growth: $(VENV)/run ## measure time and memory of notebooks 1 to 3 while the corpus grows
+	$(BIN)/python -m benchmarks.growth $(ARGS)
+
 collect: $(VENV)/run ## gather the results of runs to be committed: make collect RUNS="gtzan gtzan_mini"
 	$(BIN)/python -m src.collect $(RUNS)
 
@@ -56,7 +59,8 @@ lock: $(VENV)/test ## pin anew in requirements*.txt what pyproject.toml asks for
 clean: ## remove all data and results that `make run` can make again
 	rm -rf data/raw data/processed results/audio results/figures results/models results/notebooks
 	rm -rf results/page
-	find results/metrics -mindepth 1 -maxdepth 1 ! -name real ! -name embedded -exec rm -rf {} +
+	find results/metrics -mindepth 1 -maxdepth 1 ! -name real ! -name embedded ! -name '*.json' \
+		-exec rm -rf {} +
 
 $(VENV)/run: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: name one with make PYTHON=python3.12")'

@@ -64,7 +64,7 @@ def sweep(
         model.eval(),
         loss=nn.CrossEntropyLoss(),
         input_shape=(1, *X.shape[1:]),
-        nb_classes=10,
+        nb_classes=model.output.out_features,
         clip_values=(0.0, 1.0),
         device_type="cpu",
     )

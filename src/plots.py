@@ -18,6 +18,7 @@ from src.data.frontend import (
     to_decibel,
 )
 from src.results import save_with
+from src.runtime import chunks
 
 SPECTRUM_MAP = "magma"
 CHANGE_MAP = "RdBu_r"
@@ -99,8 +100,9 @@ def counts(ax: Axes, values: pd.Series, xlabel: str, ylabel: str) -> Axes:
 def band_levels(ax: Axes, X: np.ndarray, y: np.ndarray, genres: list[str]) -> Axes:
     """Draw the mean level in dB of each mel band, by genre, of segments (n, 128, 130)."""
     colours = plt.get_cmap("tab10").colors
+    levels = np.concatenate([part.mean(axis=2) for part in chunks(X, 64)])
     for k, genre in enumerate(genres):
-        mean = np.mean([X[i].mean(axis=1) for i in np.flatnonzero(y == k)], axis=0)
+        mean = levels[y == k].mean(axis=0)
         style = "-" if k % 2 else "--"
         ax.plot(mel_frequencies(), to_decibel(mean), style, color=colours[k % 10], label=genre)
     ax.set_xscale("log")

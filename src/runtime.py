@@ -1,6 +1,7 @@
 """Seeds, devices, precision and memory: how the machine is used, the same in every stage."""
 
 import ctypes
+import mmap
 import random
 import sys
 from collections.abc import Iterator
@@ -41,6 +42,23 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def forget_read(X: np.ndarray) -> None:
+    """Give up the pages of a read-only memory map, if X is one: they stay in the system's cache.
+
+    What was read of a map counts as memory of this process for as long as the map lives.
+    """
+    mapped = isinstance(X, np.memmap) and X.mode == "r" and hasattr(mmap, "MADV_DONTNEED")
+    if mapped and X._mmap is not None:
+        X._mmap.madvise(mmap.MADV_DONTNEED)
+
+
+def chunks(X: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Yield `size` rows of an array after the other; of a memory map, no more is held at a time."""
+    for start in range(0, len(X), size):
+        yield np.asarray(X[start : start + size])
+        forget_read(X)
 
 
 def keep_freed_memory() -> None:

@@ -14,14 +14,27 @@ def workers(scheduler: str) -> Iterator[None]:
 
     Empty: on this machine. Every worker must see the repository's files under the same paths; each
     computes in one thread, so that results are those of one machine. Raises OSError if nothing
-    answers at the address.
+    answers at the address, ValueError for a worker of several threads: they would share the
+    random numbers of their process.
     """
     if not scheduler:
         yield
         return
     with _connect(scheduler) as client, parallel_config(backend="dask"):
+        _check_threads(scheduler, client.nthreads())
         client.run(torch.set_num_threads, 1)
         yield
+
+
+def _check_threads(scheduler: str, threads: dict[str, int]) -> None:
+    """Raise ValueError for a worker that would do several things at once in one process."""
+    several = [n for n in threads.values() if n > 1]
+    if several:
+        raise ValueError(
+            f"SCHEDULER={scheduler} has a worker of {several[0]} threads: random numbers drawn in "
+            "one process by several would not be those of one machine; start each with "
+            "`dask worker --nthreads 1 --nworkers <cores>`."
+        )
 
 
 def _connect(scheduler: str) -> Client:

@@ -52,10 +52,10 @@ def accuracy(model, X, y):
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("eps", [0.001, 0.05, 1])
-def test_an_attack_stays_within_eps_and_range(name, eps, classifier, data):
+def test_an_attack_stays_within_eps_and_range(name, eps, model, data):
     X, y, _ = data
     before = X.copy()
-    attacked = attack(name, classifier, X, y, eps, ITERATIONS)
+    attacked = attack(name, model, X, y, eps, ITERATIONS)
     assert (attacked.shape, attacked.dtype) == (X.shape, np.float32)
     assert np.isfinite(attacked).all()
     assert 0 < np.abs(attacked - X).max() <= eps + 1e-6
@@ -65,27 +65,27 @@ def test_an_attack_stays_within_eps_and_range(name, eps, classifier, data):
 
 
 @pytest.mark.parametrize("name", ["fgsm", "pgd"])
-def test_silence_is_attacked_within_bounds(name, classifier):
+def test_silence_is_attacked_within_bounds(name, model):
     X = np.zeros((2, 128, 130), dtype=np.float32)
-    assert np.isfinite(attack(name, classifier, X, np.array([0, 1]), EPS, ITERATIONS)).all()
+    assert np.isfinite(attack(name, model, X, np.array([0, 1]), EPS, ITERATIONS)).all()
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_eps_zero_changes_nothing(name, classifier, data):
+def test_eps_zero_changes_nothing(name, model, data):
     X, y, _ = data
-    assert np.array_equal(attack(name, classifier, X, y, 0, ITERATIONS), X)
+    assert np.array_equal(attack(name, model, X, y, 0, ITERATIONS), X)
 
 
 @pytest.mark.parametrize("eps", [-0.01, 1.01, float("nan"), float("inf")])
-def test_an_eps_outside_of_the_range_is_refused(eps, classifier, data):
+def test_an_eps_outside_of_the_range_is_refused(eps, model, data):
     with pytest.raises(ValueError, match=rf"eps is {eps}: it must lie in \[0, 1\]"):
-        attack("fgsm", classifier, *data[:2], eps)
+        attack("fgsm", model, *data[:2], eps)
 
 
 @pytest.mark.parametrize("eps", [0, EPS])
-def test_an_unknown_attack_is_refused(eps, classifier, data):
+def test_an_unknown_attack_is_refused(eps, model, data):
     with pytest.raises(ValueError, match="boundary is not an attack known here: give one of"):
-        attack("boundary", classifier, *data[:2], eps)
+        attack("boundary", model, *data[:2], eps)
 
 
 def test_the_contract_catches_a_broken_attack():
@@ -100,48 +100,47 @@ def test_the_contract_catches_a_broken_attack():
             check_contract(X, attacked, eps)
 
 
-def test_an_attack_that_breaks_its_contract_is_not_returned(classifier, data, monkeypatch):
+def test_an_attack_that_breaks_its_contract_is_not_returned(model, data, monkeypatch):
     class Rough:
         def generate(self, X, y):
             return X + np.float32(0.2)
 
     monkeypatch.setitem(adversarial.METHODS, "fgsm", lambda *_: Rough())
     with pytest.raises(AssertionError, match="left its bounds"):
-        attack("fgsm", classifier, *data[:2], 0.1)
+        attack("fgsm", model, *data[:2], 0.1)
 
 
 def test_the_network_attacked_here_has_learnt(model):
     assert accuracy(model, *planted(4, 24)) >= 0.75
 
 
-def test_pgd_harms_at_least_as_much_as_fgsm_and_both_far_more_than_noise(model, classifier, data):
+def test_pgd_harms_at_least_as_much_as_fgsm_and_both_far_more_than_noise(model, data):
     X, _, _ = data
     y = predict_logits(model, X).argmax(axis=1)
     rng = np.random.default_rng(0)
     noisy = (X + rng.choice([-EPS, EPS], X.shape)).clip(0, 1)
     fgsm, pgd = (
-        accuracy(model, attack(name, classifier, X, y, EPS, ITERATIONS), y)
-        for name in ("fgsm", "pgd")
+        accuracy(model, attack(name, model, X, y, EPS, ITERATIONS), y) for name in ("fgsm", "pgd")
     )
     assert pgd <= fgsm <= accuracy(model, noisy, y) - 0.5
 
 
-def test_attacks_raise_the_loss_of_the_true_genre(model, classifier, data):
+def test_attacks_raise_the_loss_of_the_true_genre(model, data):
     X, y, _ = data
     rows = np.arange(len(y))
     for name in ("fgsm", "pgd"):
-        attacked = predict_logits(model, attack(name, classifier, X, y, 0.005, ITERATIONS))
+        attacked = predict_logits(model, attack(name, model, X, y, 0.005, ITERATIONS))
         clean = predict_logits(model, X)
         loss = [-np.log(softmax(logits)[rows, y]) for logits in (clean, attacked)]
         assert (loss[1] > loss[0]).all()
 
 
-def test_the_random_start_depends_on_the_seed_alone(classifier, data):
+def test_the_random_start_depends_on_the_seed_alone(model, data):
     X, y, _ = data
-    first, again = (attack("pgd", classifier, X, y, EPS, 1, seed=1) for _ in range(2))
+    first, again = (attack("pgd", model, X, y, EPS, 1, seed=1) for _ in range(2))
     assert np.array_equal(first, again)
-    assert not np.array_equal(first, attack("pgd", classifier, X, y, EPS, 1, seed=2))
-    assert np.array_equal(*(attack("fgsm", classifier, X, y, EPS, seed=s) for s in (1, 2)))
+    assert not np.array_equal(first, attack("pgd", model, X, y, EPS, 1, seed=2))
+    assert np.array_equal(*(attack("fgsm", model, X, y, EPS, seed=s) for s in (1, 2)))
 
 
 def test_attacked_segments_are_judged_by_the_network_itself(model, data, monkeypatch):
@@ -171,19 +170,19 @@ def test_segments_are_drawn_evenly_over_tracks():
     assert (np.diff(drawn) > 0).all()
 
 
-def test_each_segment_may_have_an_eps_of_its_own(classifier, data):
+def test_each_segment_may_have_an_eps_of_its_own(model, data):
     eps = np.linspace(0.001, 0.1, len(data.X))
-    attacked = attack("pgd", classifier, data.X, data.y, eps, ITERATIONS)
+    attacked = attack("pgd", model, data.X, data.y, eps, ITERATIONS)
     largest = np.abs(attacked - data.X).max(axis=(1, 2))
     np.testing.assert_allclose(largest, eps, rtol=1e-3)
     eps[3] = 2
     with pytest.raises(ValueError, match="it must lie in"):
-        attack("pgd", classifier, data.X, data.y, eps)
+        attack("pgd", model, data.X, data.y, eps)
 
 
-def test_targeted_pgd_brings_the_genre_it_is_given_closer(model, classifier, data):
+def test_targeted_pgd_brings_the_genre_it_is_given_closer(model, data):
     aim = (data.y + 1) % 3
-    attacked = attack("pgd_targeted", classifier, data.X, aim, 0.005, ITERATIONS)
+    attacked = attack("pgd_targeted", model, data.X, aim, 0.005, ITERATIONS)
     rows = np.arange(len(aim))
     before, after = (softmax(predict_logits(model, x))[rows, aim] for x in (data.X, attacked))
     assert (after > before).all()

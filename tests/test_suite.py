@@ -77,7 +77,7 @@ def test_each_slow_attack_adds_to_those_before_it(records):
 def test_slow_attacks_are_given_what_stands_alone(target, monkeypatch):
     given = []
 
-    def note(kind, estimator, X, y, eps, iterations, seed):
+    def note(kind, model, X, y, eps, iterations, seed):
         given.append((kind, eps, len(X)))
         return np.array(X)
 
@@ -102,13 +102,13 @@ def test_records_stay_in_the_ball_and_name_their_maker(records):
 
 
 def test_failures_of_apgd_have_no_size_since_it_returns_its_start(target, monkeypatch):
-    def start(kind, estimator, X, y, eps, iterations, seed):
+    def start(kind, model, X, y, eps, iterations, seed):
         return np.array(X) * (1 - 1e-6)
 
     monkeypatch.setattr(suite, "attack", start)
     swept = sweep("pgd", target.model, *target[1:], (0.002,), 1)
     logits = predict_logits(target.model, target.X)
-    arguments = (None, swept, logits, 0.002, 1, 1)
+    arguments = (left_standing(swept, 0.002), logits, 0.002, 1, 1)
     for kind, known in (("apgd_ce", False), ("pgd", True)):
         made = suite._attack_standing(target, kind, *arguments)
         assert len(made) > 0

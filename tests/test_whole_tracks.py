@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.attacks.adversarial import attack, make_classifier
+from src.attacks.adversarial import attack
 from src.attacks.whole_tracks import attack_tracks, draw_tracks, judge_tracks, transfer_table
 from src.models.evaluation import predict_logits, softmax
 
@@ -33,7 +33,7 @@ def judged(models, versions, clips):
 def test_the_diagonal_of_transfer_is_the_white_box_attack(models, clips, judged):
     table = transfer_table(judged, "tiny", "random").set_index(["made_on", "checkpoint", "unit"])
     for name, model in models.items():
-        attacked = attack("pgd", make_classifier(model), clips.X, clips.y, EPS, 5, seed=1)
+        attacked = attack("pgd", model, clips.X, clips.y, EPS, 5, seed=1)
         right = predict_logits(model, attacked).argmax(axis=1) == clips.y
         assert table.loc[(name, name, "clip"), "accuracy"] == right.mean()
         assert right.mean() < table.loc[("clean", name, "clip"), "accuracy"]

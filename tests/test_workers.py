@@ -1,12 +1,21 @@
 import os
 
+import numpy as np
+import pandas as pd
 import pytest
 from dask.distributed import LocalCluster
 from joblib import Parallel, delayed
 
+from src import shards
+from src.attacks.adversarial import sweep
+from src.attacks.suite import Budget, Target, evaluate
 from src.data.corpus import audit
 from src.data.preprocessor import write_processed
 from src.data.splits import split
+from src.explainability.boxes import attack_boxes, draw_boxes
+from src.explainability.methods import Subject, maps_of
+from src.runtime import one_thread
+from src.shards import in_shards
 from src.workers import workers
 
 
@@ -59,3 +68,67 @@ def test_an_address_where_nothing_answers_is_told_in_one_sentence(monkeypatch):
 
 def refuse(address, timeout):
     raise OSError(f"Timed out trying to connect to {address} after {timeout}")
+
+
+def test_workers_of_several_threads_are_refused():
+    with LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+    ) as several:
+        said = "has a worker of 2 threads: random numbers"
+        with pytest.raises(ValueError, match=said), workers(several.scheduler_address):
+            pass
+
+
+def process_of(number, X):
+    return np.full(len(X), os.getpid())
+
+
+def test_shards_go_to_the_cluster_only_inside(cluster, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD", 2)
+    alone = in_shards("processes", process_of, (np.zeros(8),))
+    assert alone.tolist() == [os.getpid()] * 8
+    with workers(cluster):
+        assert os.getpid() not in in_shards("processes", process_of, (np.zeros(8),))
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd_ce", "square"])
+def test_a_cluster_makes_the_attacks_that_one_machine_makes(
+    name, cluster, slim_model, clips, monkeypatch
+):
+    monkeypatch.setattr(shards, "SHARD", 5)
+    X, y, segments = clips
+    arguments = (name, slim_model, X, segments, y, (0.005, 0.05), 4, 1)
+    with one_thread():
+        alone = sweep(*arguments)
+        with workers(cluster):
+            pd.testing.assert_frame_equal(sweep(*arguments), alone)
+    assert 0 < alone["success"].mean() < 1
+
+
+@pytest.mark.parametrize("name", ["gradcam", "randomcam", "integrated_gradients"])
+def test_a_cluster_makes_the_maps_that_one_machine_makes(
+    name, cluster, slim_model, clips, monkeypatch
+):
+    monkeypatch.setattr(shards, "SHARD", 5)
+    subject = Subject("slim", slim_model, "conv4_2", 7, None, clips.X.mean(axis=0))
+    with one_thread():
+        alone = maps_of(name, subject, clips.X, clips.y)
+        with workers(cluster):
+            assert np.array_equal(maps_of(name, subject, clips.X, clips.y), alone)
+    assert alone.any()
+
+
+def test_a_cluster_makes_the_suite_and_the_boxes_that_one_machine_makes(
+    cluster, slim_model, clips, monkeypatch
+):
+    monkeypatch.setattr(shards, "SHARD", 5)
+    budget = Budget((0.005, 0.05), (0.05,), 2, 2, 0.05, 2, 0, 0)
+    options = (draw_boxes(24, 1), 0.2, 3, 1)
+    target = Target(slim_model, clips.X, clips.segments, clips.y)
+    with one_thread():
+        alone = evaluate(target, budget, 1)
+        boxed = attack_boxes(slim_model, clips.X, clips.y, *options)
+        with workers(cluster):
+            shared = evaluate(target, budget, 1)
+            assert np.array_equal(attack_boxes(slim_model, clips.X, clips.y, *options), boxed)
+    pd.testing.assert_frame_equal(shared, alone)

@@ -3,7 +3,8 @@
 Threat model: the attacker knows network and gradients (white box) and may change every bin of a
 spectrogram in [0, 1] by at most `eps` (L-infinity), which is 80 * eps in dB. Gradients are
 computed fast (batch norms folded, bfloat16), losses in float32; whether an attack succeeded is
-judged by the float32 network alone.
+judged by the float32 network alone. Attacks are made in fixed shards of 64 segments
+(`src.shards`).
 """
 
 from collections.abc import Iterator
@@ -23,17 +24,19 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 from tqdm.auto import tqdm
 
+from src.attacks.blackbox import make_oracle
 from src.attacks.records import make_records
 from src.data.frontend import N_FRAMES, N_MELS
 from src.models.cnn import GenreClassifierCNN, fold_batch_norm
 from src.models.evaluation import predict_logits
 from src.runtime import device, fast_precision, keep_freed_memory, set_seed
+from src.shards import SHARD, in_shards
 
 EPSILONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 ITERATIONS = 40
 STEP_SHARE = 0.25
 TOLERANCE = 1e-6
-BATCH_SIZE = 64
+BATCH_SIZE = SHARD
 
 
 class FastGradients(nn.Module):
@@ -67,7 +70,7 @@ def make_classifier(model: GenreClassifierCNN) -> PyTorchClassifier:
 
 def attack(
     name: str,
-    estimator: PyTorchClassifier,
+    model: GenreClassifierCNN,
     X: np.ndarray,
     y: np.ndarray,
     eps: float | np.ndarray,
@@ -79,10 +82,12 @@ def attack(
     `name` is one of METHODS: "fgsm" (Goodfellow et al. 2015), "pgd" and "pgd_targeted" (Madry et
     al. 2018; steps of eps / 4 from a random start), "apgd_ce" and "apgd_dlr" (Croce and Hein 2020,
     on cross-entropy and on the difference of logits ratio, which needs three genres) or "square"
-    (Andriushchenko et al. 2020; `estimator` may be a `make_oracle`, `iterations` are queries).
+    (Andriushchenko et al. 2020; without gradients, `iterations` are queries).
     `y` holds the true genre numbers, for "pgd_targeted" those to be reached. eps = 0 returns X
     unchanged; PGD takes one eps a segment too (n,) and then starts at the segment itself. For
-    segments that it does not fool APGD returns where it started from, not its best point.
+    segments that it does not fool APGD returns where it started from, not its best point. What is
+    random is drawn for each shard of 64 segments from the seed and the shard's number, so that it
+    does not matter where the shards are computed (`src.workers`).
     Raises ValueError for an unknown name, an eps outside [0, 1] or no iterations, AssertionError
     if the attack broke its bounds.
     """
@@ -95,9 +100,9 @@ def attack(
     X = np.array(X, dtype=np.float32)
     if np.all(np.equal(eps, 0)) or len(X) == 0:
         return X
-    set_seed(seed)
-    method = METHODS[name](estimator, eps, iterations)
-    attacked = method.generate(X[:, None], np.asarray(y))[:, 0]
+    arrays = X, np.asarray(y), np.broadcast_to(eps, len(X))
+    options = np.ndim(eps) > 0, name, model, iterations, seed
+    attacked = in_shards(name, _attack_shard, arrays, *options)
     check_contract(X, attacked, eps)
     return attacked
 
@@ -174,12 +179,11 @@ def attack_growing(
     """
     if len(epsilons) == 0:
         raise ValueError("There are 0 epsilons to attack at: give EPSILONS of at least one.")
-    classifier = make_classifier(model)
     clean = predict_logits(model, X).argmax(axis=1)
     attacked, prediction = np.array(X, dtype=np.float32), clean.copy()
     for eps in tqdm(sorted(epsilons), desc=name, unit="eps"):
         todo = np.flatnonzero((prediction if name == "pgd" else clean) == y)
-        attacked[todo] = attack(name, classifier, X[todo], y[todo], eps, iterations, seed)
+        attacked[todo] = attack(name, model, X[todo], y[todo], eps, iterations, seed)
         if len(todo):
             prediction[todo] = predict_logits(model, attacked[todo]).argmax(axis=1)
         yield eps, attacked, prediction
@@ -199,6 +203,16 @@ def first_flips(
         new = right & (prediction != y) & np.isnan(smallest)
         smallest[new], flipped[new] = eps, attacked[new]
     return smallest, flipped
+
+
+def _attack_shard(
+    number: int, X, y, eps, own_eps: bool, name: str, model, iterations: int, seed: int
+) -> np.ndarray:
+    """Return one shard of segments (n, 128, 130) attacked, each with its own eps or all alike."""
+    estimator = make_oracle(model) if name == "square" else make_classifier(model)
+    set_seed(seed, number)
+    method = METHODS[name](estimator, eps if own_eps else float(eps[0]), iterations)
+    return method.generate(X[:, None], y)[:, 0]
 
 
 def _fgsm(estimator, eps: float, iterations: int) -> FastGradientMethod:

@@ -121,7 +121,7 @@ def sweep_resynthesis(
     wanted, sounds, seen = np.zeros_like(X), clips.samples.copy(), clips.clean[FILE_CHANNEL].copy()
     if len(todo):
         options = (clips.y[todo], eps, iterations, seed)
-        attacked = adversarial.attack("pgd", adversarial.make_classifier(model), X[todo], *options)
+        attacked = adversarial.attack("pgd", model, X[todo], *options)
         wanted[todo], seen[todo] = (
             attacked - X[todo],
             predict_logits(model, attacked).argmax(axis=1),

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from src.attacks.adversarial import attack, draw_segments, make_classifier
+from src.attacks.adversarial import attack, draw_segments
 from src.attacks.records import WORST_CASE
 from src.attacks.suite import Target
 from src.data.frontend import DYNAMIC_RANGE_DB
@@ -55,11 +55,11 @@ def _bisect(model, X: np.ndarray, y: np.ndarray, brackets: pd.DataFrame, steps: 
     The first step tries the upper ends themselves.
     """
     low, high = (brackets[side].to_numpy(dtype=float).copy() for side in ("stands", "breaks"))
-    flipped, predicted, classifier = X.copy(), np.full(len(X), -1), make_classifier(model)
+    flipped, predicted = X.copy(), np.full(len(X), -1)
     rows = np.flatnonzero(~np.isnan(high))
     for step in tqdm(range((steps + 1) * (len(rows) > 0)), desc="smallest eps", unit="step"):
         eps = high.copy() if step == 0 else (low + high) / 2
-        attacked = attack("pgd", classifier, X[rows], y[rows], eps[rows], iterations)
+        attacked = attack("pgd", model, X[rows], y[rows], eps[rows], iterations)
         heard = predict_logits(model, attacked).argmax(axis=1)
         turned = heard != y[rows]
         hit, missed = rows[turned], rows[~turned]

@@ -12,7 +12,6 @@ from src.attacks.adversarial import (
     attack,
     check_contract,
     draw_segments,
-    make_classifier,
     sweep,
 )
 from src.attacks.blackbox import hop_skip_jump, make_oracle
@@ -97,16 +96,13 @@ def runner_up(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _press(target: Target, budget: Budget, records: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Return records with those of the slow attacks appended, the smallest eps first."""
     logits = predict_logits(target.model, target.X)
-    estimators = {"square": make_oracle(target.model)}
-    gradients = make_classifier(target.model)
     for eps in tqdm(sorted(budget.suite_epsilons), desc="suite", unit="eps"):
         for name, kind, iterations, starts in stages(budget, eps, logits.shape[1]):
             new = [records]
             for start in range(1, starts + 1):
-                made = _attack_standing(
-                    target, kind, estimators.get(kind, gradients), pd.concat(new), logits,
-                    eps, iterations, seed + start,
-                )  # fmt: skip
+                standing = left_standing(pd.concat(new), eps)
+                options = (eps, iterations, seed + start)
+                made = _attack_standing(target, kind, standing, logits, *options)
                 new.append(made.assign(made_by=name, start=start))
             after = worst_case(pd.concat(new), eps, name)
             records = pd.concat([records, after], ignore_index=True)
@@ -114,14 +110,13 @@ def _press(target: Target, budget: Budget, records: pd.DataFrame, seed: int) -> 
 
 
 def _attack_standing(
-    target: Target, kind, estimator, records, logits, eps, iterations, seed
+    target: Target, kind: str, standing: set, logits, eps, iterations, seed
 ) -> pd.DataFrame:
-    """Return one row for each segment that `records` leave standing at eps, attacked once."""
-    standing = left_standing(records, eps)
+    """Return one row for each segment that is left standing at eps, attacked once."""
     rows = np.flatnonzero(target.segments["segment"].isin(standing))
     X, y = target.X[rows], target.y[rows]
     aim = runner_up(logits[rows], y) if kind == "pgd_targeted" else y
-    attacked = attack(kind, estimator, X, aim, eps, iterations, seed)
+    attacked = attack(kind, target.model, X, aim, eps, iterations, seed)
     heard = predict_logits(target.model, attacked).argmax(axis=1) if len(rows) else y
     made = make_records(kind, eps, X, attacked, target.segments.iloc[rows], y, y, heard)
     if kind in NO_BEST_POINT:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from src.attacks.adversarial import ITERATIONS, attack, make_classifier
+from src.attacks.adversarial import ITERATIONS, attack
 from src.attacks.controls import noise_linf
 from src.attacks.records import CLEAN
 from src.data.frontend import DYNAMIC_RANGE_DB
@@ -41,7 +41,7 @@ def attack_tracks(
     """
     versions = {CLEAN: np.array(X, dtype=np.float32), "noise_linf": noise_linf(X, eps, seed)}
     for name, model in tqdm(models.items(), desc="whole tracks", unit="checkpoint"):
-        versions[name] = attack("pgd", make_classifier(model), X, y, eps, iterations, seed)
+        versions[name] = attack("pgd", model, X, y, eps, iterations, seed)
     return versions
 
 

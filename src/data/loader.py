@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 from src.data.frontend import HOP_LENGTH, SEGMENT_SAMPLES
 from src.paths import RunPaths, require
 from src.results import read_json
+from src.runtime import chunks, forget_read
 
+CHECKED_AT_ONCE = 256  # segments
 METADATA_KEYS = {"tracks_sha256", "genres", "front_end", "n_segments", "fingerprint"}
 
 
@@ -27,6 +29,7 @@ class SegmentDataset(Dataset):
     def __getitems__(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a batch (len(rows), 1, 128, 130) and its labels in one read."""
         X = torch.from_numpy(np.asarray(self.X[rows]))[:, None]
+        forget_read(self.X)
         return X, torch.from_numpy(self.y[rows])
 
 
@@ -76,9 +79,10 @@ def load_split(paths: RunPaths, split: str) -> tuple[np.ndarray, np.ndarray, pd.
             f"data/processed/{paths.run}/{split}/X.npy is {found}, the metadata states "
             f"float32 {stated}: it is not the file that was written; run `make preprocess`."
         )
-    if not (X.min() >= 0 and X.max() <= 1):
+    low, high = _range_of(X)
+    if not (low >= 0 and high <= 1):
         raise ValueError(
-            f"data/processed/{paths.run}/{split}/X.npy reaches [{X.min()}, {X.max()}] instead of "
+            f"data/processed/{paths.run}/{split}/X.npy reaches [{low}, {high}] instead of "
             "[0, 1]: it is not the file that was written; run `make preprocess`."
         )
     names = {"track": str, "genre": str}
@@ -115,6 +119,12 @@ def _map_array(file: Path) -> tuple[np.ndarray | None, str]:
     except (ValueError, EOFError, OSError) as error:
         return None, f"no whole array ({error})"
     return X, f"{X.dtype} {X.shape}"
+
+
+def _range_of(X: np.ndarray) -> tuple[float, float]:
+    """Return the lowest and the highest value of an array, NaN if there is one."""
+    ends = np.array([(part.min(), part.max()) for part in chunks(X, CHECKED_AT_ONCE)])
+    return ends[:, 0].min(), ends[:, 1].max()
 
 
 def file_hash(path: Path) -> str:

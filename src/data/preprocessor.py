@@ -1,7 +1,7 @@
 """From tracks to arrays: ten 3-second log-mel segments a track, streamed to memory maps."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from src.data.splits import SPLITS
 from src.results import whole_file, write_csv, write_json
 from src.runtime import one_thread
 
+AHEAD = 128  # tracks that are transformed at most before the first of them is written
 WHOLE_FRAMES = 1 + SEGMENTS_PER_TRACK * SEGMENT_SAMPLES // HOP_LENGTH
 FRONT_END = {
     "sample_rate_hz": SAMPLE_RATE,
@@ -150,9 +151,7 @@ def _segments_of(corpus: Path, rows: pd.DataFrame, n_jobs: int) -> Iterator[np.n
     if corpora.is_log_mel(corpus):
         yield from _log_mel_segments(corpus, rows)
         return
-    front_end = LogMel()
-    jobs = (delayed(_audio_segments)(corpus, row, front_end) for row in rows.itertuples())
-    yield from Parallel(n_jobs, prefer="threads", return_as="generator")(jobs)
+    yield from _of_tracks(_audio_segments, corpus, rows, n_jobs)
 
 
 def _audio_segments(corpus: Path, track, front_end: LogMel) -> np.ndarray:
@@ -177,9 +176,21 @@ def _whole_tracks(corpus: Path, rows: pd.DataFrame, n_jobs: int) -> Iterator[np.
         arrays = corpora.read_log_mels(corpus)
         yield from (_pad(_track_decibel(arrays, row)) for row in rows.itertuples())
         return
+    yield from map(_pad, _of_tracks(_audio_decibel, corpus, rows, n_jobs))
+
+
+def _of_tracks(
+    work: Callable, corpus: Path, rows: pd.DataFrame, n_jobs: int
+) -> Iterator[np.ndarray]:
+    """Yield what `work` makes of each track in order, by several workers.
+
+    A slow disk must not let finished tracks pile up: joblib itself would go on and on.
+    """
     front_end = LogMel()
-    jobs = (delayed(_audio_decibel)(corpus, row, front_end) for row in rows.itertuples())
-    yield from map(_pad, Parallel(n_jobs, prefer="threads", return_as="generator")(jobs))
+    for start in range(0, len(rows), AHEAD):
+        tracks = rows.iloc[start : start + AHEAD].itertuples()
+        jobs = (delayed(work)(corpus, track, front_end) for track in tracks)
+        yield from Parallel(n_jobs, prefer="threads", return_as="generator")(jobs)
 
 
 def _audio_decibel(corpus: Path, track, front_end: LogMel) -> np.ndarray:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from src.attacks.adversarial import attack, make_classifier
+from src.attacks.adversarial import attack
 from src.explainability import faithfulness
 from src.explainability.bands import band_measures
 from src.explainability.boxes import BOX_EPS, attack_boxes, box_measures, draw_boxes
@@ -48,10 +48,9 @@ def attack_clips(
     subject: Subject, clips: Clips, epsilons: list[float], iterations: int
 ) -> list[Attacked]:
     """Attack clips by PGD at each eps anew; noise is the attack's own change, its bins shuffled."""
-    classifier = make_classifier(subject.model)
     found = []
     for eps in epsilons:
-        X = attack("pgd", classifier, clips.X, clips.y, eps, iterations, subject.seed)
+        X = attack("pgd", subject.model, clips.X, clips.y, eps, iterations, subject.seed)
         predicted = predict_logits(subject.model, X).argmax(axis=1)
         found.append(Attacked(eps, X, predicted, shuffled_change(clips.X, X, subject.seed)))
     return found
@@ -165,8 +164,7 @@ def box_attack(
 ) -> tuple[Clips, np.ndarray, np.ndarray, np.ndarray]:
     """Attack clips in one random box each; return those that flip, attacked, new genre, boxes."""
     boxes = draw_boxes(len(clips.y), subject.seed)
-    classifier = make_classifier(subject.model)
-    X = attack_boxes(classifier, clips.X, clips.y, boxes, BOX_EPS, iterations, subject.seed)
+    X = attack_boxes(subject.model, clips.X, clips.y, boxes, BOX_EPS, iterations, subject.seed)
     predicted = predict_logits(subject.model, X).argmax(axis=1)
     flipped = np.flatnonzero(predicted != clips.y)
     return clips.take(flipped), X[flipped], predicted[flipped], boxes[flipped]

@@ -19,10 +19,10 @@ from pytorch_grad_cam import (
 )
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
-from tqdm.auto import tqdm
 
 from src.models.cnn import GenreClassifierCNN, fold_batch_norm
 from src.runtime import device, fast_precision, keep_freed_memory, set_seed
+from src.shards import in_shards
 
 CAMS = {
     "gradcam": GradCAM,
@@ -36,7 +36,6 @@ CAMS = {
 }
 TARGET_LAYER = "conv4_2"
 BATCH_SIZE = 16
-LONG = 20  # batches that deserve a progress bar
 SCORECAM_BATCH_SIZE = 2  # it holds one masked copy of a segment for each of 256 channels
 
 
@@ -53,6 +52,7 @@ def explain(
     `targets` (n,) are the genre numbers that the maps explain: the true or the predicted ones,
     which differ under attack. `method` is one of `CAMS`; `eigencam` looks at no genre, and
     `randomcam`, a control, weights channels by `seed` (the same for segments in the same place).
+    What is random is drawn for each shard of 64 segments from the seed and the shard's number.
     Each map is scaled from its own minimum to its maximum: it tells where, not how strongly; a map
     without positive evidence is all zeros (see `is_empty`). Source: Selvaraju et al. 2017 for
     Grad-CAM, the library grad-cam for all. Raises ValueError for an unknown method, if there is
@@ -60,17 +60,9 @@ def explain(
     empty maps).
     """
     _check(model, X, targets, method)
-    set_seed(seed)
-    maps = np.zeros(np.shape(X), dtype=np.float32)
-    size = SCORECAM_BATCH_SIZE if method == "scorecam" else BATCH_SIZE
-    with _mapper(model, target_layer, method) as cam:
-        starts = range(0, len(X), size)
-        for start in tqdm(starts, desc=method, leave=False, disable=len(starts) < LONG):
-            rows = slice(start, start + size)
-            batch = torch.from_numpy(np.array(X[rows], dtype=np.float32))[:, None].to(device())
-            classes = [ClassifierOutputTarget(int(target)) for target in targets[rows]]
-            maps[rows] = cam(batch, classes)
-    return maps
+    if len(X) == 0:
+        return np.zeros(np.shape(X), dtype=np.float32)
+    return in_shards(method, _explain_shard, (X, targets), model, target_layer, method, seed)
 
 
 def is_empty(maps: np.ndarray) -> np.ndarray:
@@ -137,6 +129,22 @@ def map_records(
             "empty": is_empty(maps),
         }
     )
+
+
+def _explain_shard(
+    number: int, X: np.ndarray, targets: np.ndarray, model, target_layer, method, seed
+) -> np.ndarray:
+    """Return the maps of one shard of segments."""
+    set_seed(seed, number)
+    maps = np.zeros(np.shape(X), dtype=np.float32)
+    size = SCORECAM_BATCH_SIZE if method == "scorecam" else BATCH_SIZE
+    with _mapper(model, target_layer, method) as cam:
+        for start in range(0, len(X), size):
+            rows = slice(start, start + size)
+            batch = torch.from_numpy(np.array(X[rows], dtype=np.float32))[:, None].to(device())
+            classes = [ClassifierOutputTarget(int(target)) for target in targets[rows]]
+            maps[rows] = cam(batch, classes)
+    return maps
 
 
 @contextlib.contextmanager

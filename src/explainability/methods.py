@@ -13,6 +13,7 @@ from src.attacks.adversarial import draw_segments
 from src.explainability.gradcam import CAMS, TARGET_LAYER, explain
 from src.models.evaluation import predict_logits
 from src.runtime import device, fast_precision
+from src.shards import in_shards
 
 CONTROLS = ("randomcam", "frequency_prior", "blurred_random")
 METHODS = (*(name for name in CAMS if name not in CONTROLS), "integrated_gradients")
@@ -100,6 +101,12 @@ def integrated_gradients(
     network standardizes each spectrogram, so that all of a straight path from a constant looks
     alike to it. Gradients in bfloat16. Source: Sundararajan et al. 2017, library Captum.
     """
+    options = model, background, steps
+    return in_shards("integrated_gradients", _integrate_shard, (X, targets), *options)
+
+
+def _integrate_shard(_number: int, X, targets, model, background, steps: int) -> np.ndarray:
+    """Return the integrated gradients of one shard of segments."""
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     frozen = frozen.to(device(), memory_format=torch.channels_last)
     start = torch.from_numpy(np.array(background, dtype=np.float32))[None, None].to(device())

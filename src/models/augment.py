@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from src.data.frontend import DYNAMIC_RANGE_DB, N_FRAMES
+from src.runtime import forget_read
 
 CROPS_PER_TRACK = 10
 FILTER_POINTS = 6  # at which a random filter has a gain of its own, evenly along the mel bands
@@ -35,6 +36,7 @@ class CropDataset(Dataset):
         crops = np.stack(
             [self.tracks[n, :, s : s + N_FRAMES] for n, s in zip(numbers, starts, strict=True)]
         ).astype(np.float32)
+        forget_read(self.tracks)
         crops += 1 - crops.max(axis=(1, 2), keepdims=True)
         X = torch.from_numpy(crops.clip(0, 1))[:, None]
         return X, torch.from_numpy(self.y[numbers])

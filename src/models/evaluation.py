@@ -9,18 +9,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from src.runtime import device
+from src.runtime import chunks, device, forget_read
 from src.statistics import mean_over_tracks
 
 BATCH_SIZE = 32
+BASELINE_SEGMENTS = 50_000  # that the baseline learns from, at most
 
 
 def predict_logits(model: nn.Module, X: np.ndarray) -> np.ndarray:
     """Return float32 logits (n, n_genres) of segments (n, 128, 130), judged in float32."""
     model = model.eval().to(device(), memory_format=torch.channels_last)
-    batches = (X[i : i + BATCH_SIZE] for i in range(0, len(X), BATCH_SIZE))
     with torch.inference_mode():
-        logits = [model(_to_batch(batch)).float().cpu().numpy() for batch in batches]
+        logits = [model(_to_batch(batch)).float().cpu().numpy() for batch in chunks(X, BATCH_SIZE)]
     return np.concatenate(logits)
 
 
@@ -65,9 +65,17 @@ def evaluate(probabilities: np.ndarray, y: np.ndarray, tracks: np.ndarray, genre
     }
 
 
-def band_statistics(X: np.ndarray) -> np.ndarray:
-    """Return mean and deviation over time of each mel band: (n, 256) of segments (n, 128, 130)."""
-    return np.concatenate([np.concatenate([x.mean(axis=1), x.std(axis=1)])[None] for x in X])
+def band_statistics(X: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """Return mean and deviation over time of each mel band: (n, 256) of segments (n, 128, 130).
+
+    Of some `rows` only, if they are given.
+    """
+    parts = []
+    for some in chunks(np.arange(len(X)) if rows is None else rows, BATCH_SIZE):
+        part = X[some]
+        parts.append(np.concatenate([part.mean(axis=2), part.std(axis=2)], axis=1))
+        forget_read(X)
+    return np.concatenate(parts)
 
 
 def baseline_probabilities(
@@ -76,9 +84,13 @@ def baseline_probabilities(
     """Return the probabilities (n, n_genres) of logistic regression on `band_statistics`.
 
     What a classifier can do that knows nothing of time or pattern: the least a network must beat.
+    Of more than 50,000 segments it learns from so many, drawn at random.
     """
+    drawn = np.arange(len(X_train))
+    if len(drawn) > BASELINE_SEGMENTS:
+        drawn = np.sort(np.random.default_rng(0).permutation(drawn)[:BASELINE_SEGMENTS])
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    classifier.fit(band_statistics(X_train), y_train)
+    classifier.fit(band_statistics(X_train, drawn), y_train[drawn])
     probabilities = np.zeros((len(X_test), n_genres))
     probabilities[:, classifier.classes_] = classifier.predict_proba(band_statistics(X_test))
     return probabilities / probabilities.sum(axis=1, keepdims=True)

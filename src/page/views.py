@@ -7,7 +7,7 @@ import numpy as np
 from torch import nn
 from tqdm.auto import tqdm
 
-from src.attacks.adversarial import EPSILONS, attack, make_classifier
+from src.attacks.adversarial import EPSILONS, attack
 from src.attacks.controls import noise_linf
 from src.explainability.gradcam import explain
 from src.explainability.shift import top_overlap
@@ -37,9 +37,9 @@ def views(
 
     PGD is made anew at each eps, from the unattacked clip, whether or not it was right.
     """
-    classifier, before = make_classifier(model), None
+    before = None
     for eps in tqdm((0.0, *EPSILONS), desc="pgd", unit="eps", leave=False):
-        attacked = attack("pgd", classifier, X, y, eps, iterations, seed)
+        attacked = attack("pgd", model, X, y, eps, iterations, seed)
         probabilities = softmax(predict_logits(model, attacked))
         explained = {"predicted": probabilities.argmax(axis=1), "true": y}
         maps = {kind: explain(model, attacked, genre) for kind, genre in explained.items()}
