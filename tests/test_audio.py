@@ -32,7 +32,6 @@ from src.attacks.listening import (
     attack_songs,
     captions,
     choose_examples,
-    draw_songs,
     players,
     write_example,
 )
@@ -432,19 +431,6 @@ def test_songs_are_judged_as_files_by_the_vote_over_their_segments(
     np.testing.assert_allclose(
         heard[1], librosa_log_mel(file.reshape(3, SEGMENT_SAMPLES)), atol=1e-6
     )
-
-
-def test_songs_are_drawn_whole_and_evenly_over_genres():
-    segments = pd.DataFrame(
-        {"track": np.repeat([*"abcdef"], 3), "genre": np.repeat([*"xxxxyy"], 3)}
-    )
-    drawn = draw_songs(segments, 2, seed=0)
-    assert segments.iloc[drawn].groupby("genre")["track"].unique().map(len).tolist() == [1, 1]
-    assert len(drawn) == 6
-    assert len(draw_songs(segments, 9, seed=0)) == 18
-    draws = [tuple(draw_songs(segments, 2, seed)) for seed in (0, 0, 1, 2, 3)]
-    assert draws[0] == draws[1]
-    assert len(set(draws)) > 1
 
 
 def test_figures_show_every_attack_and_channel(tables, tmp_path, clips):

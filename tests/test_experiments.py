@@ -7,6 +7,7 @@ from src.explainability import experiments
 from src.explainability.experiments import Attacked, partners, shuffled_change
 from src.explainability.failures import own_genre_gap, resemblance
 from src.explainability.methods import CONTROLS, Clips, Subject, blurred_random, maps_of
+from src.explainability.sanity import randomized
 from src.explainability.table import COLUMNS, KEYS, differences, records, summarize
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits
@@ -168,6 +169,16 @@ def test_sanity_is_recorded_layer_by_layer(subject, clips):
     first, *_, last = rows["condition"].unique()
     assert (first, last) == ("randomized_output", "randomized_conv1_1")
     assert rows.groupby("condition").size().unique().tolist() == [2]
+
+
+def test_maps_of_another_network_are_compared_with_the_learnt_ones(subject, clips):
+    same, other = (
+        experiments.other_network_records(subject, "gradcam", clips, model, "random_labels")
+        for model in (subject.model, list(randomized(subject.model, 0))[-1][1])
+    )
+    assert set(same["condition"]) == {"random_labels"}
+    np.testing.assert_allclose(same["value"].dropna(), 1, atol=1e-5)
+    assert (other["value"].dropna() < 0.9).all()
 
 
 def test_parts_are_recorded_by_genre(subject, clips):

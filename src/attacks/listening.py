@@ -58,14 +58,6 @@ def attack_songs(
     return songs.assign(success=right & (songs["adversarial_prediction"] != songs["true"]))
 
 
-def draw_songs(segments: pd.DataFrame, n: int, seed: int) -> np.ndarray:
-    """Return the rows of all segments of `n` tracks, drawn evenly over genres."""
-    tracks = segments.drop_duplicates("track").sample(frac=1, random_state=seed)
-    turn = tracks.groupby("genre").cumcount().sort_values(kind="stable")
-    drawn = tracks.loc[turn.index[:n], "track"]
-    return np.flatnonzero(segments["track"].isin(drawn))
-
-
 def choose_examples(records: pd.DataFrame) -> dict[str, int]:
     """Return the segment of a good, a middle and a bad case of an attack, by rule.
 

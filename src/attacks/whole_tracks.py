@@ -19,7 +19,7 @@ def draw_tracks(segments: pd.DataFrame, n: int, seed: int) -> np.ndarray:
     All rows if there are fewer tracks. Raises ValueError if `n` is below 1.
     """
     if n < 1:
-        raise ValueError(f"{n} tracks were asked for: give N_TRACKS of at least 1.")
+        raise ValueError(f"{n} tracks were asked for: give N_TRACKS or N_SONGS of at least 1.")
     tracks = segments.drop_duplicates("track").sample(frac=1, random_state=seed)
     turn = tracks.groupby("genre").cumcount()
     drawn = tracks.loc[turn.sort_values(kind="stable").index[:n], "track"]

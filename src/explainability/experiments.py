@@ -16,6 +16,7 @@ from src.explainability.parts import part_measures
 from src.explainability.sanity import randomized
 from src.explainability.shift import measure_shift, spearman, ssim
 from src.explainability.table import records
+from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits
 
 
@@ -198,13 +199,19 @@ def part_records(subject: Subject, method: str, clips: Clips, cells: np.ndarray)
 def sanity_records(subject: Subject, method: str, clips: Clips) -> pd.DataFrame:
     """Return how alike maps stay while the network is made random from the last layer down."""
     learnt = explain(subject.model, clips.X, clips.y, subject.layer, method)
-    tables = []
-    for name, model in randomized(subject.model, subject.seed):
-        maps = explain(model, clips.X, clips.y, subject.layer, method)
-        values = {"spearman": spearman(learnt, maps), "ssim": ssim(learnt, maps)}
-        keys = {"checkpoint": subject.name, "method": method, "eps": 0.0}
-        tables.append(records(clips.segments, values, condition=f"randomized_{name}", **keys))
+    tables = [
+        _likeness(subject, method, clips, learnt, model, f"randomized_{name}")
+        for name, model in randomized(subject.model, subject.seed)
+    ]
     return pd.concat(tables, ignore_index=True)
+
+
+def other_network_records(
+    subject: Subject, method: str, clips: Clips, model: GenreClassifierCNN, condition: str
+) -> pd.DataFrame:
+    """Return how alike the true genre's maps of a network and of another one are."""
+    learnt = explain(subject.model, clips.X, clips.y, subject.layer, method)
+    return _likeness(subject, method, clips, learnt, model, condition)
 
 
 def band_records(subject: Subject, method: str, clips: Clips, attacked: Attacked) -> pd.DataFrame:
@@ -255,6 +262,14 @@ def failure_records(
         keys = {"checkpoint": subject.name, "method": method, "condition": condition, "eps": eps}
         tables.append(records(chosen.segments, values, **keys))
     return pd.concat(tables, ignore_index=True)
+
+
+def _likeness(subject, method, clips, learnt, model, condition) -> pd.DataFrame:
+    """Return rank correlation and SSIM of learnt maps and those of another network."""
+    maps = explain(model, clips.X, clips.y, subject.layer, method)
+    values = {"spearman": spearman(learnt, maps), "ssim": ssim(learnt, maps)}
+    keys = {"checkpoint": subject.name, "method": method, "condition": condition, "eps": 0.0}
+    return records(clips.segments, values, **keys)
 
 
 def _compare(subject, method, clips, before, after, rows, condition, eps) -> pd.DataFrame:
