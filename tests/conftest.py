@@ -8,9 +8,10 @@ import soundfile as sf
 
 from src.data.loader import SegmentDataset
 from src.models import cnn
+from src.models.checkpoints import CHECKPOINT_FILE, load_checkpoint
 from src.models.evaluation import predict_logits
 from src.models.recipes import DOCUMENTED
-from src.models.trainer import CHECKPOINT_FILE, fit, load_checkpoint
+from src.models.trainer import fit
 
 
 def planted(seed, n):
