@@ -19,6 +19,7 @@ from pathlib import Path
 import nbformat
 import papermill
 from doit.cmd_base import ModuleTaskLoader
+from doit.dependency import JsonDB
 from doit.doit_cmd import DoitMain
 from doit.exceptions import TaskFailed
 from doit.tools import config_changed
@@ -27,7 +28,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from src.paths import NOTEBOOKS, ROOT, STAGES, RunPaths, run_name
-from src.results import read_json
+from src.results import disk_fault, read_json, whole_file
 
 CELL_TIMEOUT = 24 * 3600  # seconds: a kernel killed for memory must not hang the run for ever
 START_TIMEOUT = 120
@@ -71,20 +72,32 @@ def main(arguments: list[str]) -> int:
 def run_stages(stages: list[str], parameters: dict, paths: RunPaths, only: bool) -> int:
     """Run stages through doit; with `only`, those stages alone and in any case.
 
-    Returns 0 if all succeeded. Several stages alone are several calls: doit's `--single` runs
-    the first of them and drops the others.
+    Returns 0 if all succeeded. One call of doit a stage: it notes at the end of a call what is up
+    to date, and a stage that has finished stays so, whatever happens to those after it.
     """
-    config = {"dep_file": str(paths.notebooks / ".doit.json"), "backend": "json", "verbosity": 2}
-    ordered = [stage for stage in STAGES if stage in stages]
-    alone = [["--single", "--always-execute", stage] for stage in ordered]
-    for selection in alone if only else [ordered]:
-        tasks = {f"task_{stage}": _task(stage, parameters[stage], paths) for stage in STAGES}
-        doit = DoitMain(ModuleTaskLoader(tasks), extra_config={"GLOBAL": config})
-        if code := doit.run(["run", *selection]):
+    config = {"dep_file": str(paths.notebooks / ".doit.json"), "backend": "whole", "verbosity": 2}
+    config = {"GLOBAL": config, "BACKEND": {"whole": f"{__name__}:WholeDB"}}
+    always = ["--always-execute"] if only else []
+    for stage in [stage for stage in STAGES if stage in stages]:
+        tasks = {f"task_{stage}": _task(stage, parameters[stage], paths)}
+        doit = DoitMain(ModuleTaskLoader(tasks), extra_config=config)
+        if code := doit.run(["run", "--single", *always, stage]):
             return code
     kinds = ("figures", "metrics", "notebooks")
     print("results:", *(f"results/{kind}/{paths.run}" for kind in kinds))
     return 0
+
+
+class WholeDB(JsonDB):
+    """doit's notes on what is up to date, written whole: half of them would stop all later runs."""
+
+    def dump(self) -> None:
+        """Write the notes; leave with one sentence if the disk takes no more."""
+        try:
+            with whole_file(Path(self.name)) as part:
+                part.write_text(self.codec.encode(self._db), encoding="utf-8")
+        except OSError as error:
+            sys.exit(str(error))
 
 
 def stage_parameters(stage: str, given: dict) -> dict:
@@ -182,6 +195,8 @@ def run_notebook(stage: str, parameters: dict, paths: RunPaths) -> TaskFailed | 
         reason = f"{error.ename}: {error.evalue}"
     except DeadKernelError:
         reason = "the kernel died: there may be too little memory; close other programs, run again."
+    except OSError as error:  # of the copy itself
+        return TaskFailed(f"{stage}: {disk_fault(error, failed.relative_to(ROOT)) or error}")
     else:
         failed.replace(output)
         return None
@@ -217,15 +232,17 @@ def _alone(paths: RunPaths) -> Iterator[None]:
 
     Leaves with one sentence if another process holds it; the lock of a process that died is free.
     """
-    paths.notebooks.mkdir(parents=True, exist_ok=True)
     lock = FileLock(paths.notebooks / ".lock", blocking=False)
     try:
+        paths.notebooks.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         sys.exit(
             f"run {paths.run} is being made by another process, probably another terminal: wait "
             "until it has finished, or give RUN another name."
         )
+    except OSError as error:
+        sys.exit(disk_fault(error, paths.notebooks) or str(error))
     try:
         yield
     finally:

@@ -1,5 +1,6 @@
 """Writing results: whole or not at all, with everything that a number depends on."""
 
+import errno
 import json
 import os
 import platform
@@ -24,23 +25,61 @@ PACKAGES = (
 )
 
 
+FAULTS = {
+    "the disk or the quota is full; free space": {errno.ENOSPC, errno.EDQUOT},
+    "it is larger than the disk or the shell (`ulimit -f`) allows; raise the limit": {errno.EFBIG},
+    "the disk is read-only or the folder belongs to somebody else; mend its permissions": {
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+    },
+    "a file stands where a folder is needed; move it away": {errno.EEXIST, errno.ENOTDIR},
+    "the disk may be failing; take another": {errno.EIO},
+}
+PROBE_BYTES = 2**20  # more than writers leave unwritten when a disk is full
+ROOM_BYTES = 2**24  # more than any one file of a corpus
+
 GENRE_COLUMNS = {"true", "predicted", "explained", "song_predicted"}
 GENRE_COLUMNS |= {"clean_prediction", "adversarial_prediction"}
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that becomes `path` only if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    part = Path(name)
+    """Yield a temporary path beside `path` that becomes `path` only if the block succeeds.
+
+    Raises OSError, in one sentence, if the disk takes no more, whatever the block says of it.
+    """
+    part = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
+        )
+        os.close(handle)
+        part = Path(name)
         yield part
         part.chmod(0o644)
         part.replace(path)
+    except Exception as error:
+        fault = error if disk_fault(error, path) else _probe(part)
+        if fault is None:
+            raise
+        raise OSError(disk_fault(fault, path)) from error
     finally:
-        part.unlink(missing_ok=True)
+        if part is not None:
+            part.unlink(missing_ok=True)
+
+
+def disk_fault(error: Exception, path: Path) -> str:
+    """Return in one sentence why `path` cannot be written; nothing if the disk is not at fault."""
+    code = getattr(error, "errno", None)
+    causes = [cause for cause, codes in FAULTS.items() if code in codes]
+    if not causes:
+        return ""
+    return (
+        f"{path} cannot be written ({os.strerror(code)}): {causes[0]} and run again, "
+        "what was written before is kept."
+    )
 
 
 def provenance(seed: int | None, parameters: dict, **data: object) -> dict:
@@ -109,3 +148,22 @@ def _plain(value: object) -> object:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"{type(value).__name__} does not belong in JSON.")
+
+
+def check_room(folder: Path) -> None:
+    """Raise OSError, in one sentence, if a folder does not take a file more; it stays as it was."""
+    path = folder / "room"
+    with whole_file(path) as part:
+        part.write_bytes(bytes(ROOM_BYTES))
+    path.unlink()
+
+
+def _probe(part: Path | None) -> OSError | None:
+    """Return why a file takes no more bytes, None if it does: not all writers say it."""
+    try:
+        if part is not None and part.exists():
+            with part.open("ab") as file:
+                file.write(bytes(PROBE_BYTES))
+    except OSError as error:
+        return error
+    return None

@@ -6,11 +6,17 @@ import pandas as pd
 import pytest
 import soundfile as sf
 
-from src.data.loader import SegmentDataset
+from src.data.corpus import audit
+from src.data.loader import SegmentDataset, file_hash
+from src.data.preprocessor import write_processed
+from src.data.splits import split_tracks
 from src.models import cnn
+from src.models.checkpoints import CHECKPOINT_FILE, load_checkpoint
 from src.models.evaluation import predict_logits
 from src.models.recipes import DOCUMENTED
-from src.models.trainer import CHECKPOINT_FILE, fit, load_checkpoint
+from src.models.trainer import fit
+from src.paths import RunPaths
+from src.results import write_csv
 
 
 def planted(seed, n):
@@ -84,3 +90,18 @@ def write_track(tmp_path):
         return tmp_path / "corpus"
 
     return write
+
+
+@pytest.fixture
+def written(write_track, noise, tmp_path, monkeypatch):
+    """Return the paths of a run whose arrays were written."""
+    monkeypatch.setattr("src.paths.ROOT", tmp_path)
+    for number in range(14):
+        genre = "ab"[number % 2]
+        corpus = write_track(f"{genre}/{genre}.{number // 2:05d}.wav", noise(number))
+    paths = RunPaths("fake")
+    tracks = audit(corpus)
+    file = write_csv(paths.processed / "tracks.csv", tracks)
+    tracks["split"] = split_tracks(tracks, 0)
+    write_processed(corpus, tracks, paths.processed, {"tracks_sha256": file_hash(file)})
+    return paths

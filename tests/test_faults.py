@@ -18,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kagglehub import http_resolver
 
-from src import results
 from src.attacks.adversarial import attack, attack_growing, draw_segments
 from src.attacks.records import make_records
 from src.data import corpus as corpora
@@ -26,8 +25,7 @@ from src.data import download
 from src.data.corpus import audit, find_tracks, load_tracks, read_audio, read_log_mels
 from src.data.frontend import LogMel
 from src.data.loader import load_metadata, load_split
-from src.data.preprocessor import segment_audio, write_processed
-from src.data.splits import split_tracks
+from src.data.preprocessor import segment_audio
 from src.paths import RunPaths
 from src.results import read_json, write_csv, write_json
 from src.statistics import mean_over_tracks
@@ -332,23 +330,6 @@ def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
     assert SENTENCE.fullmatch(str(error.value))
 
 
-@pytest.fixture(name="written")
-def _written(write_track, noise, tmp_path, monkeypatch):
-    """Return the paths of a run whose arrays were written."""
-    monkeypatch.setattr("src.paths.ROOT", tmp_path)
-    for number in range(14):
-        genre = "ab"[number % 2]
-        corpus = write_track(f"{genre}/{genre}.{number // 2:05d}.wav", noise(number))
-    paths = RunPaths("fake")
-    tracks = audit(corpus)
-    write_csv(paths.processed / "tracks.csv", tracks)
-    tracks["split"] = split_tracks(tracks, 0)
-    file = paths.processed / "tracks.csv"
-    facts = {"tracks_sha256": corpora.hashlib.sha256(file.read_bytes()).hexdigest()}
-    write_processed(corpus, tracks, paths.processed, facts)
-    return paths
-
-
 def spoil_half(paths):
     path = paths.processed / "test" / "X.npy"
     path.write_bytes(path.read_bytes()[:5000])
@@ -413,63 +394,6 @@ def test_half_a_table_of_tracks_is_refused(written):
     with pytest.raises(ValueError, match="is not the audit's table") as error:
         load_tracks(written)
     assert SENTENCE.fullmatch(str(error.value))
-
-
-# Disks
-
-
-@pytest.fixture(name="full_disk")
-def _full_disk(monkeypatch, tmp_path):
-    """Let every file that is written whole go to a device without space."""
-    if not Path("/dev/full").exists():
-        pytest.skip("this system has no /dev/full")
-
-    def make(dir, prefix, suffix):
-        path = Path(dir) / f"{prefix}x{suffix}"
-        path.symlink_to("/dev/full")
-        return os.open(path, os.O_RDWR), str(path)
-
-    monkeypatch.setattr(results.tempfile, "mkstemp", make)
-
-
-WRITERS = {
-    "json": lambda path: write_json(path, {"value": 2}),
-    "csv": lambda path: write_csv(path, pd.DataFrame({"value": [2]})),
-    "bytes": lambda path: results.save_with(path, lambda part: part.write_bytes(b"2")),
-}
-
-
-@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_a_full_disk_leaves_the_earlier_file(tmp_path, full_disk, write):
-    path = tmp_path / "result"
-    path.write_text("earlier")
-    with pytest.raises(OSError, match="No space left on device"):
-        write(path)
-    assert path.read_text() == "earlier"
-    assert [file.name for file in tmp_path.iterdir()] == ["result"]
-
-
-def test_arrays_on_a_full_disk_are_an_error_not_a_crash(written, full_disk, tmp_path):
-    before = (written.processed / "train" / "X.npy").read_bytes()
-    tracks = load_tracks(written)
-    tracks["split"] = split_tracks(tracks, 0)
-    with pytest.raises(OSError, match="No space left on device"):
-        write_processed(tmp_path / "corpus", tracks, written.processed, {})
-    assert (written.processed / "train" / "X.npy").read_bytes() == before
-    with pytest.raises(FileNotFoundError, match=r"metadata\.json is missing"):
-        load_metadata(written)
-
-
-def test_a_folder_that_cannot_be_written_leaves_the_earlier_file(tmp_path, monkeypatch):
-    path = write_json(tmp_path / "result.json", {"value": 1})
-
-    def refuse(dir, **options):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(dir))
-
-    monkeypatch.setattr(results.tempfile, "mkstemp", refuse)
-    with pytest.raises(OSError, match=f"Read-only file system: '{tmp_path}'"):
-        write_json(path, {"value": 2})
-    assert read_json(path) == {"value": 1}
 
 
 # Downloads

@@ -1,5 +1,4 @@
 import os
-import pickle
 import re
 import subprocess
 import sys
@@ -11,16 +10,9 @@ import torch
 
 from src.data.loader import SegmentDataset
 from src.models import cnn, trainer
+from src.models.checkpoints import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from src.models.recipes import DOCUMENTED
-from src.models.trainer import (
-    BEST_FILE,
-    CHECKPOINT_FILE,
-    STATE_FILE,
-    epochs_since_best,
-    fit,
-    load_checkpoint,
-    save_checkpoint,
-)
+from src.models.trainer import BEST_FILE, STATE_FILE, epochs_since_best, fit
 
 GENRES = ["blues", "jazz"]
 RECIPE = DOCUMENTED | {"epochs": 4, "batch_size": 8, "lr": 0.003}
@@ -280,6 +272,23 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_p
     assert not (tmp_path / CHECKPOINT_FILE).exists()
 
 
+def test_weights_that_the_last_step_of_an_epoch_spoilt_are_not_kept(tmp_path, monkeypatch):
+    real, calls = trainer._learn, []
+
+    def spoiling(parts, *args):
+        calls.append(real(parts, *args))
+        if len(calls) == 2:
+            torch.nn.init.constant_(parts["model"].output.bias, np.nan)
+        return calls[-1]
+
+    monkeypatch.setattr(trainer, "_learn", spoiling)
+    with pytest.raises(FloatingPointError, match="loss became nan"):
+        train(tmp_path)
+    kept, facts = load_checkpoint(tmp_path / BEST_FILE)
+    assert facts["epoch"] == 1
+    assert all(value.isfinite().all() for value in kept.state_dict().values())
+
+
 def test_a_checkpoint_of_other_data_is_refused_in_one_sentence(tmp_path):
     model = cnn.GenreClassifierCNN(2)
     path = save_checkpoint(tmp_path / "c.pt", model, genres=GENRES, fingerprint="0" * 64)
@@ -308,9 +317,9 @@ def test_code_in_a_checkpoint_or_state_is_not_executed(tmp_path):
     torch.load(tmp_path / CHECKPOINT_FILE, weights_only=False)
     assert trap.exists()  # the trap works
     trap.unlink()
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read \(Weights only load"):
         load_checkpoint(tmp_path / CHECKPOINT_FILE)
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match=r"state\.pt cannot be read \(Weights only load"):
         train(tmp_path)
     assert not trap.exists()
 

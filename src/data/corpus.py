@@ -31,7 +31,7 @@ from src.data.frontend import (
 )
 from src.data.headers import truncation
 from src.paths import RAW, ROOT, RunPaths, require, run_name
-from src.results import read_json, write_json
+from src.results import check_room, read_json, write_json
 
 ENDINGS = (".wav", ".au", ".flac", ".mp3", ".ogg")
 NUMBER_FORMAT = "05d"
@@ -62,7 +62,7 @@ def open_corpus(dataset: str, tracks_per_genre: int, seed: int) -> Path:
     if dataset == "synthetic":
         music = synthetic.code_hash()
         folder = RAW / f"synthetic_{tracks_per_genre}_per_genre_seed_{seed}_{music}"
-        return synthetic.make_corpus(folder, tracks_per_genre, seed)
+        return _compose(folder, tracks_per_genre, seed)
     if dataset == "gtzan_mini":
         return download.fetch_gtzan_mini(RAW / dataset)
     if dataset == "gtzan":
@@ -75,6 +75,15 @@ def open_corpus(dataset: str, tracks_per_genre: int, seed: int) -> Path:
         )
     archives = sorted(path.glob("*.npz")) if path.is_dir() else []
     return archives[0] if len(archives) == 1 else path
+
+
+def _compose(folder: Path, tracks_per_genre: int, seed: int) -> Path:
+    """Write the embedded corpus and return its folder; OSError if there is no room for it."""
+    try:
+        return synthetic.make_corpus(folder, tracks_per_genre, seed)
+    except (OSError, sf.SoundFileError):
+        check_room(folder)
+        raise
 
 
 def claim_run(paths: RunPaths, corpus: Path, dataset: str) -> None:

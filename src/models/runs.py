@@ -16,9 +16,10 @@ from torch.utils.data import Dataset
 from src.data.loader import SegmentDataset, load_metadata, load_split, load_whole_tracks
 from src.models import recipes
 from src.models.augment import CropDataset, shuffled_labels
+from src.models.checkpoints import CHECKPOINT_FILE, load_checkpoint
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import vote
-from src.models.trainer import CHECKPOINT_FILE, fit, load_checkpoint
+from src.models.trainer import fit
 from src.paths import RunPaths
 from src.results import read_json
 from src.statistics import difference_over_tracks

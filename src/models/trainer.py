@@ -1,4 +1,4 @@
-"""Training: one loop for all recipes, resumed after interruptions; checkpoints and their data.
+"""Training: one loop for all recipes, resumed after interruptions.
 
 The same loop runs in one process or, by `accelerate launch`, in several that share each batch.
 """
@@ -26,14 +26,21 @@ from tqdm.auto import tqdm
 
 from src.data.loader import SegmentDataset, make_loader
 from src.models import augment, cnn, hardening
+from src.models.checkpoints import (
+    CHECKPOINT_FILE,
+    FACTS,
+    damage,
+    first_infinite,
+    read_tensors,
+    save_checkpoint,
+)
 from src.models.cnn import GenreClassifierCNN
-from src.paths import require
 from src.results import save_with
 from src.runtime import device, fast_precision, keep_freed_memory, set_seed
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
 WARM_UP = 0.2
-STATE_FILE, BEST_FILE, CHECKPOINT_FILE = "state.pt", "best.pt", "checkpoint.pt"
+STATE_FILE, BEST_FILE = "state.pt", "best.pt"
 
 
 class Crew(NamedTuple):
@@ -115,28 +122,6 @@ def state_key(
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def save_checkpoint(path: Path, model: nn.Module, **facts: object) -> Path:
-    """Write weights together with the facts they depend on, as plain tensors and values."""
-    content = {"weights": model.state_dict(), **facts}
-    return save_with(path, lambda part: torch.save(content, part))
-
-
-def load_checkpoint(path: Path, fingerprint: str | None = None) -> tuple[GenreClassifierCNN, dict]:
-    """Return the network in eval mode and the facts saved with it; no pickled code is executed.
-
-    With `fingerprint`, raises ValueError if the checkpoint was trained on other data.
-    """
-    content = torch.load(require(path, "train"), map_location=device(), weights_only=True)
-    if fingerprint is not None and content["fingerprint"] != fingerprint:
-        raise ValueError(
-            f"{path.parent.name}/{path.name} was trained on data {content['fingerprint'][:12]}, "
-            f"here is {fingerprint[:12]}: the arrays were made again since; run `make train`."
-        )
-    model = GenreClassifierCNN(len(content["genres"])).to(device())
-    model.load_state_dict(content.pop("weights"))
-    return model.to(memory_format=torch.channels_last).eval(), content
-
-
 def _assemble(model: GenreClassifierCNN, n_train: int, recipe: dict) -> dict:
     """Return network, optimizer, scheduler and, if the recipe averages, the averaged network."""
     model = copy.deepcopy(model).requires_grad_(True)
@@ -182,6 +167,7 @@ def _run_epoch(
     for buffer in model.buffers():
         broadcast(buffer)  # batch norms: those of the first process, which are saved
     validated = _validate(model, crew, val, recipe["batch_size"])
+    _check_number(validated["loss"])  # the last step may have spoilt the weights
     measured = hardening.measure(model, val, recipe["adversarial_eps"])
     for name, value in measured.items():
         measured[name] = crew.accelerator.reduce(torch.tensor(value), "mean").item()
@@ -237,11 +223,7 @@ def _means(sums: torch.Tensor, crew: Crew) -> dict:
 
 def _step(parts: dict, optimizer: torch.optim.Optimizer, loss: torch.Tensor, recipe: dict) -> None:
     """Follow the gradient of a loss, once it is known to be a number."""
-    if not torch.isfinite(loss):
-        raise FloatingPointError(
-            f"The loss became {loss.item()}: the learning rate may be too high or the data "
-            "damaged; the best weights so far are kept in best.pt, lower the rate and run again."
-        )
+    _check_number(loss.item())
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -249,6 +231,15 @@ def _step(parts: dict, optimizer: torch.optim.Optimizer, loss: torch.Tensor, rec
         parts["scheduler"].step()
     if "average" in parts:
         parts["average"].update_parameters(parts["model"])
+
+
+def _check_number(loss: float) -> None:
+    """Raise FloatingPointError for a loss that is no number."""
+    if not np.isfinite(loss):
+        raise FloatingPointError(
+            f"The loss became {loss}: the learning rate may be too high or the data "
+            "damaged; the best weights so far are kept in best.pt, lower the rate and run again."
+        )
 
 
 @torch.no_grad()
@@ -280,14 +271,30 @@ def _save_state(folder: Path, key: str, parts: dict, history: list) -> None:
 
 
 def _load_state(folder: Path, key: str, parts: dict) -> list[dict]:
-    """Restore the state of an interrupted training of the same key; return its history."""
+    """Restore the state of an interrupted training of the same key; return its history.
+
+    Raises ValueError for a damaged state: hours of training are not begun anew unasked.
+    """
     path = folder / STATE_FILE
     if not path.exists() or not (folder / BEST_FILE).exists():
         return []
-    state = torch.load(path, map_location=device(), weights_only=True)
-    kept = torch.load(folder / BEST_FILE, map_location=device(), weights_only=True)
+    state = read_tensors(path, {"key", "history"})
+    kept = read_tensors(folder / BEST_FILE, FACTS | {"key"})
     if not state["key"] == kept["key"] == key:
         return []
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
+    if name := first_infinite(kept["weights"]):
+        raise damage(folder / BEST_FILE, f"has weights that are no numbers in {name}")
+    _restore(path, parts, state)
     return state["history"]
+
+
+def _restore(path: Path, parts: dict, state: dict) -> None:
+    """Give network, optimizer, scheduler and average their states; ValueError for damaged ones."""
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise damage(path, f"does not fit its training ({type(error).__name__})") from error
+    for name in {"model", "average"} & set(parts):
+        if tensor := first_infinite(parts[name].state_dict()):
+            raise damage(path, f"has weights that are no numbers in {tensor}")

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from src.models.trainer import CHECKPOINT_FILE
+from src.models.checkpoints import CHECKPOINT_FILE
 from src.paths import RunPaths
 
 

@@ -1,0 +1,97 @@
+"""Checkpoints and states of training: written whole, and read whole or refused in one sentence.
+
+Files are torch's own, archives whose parts carry checksums. Torch does not compare them when it
+reads, so that a flipped bit would become another weight: they are compared here.
+"""
+
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from src.models.cnn import GenreClassifierCNN
+from src.paths import require
+from src.results import save_with
+from src.runtime import device
+
+CHECKPOINT_FILE = "checkpoint.pt"
+FACTS = {"weights", "genres", "fingerprint"}
+
+
+def save_checkpoint(path: Path, model: nn.Module, **facts: object) -> Path:
+    """Write weights together with the facts they depend on, as plain tensors and values."""
+    content = {"weights": model.state_dict(), **facts}
+    return save_with(path, lambda part: torch.save(content, part))
+
+
+def load_checkpoint(path: Path, fingerprint: str | None = None) -> tuple[GenreClassifierCNN, dict]:
+    """Return the network in eval mode and the facts saved with it; no pickled code is executed.
+
+    With `fingerprint`, raises ValueError if the checkpoint was trained on other data; also if it
+    is damaged, of another architecture or has weights that are no numbers.
+    """
+    content = read_tensors(require(path, "train"), FACTS)
+    if fingerprint is not None and content["fingerprint"] != fingerprint:
+        raise ValueError(
+            f"{_shown(path)} was trained on data {content['fingerprint'][:12]}, "
+            f"here is {fingerprint[:12]}: the arrays were made again since; run `make train`."
+        )
+    model = GenreClassifierCNN(len(content["genres"])).to(device())
+    _fill(model, content.pop("weights"), path)
+    return model.to(memory_format=torch.channels_last).eval(), content
+
+
+def read_tensors(path: Path, keys: set[str]) -> dict:
+    """Return what torch saved in a file, a dict with these keys; no pickled code is executed.
+
+    Raises ValueError for a file that is damaged or holds something else.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            if damaged := file.testzip():
+                raise ValueError(f"the checksum of {damaged} is another")
+        content = torch.load(path, map_location=device(), weights_only=True)
+    except Exception as error:  # damaged bytes raise nearly anything
+        raise damage(path, f"cannot be read ({_first_line(error)})") from error
+    if not isinstance(content, dict) or keys - set(content):
+        lacking = sorted(keys - set(content)) if isinstance(content, dict) else ["a table of parts"]
+        raise damage(path, f"lacks {', '.join(lacking)}")
+    return content
+
+
+def damage(path: Path, found: str) -> ValueError:
+    """Return the error for a checkpoint or a state that is not used, and how to start over."""
+    return ValueError(
+        f"{_shown(path)} {found}: it was damaged, edited or written by other code; "
+        "delete it and run `make train`."
+    )
+
+
+def first_infinite(tensors: dict) -> str | None:
+    """Return the name of the first tensor that holds a NaN or an infinity, or None."""
+    return next((name for name, t in tensors.items() if not torch.isfinite(t).all()), None)
+
+
+def _fill(model: nn.Module, weights: dict, path: Path) -> None:
+    """Load weights into a network; ValueError if they are those of another, or no numbers."""
+    found = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in weights.items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in [*wanted, *found]:
+        if found.get(name) != wanted.get(name):
+            here, there = wanted.get(name, "none"), found.get(name, "none")
+            raise damage(path, f"has {name} of shape {there}, the network of this code {here}")
+    if name := first_infinite(weights):
+        raise damage(path, f"has weights that are no numbers in {name}")
+    model.load_state_dict(weights)
+
+
+def _shown(path: Path) -> str:
+    """Return a file's name with that of its folder, the checkpoint's."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of what an error says, or its name, without a full stop."""
+    said = str(error).strip() or type(error).__name__
+    return said.splitlines()[0].rstrip(".")

@@ -1,0 +1,240 @@
+"""Full and read-only disks: one sentence with path, cause and remedy; earlier results stay."""
+
+import errno
+import json
+import os
+import re
+import resource
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+import torch
+from doit.exceptions import TaskFailed
+
+from src import pipeline, results
+from src.data import corpus as corpora
+from src.data import synthetic
+from src.data.loader import load_metadata
+from src.data.preprocessor import write_processed
+from src.data.splits import split_tracks
+from src.paths import RunPaths
+from src.pipeline import main
+from src.plots import save_figure
+from src.results import read_json, save_with, write_csv, write_json
+from tests.test_pipeline import FIRST_CELL, executed, ran_by, repository, write_notebook
+
+__all__ = ["executed", "repository"]  # fixtures
+
+LIMIT_BYTES = 4000
+SENTENCE = (
+    r"\S+ cannot be written \({}\): [^\n:]+; [^\n:]+ and run again, what was written [^\n]+\."
+)
+FULL = SENTENCE.format("No space left on device")
+TOO_LARGE = SENTENCE.format("File too large")
+
+
+@contextmanager
+def limited(n_bytes=LIMIT_BYTES):
+    """Let no file become larger, as a disk does that is full; also for root and for children."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def make_part_on_full_device(dir, prefix, suffix):
+    path = Path(dir) / f"{prefix}x{suffix}"
+    path.symlink_to("/dev/full")
+    return os.open(path, os.O_RDWR), str(path)
+
+
+@pytest.fixture(name="full_disk")
+def _full_disk(monkeypatch):
+    """Let every file that is written whole go to a device without space."""
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    monkeypatch.setattr(results.tempfile, "mkstemp", make_part_on_full_device)
+
+
+def draw(path):
+    figure, ax = plt.subplots()
+    ax.imshow(np.random.default_rng(0).random((99, 99)))
+    save_figure(figure, path, "fake")
+
+
+NUMBERS = np.random.default_rng(0).random(20_000)
+WRITERS = {
+    "a.json": lambda path: write_json(path, {"value": NUMBERS}),
+    "a.csv": lambda path: write_csv(path, pd.DataFrame({"value": NUMBERS})),
+    "a.npy": lambda path: save_with(path, lambda part: part.write_bytes(NUMBERS.tobytes())),
+    "a.pt": lambda path: save_with(
+        path, lambda part: torch.save({"weights": torch.from_numpy(NUMBERS)}, part)
+    ),
+    "a.wav": lambda path: save_with(path, lambda part: sf.write(part, NUMBERS, 22_050)),
+    "a.png": draw,
+}
+every_writer = pytest.mark.parametrize(("name", "write"), WRITERS.items(), ids=WRITERS)
+
+
+@every_writer
+def test_a_full_disk_leaves_the_earlier_file(tmp_path, full_disk, name, write):
+    path = tmp_path / name
+    path.write_text("earlier")
+    with pytest.raises(OSError, match=FULL) as error:
+        write(path)
+    assert str(error.value).startswith(f"{path} cannot")
+    assert path.read_text() == "earlier"
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+@every_writer
+def test_a_disk_that_fills_up_while_a_file_is_written_is_told(tmp_path, name, write):
+    path = tmp_path / name
+    path.write_text("earlier")
+    with limited(), pytest.raises(OSError, match=TOO_LARGE):
+        write(path)
+    assert path.read_text() == "earlier"
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path):
+    with pytest.raises(KeyError, match="mine"):
+        save_with(tmp_path / "a", lambda part: {}["mine"])
+
+
+def test_arrays_on_a_full_disk_are_an_error_not_a_crash(written, full_disk, tmp_path):
+    before = (written.processed / "train" / "X.npy").read_bytes()
+    tracks = corpora.load_tracks(written)
+    tracks["split"] = split_tracks(tracks, 0)
+    with pytest.raises(OSError, match=FULL):
+        write_processed(tmp_path / "corpus", tracks, written.processed, {})
+    assert (written.processed / "train" / "X.npy").read_bytes() == before
+    with pytest.raises(FileNotFoundError, match=r"metadata\.json is missing"):
+        load_metadata(written)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.EROFS, r"Read-only file system\): the disk is read-only .* mend its permissions"),
+        (errno.EACCES, r"Permission denied\): .* belongs to somebody else; mend its permissions"),
+        (errno.EDQUOT, r"Disk quota exceeded\): the disk or the quota is full; free space"),
+        (errno.EIO, r"Input/output error\): the disk may be failing; take another"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_leaves_the_earlier_file(tmp_path, monkeypatch, code, said):
+    path = write_json(tmp_path / "result.json", {"value": 1})
+
+    def refuse(dir, **options):
+        raise OSError(code, os.strerror(code), str(dir))
+
+    monkeypatch.setattr(results.tempfile, "mkstemp", refuse)
+    with pytest.raises(OSError, match=rf"^{path} cannot be written \({said} and run again,"):
+        write_json(path, {"value": 2})
+    assert read_json(path) == {"value": 1}
+
+
+def test_a_file_in_the_place_of_a_folder_is_told(tmp_path):
+    (tmp_path / "results").write_text("a file")
+    with pytest.raises(OSError, match=r"\(Not a directory\): a file stands where a folder"):
+        write_json(tmp_path / "results" / "metrics" / "a.json", {})
+    with pytest.raises(OSError, match=r"\(File exists\): a file stands where a folder"):
+        write_json(tmp_path / "results" / "a.json", {})
+
+
+def test_a_disk_without_room_for_the_embedded_corpus_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "render", lambda *_: NUMBERS)
+    monkeypatch.setattr(synthetic, "make_corpus", partial(synthetic.make_corpus, n_jobs=1))
+    with limited(), pytest.raises(OSError, match=TOO_LARGE):
+        corpora._compose(tmp_path / "raw", 1, 0)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    monkeypatch.setattr(synthetic.soundfile, "write", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        corpora._compose(tmp_path / "raw", 1, 0)
+
+
+# The command line
+
+
+@pytest.fixture(name="told")
+def _told(monkeypatch):
+    """Return the list of what the command line tells of stages that failed."""
+    said = []
+    monkeypatch.setattr(pipeline, "TaskFailed", lambda text: said.append(text) or TaskFailed(text))
+    return said
+
+
+def test_a_stage_that_cannot_write_ends_in_one_sentence(repository, told):
+    earlier = write_json(repository / "results" / "metrics" / "a.json", {"value": "earlier"})
+    cell = f"""import importlib, resource, sys
+sys.path.insert(0, {str(Path(pipeline.__file__).parents[1])!r})
+results = importlib.import_module("src.results")
+resource.setrlimit(resource.RLIMIT_FSIZE, ({LIMIT_BYTES}, -1))
+results.write_json(results.Path("results/metrics/a.json"), {{"value": list(range(5000))}})"""
+    explore = repository / "notebooks" / "01_data_exploration.ipynb"
+    write_notebook(explore, FIRST_CELL + 'DATASET = "x"  # corpus', cell)
+    assert main(["explore", "--run", "fake"]) == 1
+    (sentence, more) = told[0].splitlines()
+    assert re.fullmatch(f"explore: OSError: {TOO_LARGE}", sentence)
+    assert " results/metrics/a.json cannot be written" in sentence
+    assert more.startswith("(more is in results/notebooks/fake/")
+    assert read_json(earlier) == {"value": "earlier"}
+    assert [path.name for path in earlier.parent.iterdir()] == ["a.json"]
+
+
+def test_the_copy_of_a_notebook_that_cannot_be_written_is_told(repository, told):
+    copy = RunPaths("fake").notebooks / "01_data_exploration.ipynb"
+    assert main(["explore", "--run", "fake"]) == 0
+    before = copy.read_bytes()
+    notebook = repository / "notebooks" / copy.name
+    write_notebook(notebook, FIRST_CELL + 'DATASET = "x"', "print('x' * 9999)")
+    with limited(9000):
+        assert main(["explore", "--run", "fake"]) == 1
+    (sentence,) = told
+    assert re.fullmatch(f"explore: {TOO_LARGE}", sentence)
+    assert copy.read_bytes() == before
+
+
+def test_a_folder_of_the_run_that_cannot_be_made_is_told(repository):
+    folder = repository / "results" / "notebooks" / "other"
+    folder.write_text("a file")
+    with pytest.raises(SystemExit) as refusal:
+        main(["--run", "other"])
+    assert re.fullmatch(SENTENCE.format("File exists"), refusal.value.code)
+    assert refusal.value.code.startswith(f"{folder} cannot")
+
+
+def test_notes_that_cannot_be_written_are_told_and_the_earlier_ones_kept(executed):
+    ran_by(executed)
+    notes = RunPaths("fake").notebooks / ".doit.json"
+    before = notes.read_bytes()
+    with limited(100), pytest.raises(SystemExit) as refusal:
+        main(["explore", "--run", "fake", "-p", "N", "2"])
+    assert re.fullmatch(TOO_LARGE, refusal.value.code)
+    assert notes.read_bytes() == before
+    assert json.loads(before)
+
+
+def test_a_stage_that_has_finished_stays_so_when_the_run_is_killed_after_it(executed, monkeypatch):
+    working = pipeline.run_notebook
+
+    def killed(stage, parameters, paths):
+        if stage == "train":
+            os._exit(9)  # as SIGKILL: nothing is tidied up
+        return working(stage, parameters, paths)
+
+    monkeypatch.setattr(pipeline, "run_notebook", killed)
+    child = os.fork()
+    if child == 0:
+        main(["--run", "fake"])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    monkeypatch.setattr(pipeline, "run_notebook", working)
+    assert ran_by(executed) == ["train", "attack", "explain"]
