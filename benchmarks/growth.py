@@ -1,8 +1,9 @@
 """`python -m benchmarks.growth`: time and memory of notebooks 1 to 3 while the corpus grows.
 
 Each notebook runs by itself, as `make explore` and its like run it; training is one epoch of the
-documented recipe. Memory is the largest sum of resident memory over all processes of a stage,
-files mapped into memory included. The corpora and all that was made of them are removed again;
+documented recipe. Memory is resident memory, files mapped into it included: that of the largest
+process, which is the notebook's kernel, and the sum over all processes of the stage, which counts
+shared libraries several times. The corpora and all that was made of them are removed again;
 they take 2.3 MB of disk a track.
 """
 
@@ -35,11 +36,15 @@ SEED = 42
 
 
 class Cost(NamedTuple):
-    """What a command took: its return code, seconds, and the most memory at any time in GiB."""
+    """What a command took: its return code, seconds, and the most memory at any time in GiB.
+
+    Memory of the largest of its processes, and of all together.
+    """
 
     code: int
     seconds: float
     peak_rss_gib: float
+    peak_rss_all_gib: float
 
 
 def main(arguments: list[str]) -> int:
@@ -98,7 +103,10 @@ def clear(n: int) -> None:
 
 
 def measure(corpus: Path, stages: list[str]) -> dict:
-    """Return `seconds` and `peak_rss_gib` by stage; raises RuntimeError if one failed."""
+    """Return seconds and memory by stage, as `Cost` has them.
+
+    Raises RuntimeError if a stage failed.
+    """
     costs = {}
     for stage in stages:
         where = ["--dataset", str(corpus.relative_to(ROOT)), "--run", corpus.name]
@@ -109,29 +117,31 @@ def measure(corpus: Path, stages: list[str]) -> dict:
             raise RuntimeError(f"{stage} failed on {corpus.name}: its output above says why.")
     return {
         name: {stage: getattr(cost, name) for stage, cost in costs.items()}
-        for name in ("seconds", "peak_rss_gib")
+        for name in Cost._fields[1:]
     }
 
 
 def watch(command: list[str], folder: Path) -> Cost:
     """Run a command in a folder and return what it and all of its children took."""
-    begin, peak = time.perf_counter(), 0
+    begin, largest, total = time.perf_counter(), 0, 0
     with subprocess.Popen(command, cwd=folder) as process:
         while process.poll() is None:
-            peak = max(peak, _resident(psutil.Process(process.pid)))
+            sizes = _resident(psutil.Process(process.pid))
+            largest, total = max(largest, *sizes), max(total, sum(sizes))
             time.sleep(LOOK_EVERY_S)
-    return Cost(process.returncode, time.perf_counter() - begin, peak / 2**30)
+    seconds = time.perf_counter() - begin
+    return Cost(process.returncode, seconds, largest / 2**30, total / 2**30)
 
 
-def _resident(process: psutil.Process) -> int:
+def _resident(process: psutil.Process) -> list[int]:
     """Return the resident bytes of a process and its children; those that have ended have none."""
-    total = 0
+    sizes = [0]
     try:
         for one in (process, *process.children(recursive=True)):
-            total += one.memory_info().rss
+            sizes.append(one.memory_info().rss)
     except psutil.NoSuchProcess:
         pass
-    return total
+    return sizes
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def test_the_memory_of_children_counts(tmp_path):
     little = growth.watch([sys.executable, "-c", "import time; time.sleep(0.5)"], tmp_path)
     much = growth.watch([sys.executable, "-c", PARENT], tmp_path)
     assert 0 < little.peak_rss_gib < 0.1
-    assert 0.29 < much.peak_rss_gib < 0.45
+    assert 0.29 < much.peak_rss_gib < much.peak_rss_all_gib < 0.45
     assert much.seconds > 0.5
     failed = growth.watch([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
     assert (failed.code, little.code) == (3, 0)
@@ -159,7 +159,7 @@ def test_growth_is_told_by_size_and_stage_and_leaves_nothing_behind(raw, tmp_pat
         assert (raw / f"growth_{size}").exists()
         called.append((stage, size))
         (tmp_path / "data/processed" / f"growth_{size}").mkdir(parents=True, exist_ok=True)
-        return growth.Cost(0, size / 10, 0.5)
+        return growth.Cost(0, size / 10, 0.5, 0.75)
 
     monkeypatch.setattr(growth, "watch", watch)
     assert growth.main(["--tracks", "30", "20", "--train-up-to", "20"]) == 0
@@ -169,12 +169,13 @@ def test_growth_is_told_by_size_and_stage_and_leaves_nothing_behind(raw, tmp_pat
     assert [row["tracks"] for row in told["growth"]] == [20, 30]
     assert told["growth"][1]["seconds"] == {"explore": 3.0, "preprocess": 3.0}
     assert told["growth"][0]["peak_rss_gib"] == dict.fromkeys(stages, 0.5)
+    assert told["growth"][0]["peak_rss_all_gib"] == dict.fromkeys(stages, 0.75)
     assert not list(raw.glob("growth_[23]0"))
     assert not list((tmp_path / "data/processed").iterdir())
 
 
 def test_a_stage_that_fails_ends_the_measurement_and_clears_up(raw, monkeypatch):
-    monkeypatch.setattr(growth, "watch", lambda *_: growth.Cost(1, 0, 0))
+    monkeypatch.setattr(growth, "watch", lambda *_: growth.Cost(1, 0, 0, 0))
     with pytest.raises(RuntimeError, match="explore failed on growth_20"):
         growth.main(["--tracks", "20"])
     assert not (raw / "growth_20").exists()
