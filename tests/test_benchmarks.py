@@ -16,8 +16,8 @@ from src.data.preprocessor import write_processed
 from src.data.splits import split
 from src.data.synthetic import GENRES
 from src.models import cnn
+from src.models.checkpoints import CHECKPOINT_FILE, save_checkpoint
 from src.models.cnn import GenreClassifierCNN
-from src.models.trainer import CHECKPOINT_FILE, save_checkpoint
 from src.paths import RunPaths
 from src.results import write_csv, write_json
 
