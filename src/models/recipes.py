@@ -1,7 +1,7 @@
 """Recipes: what each of the three trainings does, as plain parameters.
 
-`documented` is the specification's; `improved` is what small spectrogram networks are known to
-gain from; `robust` goes on from another recipe's network with attacked spectrograms.
+`documented` is the specification's; `improved` goes on from there with what small spectrogram networks
+are known to gain from; `robust` goes on with attacked spectrograms.
 """
 
 DOCUMENTED = {
@@ -25,24 +25,25 @@ DOCUMENTED = {
 }
 
 IMPROVED = DOCUMENTED | {
-    "epochs": 30,
-    "patience": 30,
+    "epochs": 40,
+    "patience": 40,
     "lr": 0.002,
     "schedule": "one_cycle",
     "crops": True,
     "mask_bands": 16,
     "mask_frames": 20,
-    "mixup": 0.2,
     "label_smoothing": 0.05,
     "averaging": 2.0,
+    "start_from": "documented",
 }
 
 ROBUST = IMPROVED | {
     "epochs": 12,
     "patience": 12,
-    "lr": 0.001,
-    "mixup": 0.0,
-    "start_from": "documented",
+    "lr": 0.0015,
+    "mask_bands": 8,
+    "mask_frames": 8,
+    "averaging": 1.0,
     "adversarial_eps": 0.01,
     "adversarial_steps": 1,
 }
