@@ -1,7 +1,7 @@
 """Recipes: what each of the three trainings does, as plain parameters.
 
-`documented` is the specification's; `improved` goes on from there with what small spectrogram networks
-are known to gain from; `robust` goes on with attacked spectrograms.
+`documented` is the specification's; `improved` goes on from there with what small spectrogram
+networks are known to gain from; `robust` goes on with attacked spectrograms.
 """
 
 DOCUMENTED = {
