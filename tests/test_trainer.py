@@ -380,7 +380,10 @@ def test_two_processes_of_the_same_batch_train_as_one_does(shared, tmp_path, mon
     alone = train(tmp_path)
     together = torch.load(shared / "twice" / STATE_FILE, weights_only=True)["history"]
     for one, two in zip(alone, together, strict=True):
-        assert {k: two[k] for k in one} == pytest.approx(one, abs=1e-3)
+        assert set(two) >= set(one)
+        for measure, value in one.items():
+            one_segment = 1 / 40 if measure.endswith("accuracy") else 0
+            assert two[measure] == pytest.approx(value, abs=1e-3 + one_segment), measure
     kept = load_checkpoint(shared / "twice" / CHECKPOINT_FILE)[0].state_dict()
     assert all(kept[name].allclose(value, atol=1e-3) for name, value in weights(tmp_path).items())
 
