@@ -1,11 +1,10 @@
 """Run stages on a tiny corpus and kill them: `python -m tests.kills`, then `STAGE SECONDS FOLDER`.
 
-`FOLDER` stands for the repository: it holds `corpus`, and everything is written below it. The
-first three stages do what notebooks 1 to 3 do, without their figures, with a slim network; `attack`
-and `explain` execute the cells of notebooks 4 and 5, in one process, with stand-ins for figures,
-which take long to draw. Each line of the standard input starts a process, forked from one that has
-imported all that is needed. It is killed after so many seconds (0: never); its exit code is
-printed.
+`FOLDER` stands for the repository: it holds `corpus`, and everything is written below it. A stage
+executes the cells of its notebook, in one process, with a slim network and with stand-ins for
+figures, which take long to draw. Each line of the standard input starts a process, forked from one
+that has imported all that is needed. It is killed after so many seconds (0: never); its exit code
+is printed.
 """
 
 import os
@@ -24,22 +23,17 @@ import soundfile as sf
 from joblib import parallel_config
 from matplotlib.figure import Figure
 
-from src.data import corpus as corpora
-from src.data import splits
 from src.data.frontend import SAMPLE_RATE
-from src.data.loader import SegmentDataset, file_hash, load_metadata, load_split
-from src.data.preprocessor import write_processed
-from src.models import cnn, trainer
-from src.models.recipes import DOCUMENTED
-from src.paths import NOTEBOOKS, RunPaths
-from src.paths import STAGES as FILES
-from src.results import write_csv, write_json
+from src.models import cnn
+from src.paths import NOTEBOOKS, STAGES
 
 RUN = "kills"
 NAME = "documented"
-RECIPE = DOCUMENTED | {"epochs": 4, "batch_size": 8, "lr": 0.02}
 TINY = {
+    "DATASET": "corpus",
     "RUN": RUN,
+    "RECIPES": [NAME],
+    "CHANGES": {"epochs": 4, "batch_size": 8, "lr": 0.02},
     "CHECKPOINTS": [NAME],
     "EPSILONS": [0.01, 0.1],
     "SUITE_EPSILONS": [0.01],
@@ -77,44 +71,6 @@ def make_corpus(folder: Path) -> None:
         sf.write(path, samples + 0.3 * tone * (genre == "rock"), SAMPLE_RATE)
 
 
-def explore(folder: Path) -> None:
-    """Audit the corpus into `source.json` and `tracks.csv`."""
-    paths = RunPaths(RUN)
-    corpora.claim_run(paths, folder / "corpus", "corpus")
-    write_csv(paths.processed / "tracks.csv", corpora.audit(folder / "corpus"))
-
-
-def preprocess(folder: Path) -> None:
-    """Write arrays, table and metadata."""
-    paths = RunPaths(RUN)
-    tracks = corpora.load_tracks(paths)
-    tracks["split"] = splits.split(tracks, "random", "", 0)
-    facts = {"corpus": "noise", "run": RUN, "split": "random"}
-    facts["tracks_sha256"] = file_hash(paths.processed / "tracks.csv")
-    write_processed(folder / "corpus", tracks, paths.processed, facts)
-
-
-def train(folder: Path) -> None:
-    """Train a slim network for some epochs; write its checkpoint and history."""
-    paths = RunPaths(RUN)
-    metadata = load_metadata(paths)
-    data = [SegmentDataset(*load_split(paths, split)[:2]) for split in ("train", "val")]
-    facts = {key: metadata[key] for key in ("genres", "fingerprint")}
-    history = trainer.fit(*data, paths.models / NAME, **facts, seed=0, recipe=RECIPE)
-    told = [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in history]
-    write_json(paths.metrics / "training.json", {"history": told})
-
-
-def attack(folder: Path) -> None:
-    """Execute notebook 4."""
-    execute("attack")
-
-
-def explain(folder: Path) -> None:
-    """Execute notebook 5."""
-    execute("explain")
-
-
 def execute(stage: str) -> None:
     """Execute the cells of a stage's notebook with the parameters of a tiny run."""
     space = {}
@@ -131,17 +87,8 @@ def save_stand_in(figure: Figure, path: Path, **_) -> None:
 
 def cells_of(stage: str) -> list:
     """Return the cells of code of a stage's notebook."""
-    notebook = nbformat.read(NOTEBOOKS / f"{FILES[stage]}.ipynb", as_version=4)
+    notebook = nbformat.read(NOTEBOOKS / f"{STAGES[stage]}.ipynb", as_version=4)
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-STAGES = {
-    "explore": explore,
-    "preprocess": preprocess,
-    "train": train,
-    "attack": attack,
-    "explain": explain,
-}
 
 
 def run(stage: str, folder: Path) -> None:
@@ -155,7 +102,7 @@ def run(stage: str, folder: Path) -> None:
             patches.enter_context(mock.patch.multiple(cnn, WIDTHS=(4, 4, 4, 4), DENSE=(8, 8)))
             patches.enter_context(parallel_config("sequential"))
             patches.enter_context(redirect_stdout(sys.stderr))
-            STAGES[stage](folder)
+            execute(stage)
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -165,7 +112,7 @@ def run(stage: str, folder: Path) -> None:
 
 def main() -> None:
     """Fork a process for each line of the standard input, kill it in time, print how it ended."""
-    for stage in ("attack", "explain"):
+    for stage in STAGES:
         exec(cells_of(stage)[0].source, {})  # the imports
     librosa.feature.melspectrogram(y=np.zeros(4096))  # what librosa imports late
     print("ready", flush=True)
