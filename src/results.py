@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from src.runtime import EXACT_DTYPE, FAST_DTYPE
+
 PACKAGES = (
     "music-genre-robustness",
     "torch",
@@ -83,7 +85,7 @@ def disk_fault(error: Exception, path: Path) -> str:
 
 
 def provenance(seed: int | None, parameters: dict, **data: object) -> dict:
-    """Return what a result depends on: data, seed, parameters, versions, machine."""
+    """Return what a result depends on: data, seed, parameters, versions, machine, precision."""
     return {
         **data,
         "seed": seed,
@@ -94,6 +96,7 @@ def provenance(seed: int | None, parameters: dict, **data: object) -> dict:
             "threads": torch.get_num_threads(),
             "cuda": torch.cuda.is_available(),
         },
+        "precision": {"training_and_gradients": str(FAST_DTYPE), "judging": str(EXACT_DTYPE)},
     }
 
 

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 import numpy as np
 import torch
 
+FAST_DTYPE, EXACT_DTYPE = torch.bfloat16, torch.float32
 MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_MAX = -1, -4
 
 
@@ -30,7 +31,7 @@ def device() -> torch.device:
 
 def fast_precision() -> AbstractContextManager:
     """Return a bfloat16 autocast context: for gradients and training, not for judging."""
-    return torch.autocast(device().type, torch.bfloat16)
+    return torch.autocast(device().type, FAST_DTYPE)
 
 
 @contextmanager

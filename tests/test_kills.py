@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -10,15 +11,19 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import soundfile as sf
 import torch
 
 from src.data.loader import load_metadata, load_split
 from src.models.cnn import GenreClassifierCNN
-from src.paths import RunPaths
+from src.paths import STAGES, RunPaths
 from src.results import read_json
 from tests import kills
 
-N_KILLS = int(os.environ.get("KILLS", 2))  # of each stage; 50 and more in a campaign
+DEFAULT_KILLS = {"explore": 2, "preprocess": 2, "train": 2, "attack": 1, "explain": 1}
+N_KILLS = {  # of each stage; 50 and more in a campaign
+    stage: int(os.environ.get("KILLS", default)) for stage, default in DEFAULT_KILLS.items()
+}
 SEED = int(os.environ.get("KILLS_SEED", 0))
 
 
@@ -30,7 +35,7 @@ def _run(tmp_path_factory):
         server = subprocess.Popen(
             [sys.executable, "-m", "tests.kills"],
             cwd=Path(__file__).parents[1],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -50,14 +55,16 @@ def _run(tmp_path_factory):
 
 
 def contents(folder):
-    """Map every file of a run to a hash of its bytes; of checkpoints, to one of their tensors."""
-    found = {}
+    """Map every file of a run to a hash of its content: of tensors, and of results but for times.
+
+    A training's history tells how long its epochs took, and nothing else does.
+    """
+    hashes, found = {".pt": _hash_of_weights, ".json": _hash_without_times}, {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and "corpus" not in path.parts:
-            found[path.relative_to(folder).as_posix()] = (
-                _hash_of_weights(path) if path.suffix == ".pt" else _hash(path.read_bytes())
-            )
-    found.pop("results/models/kills/state.pt", None)  # holds times
+        if path.is_file() and "corpus" not in path.relative_to(folder).parts:
+            hash_of = hashes.get(path.suffix, lambda path: _hash(path.read_bytes()))
+            found[path.relative_to(folder).as_posix()] = hash_of(path)
+    found.pop("results/models/kills/documented/state.pt", None)  # holds times
     return found
 
 
@@ -68,6 +75,14 @@ def _hash(content):
 def _hash_of_weights(path):
     weights = torch.load(path, weights_only=True).get("weights", {})
     return _hash(b"".join(tensor.numpy().tobytes() for tensor in weights.values()))
+
+
+def _hash_without_times(path):
+    """Return a hash of JSON, in which the seconds of each epoch do not count."""
+    content = read_json(path)
+    for epoch in content.get("history", ()):
+        assert epoch.pop("seconds") > 0
+    return _hash(json.dumps(content).encode())
 
 
 def check_no_half_file_is_read(folder):
@@ -81,6 +96,8 @@ def check_no_half_file_is_read(folder):
             torch.load(path, weights_only=True)
         elif path.suffix == ".csv":
             pd.read_csv(path)
+        elif path.suffix == ".wav":
+            sf.read(path)
     paths = RunPaths(kills.RUN)
     if (paths.processed / "metadata.json").exists():
         load_metadata(paths)
@@ -93,7 +110,7 @@ def _undisturbed(run, tmp_path_factory):
     """Return by stage: the folder as it was before, what it holds after, the seconds between."""
     folder, runs = tmp_path_factory.mktemp("undisturbed") / "repository", {}
     kills.make_corpus(folder)
-    for stage in kills.STAGES:
+    for stage in STAGES:
         before = folder.with_name(f"before_{stage}")
         shutil.copytree(folder, before)
         begin = time.perf_counter()
@@ -102,18 +119,20 @@ def _undisturbed(run, tmp_path_factory):
     return runs
 
 
-@pytest.mark.parametrize("stage", kills.STAGES)
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_stage_ends_as_an_undisturbed_one(stage, undisturbed, run, tmp_path, monkeypatch):
     before, expected, seconds = undisturbed[stage]
     folder = tmp_path / "repository"
     shutil.copytree(before, folder)
     monkeypatch.setattr("src.paths.ROOT", folder)
     moments, killed = random.Random(f"{stage} {SEED}"), 0
-    while killed < N_KILLS:
+    while killed < N_KILLS[stage]:
         code = run(stage, folder, moments.uniform(0, seconds))
         check_no_half_file_is_read(folder)
         killed += code == -signal.SIGKILL
-        if code == 0 or (killed % 5 == 0 and killed < N_KILLS):  # it ended first, or start anew
+        if code == 0 or (
+            killed % 5 == 0 and killed < N_KILLS[stage]
+        ):  # it ended first, or start anew
             shutil.rmtree(folder)
             shutil.copytree(before, folder)
     assert run(stage, folder) == 0
@@ -122,6 +141,14 @@ def test_a_killed_stage_ends_as_an_undisturbed_one(stage, undisturbed, run, tmp_
     assert {name: left[name] for name in left if name not in leftovers} == expected
     if stage == "preprocess":
         assert not leftovers
+
+
+def test_the_same_seed_gives_the_same_results_to_the_bit(undisturbed, run, tmp_path):
+    kills.make_corpus(tmp_path)
+    assert [run(stage, tmp_path) for stage in STAGES] == [0] * len(STAGES)
+    again, (_, expected, _) = contents(tmp_path), undisturbed["explain"]
+    assert again == expected
+    assert len([name for name in again if name.endswith((".json", ".csv"))]) > 20
 
 
 def test_the_check_notices_other_weights(tmp_path):
