@@ -20,11 +20,12 @@ from kagglehub import http_resolver
 
 from src.attacks.adversarial import attack, attack_growing, draw_segments
 from src.attacks.records import make_records
-from src.data import corpus as corpora
-from src.data import download
-from src.data.corpus import audit, find_tracks, load_tracks, read_audio, read_log_mels
+from src.data import audio_files, download, log_mels
+from src.data.audio_files import find_tracks, read_audio
+from src.data.corpus import audit, load_tracks
 from src.data.frontend import LogMel
 from src.data.loader import load_metadata, load_split
+from src.data.log_mels import read_log_mels
 from src.data.preprocessor import segment_audio
 from src.paths import RunPaths
 from src.results import read_json, write_csv, write_json
@@ -92,7 +93,7 @@ def test_a_track_of_any_rate_gives_its_segments(write_track, noise, rate):
     corpus = write_track("rock/rock.00000.wav", noise(0, seconds=7, rate=rate), rate=rate)
     row = only_row(corpus)
     assert (row.used, row.n_segments, row.sample_rate_hz) == (True, 2, rate)
-    x = segment_audio(corpora.read_used(corpus, row), 2, LogMel())
+    x = segment_audio(audio_files.read_used(corpus, row), 2, LogMel())
     assert x.shape == (2, 128, 130)
 
 
@@ -114,7 +115,7 @@ def test_samples_too_large_for_a_spectrogram_are_damaged(write_track, noise, fac
 
 
 def test_the_loudest_samples_that_are_used_give_finite_spectrograms(noise):
-    samples = noise(0) / np.float32(0.5) * np.float32(corpora.LOUDEST)
+    samples = noise(0) / np.float32(0.5) * np.float32(audio_files.LOUDEST)
     assert np.isfinite(segment_audio(samples, 1, LogMel())).all()
 
 
@@ -131,7 +132,7 @@ def test_of_a_long_track_no_more_than_a_minute_is_read(write_track, noise, monke
     monkeypatch.setattr(sf.SoundFile, "read", counting)
     row = only_row(corpus)
     assert (row.used, row.n_segments, row.duration_s) == (True, 10, 150)
-    assert len(corpora.read_used(corpus, row)) == 60 * 22_050
+    assert len(audio_files.read_used(corpus, row)) == 60 * 22_050
     assert taken == [(60_000, 1)] * 2
 
 
@@ -139,7 +140,7 @@ def test_the_first_segments_do_not_depend_on_the_length_of_a_track(write_track, 
     samples = noise(0, seconds=70)
     write_track("rock/rock.00000.wav", samples)
     corpus = write_track("rock/rock.00001.wav", samples[: 30 * 22_050])
-    long, short = (corpora.read_used(corpus, row) for row in audit(corpus).itertuples())
+    long, short = (audio_files.read_used(corpus, row) for row in audit(corpus).itertuples())
     one, two = (segment_audio(s, 10, LogMel()) for s in (long, short))
     assert np.array_equal(one, two)
 
@@ -319,7 +320,7 @@ def test_a_damaged_archive_is_refused_in_one_sentence(tmp_path_factory, seed):
 
 
 def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpora, "UNPACKED_BYTES", 10**6)
+    monkeypatch.setattr(log_mels, "UNPACKED_BYTES", 10**6)
     monkeypatch.setattr(np, "load", lambda *args, **options: pytest.fail("it was unpacked"))
     path = tmp_path / "bomb.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
