@@ -18,6 +18,7 @@ from torch import nn
 from benchmarks import limits, plain
 from benchmarks.profiles import largest_calls, largest_operations
 from src.attacks.adversarial import EPSILONS, ITERATIONS, draw_segments, sweep
+from src.data import audio_files
 from src.data import corpus as corpora
 from src.data.frontend import LogMel
 from src.data.loader import SegmentDataset, load_metadata, load_split
@@ -104,7 +105,7 @@ def features(paths: RunPaths) -> tuple[dict, Callable]:
 
     def ours():
         return np.concatenate(
-            [segment_audio(corpora.read_used(corpus, row), 10, front_end) for row in rows]
+            [segment_audio(audio_files.read_used(corpus, row), 10, front_end) for row in rows]
         )
 
     difference = 80 * np.abs(plain.features(files[:2]) - ours()[:20]).max()

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
-from src.data.corpus import _audio_row, read_used
+from src.data.audio_files import _audio_row, read_used
 from src.data.preprocessor import LogMel, segment_audio
 
 RATE = 22_050

@@ -37,8 +37,8 @@ from src.attacks.listening import (
 )
 from src.attacks.resynthesis import resynthesize, surviving_share
 from src.attacks.waveform import ATTACKS, attack_waveform
+from src.data import audio_files, preprocessor
 from src.data import corpus as corpora
-from src.data import preprocessor
 from src.data.frontend import N_FRAMES, SEGMENT_SAMPLES, LogMel
 from src.models import cnn
 from src.models.cnn import GenreClassifierCNN
@@ -100,7 +100,7 @@ def tables(model, clips):
 @pytest.fixture
 def run(tmp_path, monkeypatch, write_track):
     """Return the paths of a run with two tracks of three segments, its table and their genres."""
-    for module in (corpora, audio, listening):
+    for module in (audio_files, audio, listening):
         monkeypatch.setattr(module, "tqdm", lambda rows, *_, **__: rows)
     for genre in ("disco", "jazz"):
         corpus = write_track(f"{genre}/{genre}.00000.wav", music(len(genre), 9.5), subtype="PCM_16")
@@ -189,7 +189,7 @@ def test_clips_are_those_that_the_arrays_were_made_of(run):
     corpus, _ = corpora.source_of(paths)
     for row, clip in zip((4, 0, 2), found, strict=True):
         track = segments["track"][row]
-        samples = corpora.read_audio(corpus / track.split(".")[0] / f"{track}.wav")
+        samples = audio_files.read_audio(corpus / track.split(".")[0] / f"{track}.wav")
         start = SEGMENT_SAMPLES * (row % 3)
         assert np.array_equal(clip, samples[start : start + SEGMENT_SAMPLES])
     assert has_audio(paths)
@@ -426,7 +426,7 @@ def test_songs_are_judged_as_files_by_the_vote_over_their_segments(
     assert songs["success"].tolist() == [True, False]
     np.testing.assert_allclose(songs["snr_db"], 6.02, atol=0.01)
     (first, _) = sorted((tmp_path / "songs").glob("*.wav"))
-    file = corpora.read_audio(first)
+    file = audio_files.read_audio(first)
     assert len(file) == 3 * SEGMENT_SAMPLES
     np.testing.assert_allclose(
         heard[1], librosa_log_mel(file.reshape(3, SEGMENT_SAMPLES)), atol=1e-6

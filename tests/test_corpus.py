@@ -9,19 +9,11 @@ import soundfile as sf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src.data import audio_files
 from src.data import corpus as corpora
-from src.data.corpus import (
-    audit,
-    claim_run,
-    fill_frames,
-    find_tracks,
-    load_tracks,
-    open_corpus,
-    read_audio,
-    read_log_mels,
-    source_of,
-    to_mono,
-)
+from src.data.audio_files import find_tracks, read_audio, to_mono
+from src.data.corpus import audit, claim_run, load_tracks, open_corpus, source_of
+from src.data.log_mels import fill_frames, read_log_mels
 from src.data.splits import split_tracks
 from src.paths import RunPaths
 from src.results import write_csv
@@ -219,7 +211,7 @@ def test_stereo_at_another_rate_becomes_mono_at_22050_hz(write_track):
 @pytest.mark.parametrize("rate", [8000, 11_025, 32_000, 44_100, 48_000, 96_000])
 def test_three_seconds_are_one_segment_at_any_rate(noise, rate):
     samples = noise(0, seconds=3, rate=rate)[:, None]
-    assert corpora.measure(samples, rate)["n_segments"] == 1
+    assert audio_files.measure(samples, rate)["n_segments"] == 1
     assert len(to_mono(samples, rate)) >= 66_150
 
 

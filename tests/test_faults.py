@@ -20,11 +20,12 @@ from kagglehub import http_resolver
 
 from src.attacks.adversarial import attack, attack_growing, draw_segments
 from src.attacks.records import make_records
-from src.data import corpus as corpora
-from src.data import download
-from src.data.corpus import audit, find_tracks, load_tracks, read_audio, read_log_mels
+from src.data import audio_files, download, log_mels
+from src.data.audio_files import find_tracks, read_audio
+from src.data.corpus import audit, load_tracks
 from src.data.frontend import LogMel
 from src.data.loader import load_metadata, load_split
+from src.data.log_mels import read_log_mels
 from src.data.preprocessor import segment_audio
 from src.paths import RunPaths
 from src.results import read_json, write_csv, write_json
@@ -60,6 +61,17 @@ def test_a_cut_track_is_never_used_as_if_it_were_whole(write_track, noise, endin
     assert row.reason.startswith(("truncated: ", "unreadable: "))
 
 
+@pytest.mark.parametrize("n_bytes", [3, 11, 20, 40])
+@pytest.mark.parametrize("ending", ["wav", "au", "flac", "ogg", "mp3"])
+def test_a_track_cut_within_its_header_is_unreadable(write_track, noise, ending, n_bytes):
+    corpus = write_track(f"rock/rock.00000.{ending}", noise(0))
+    path = corpus / "rock" / f"rock.00000.{ending}"
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    row = only_row(corpus)
+    assert not row.used
+    assert row.reason.startswith(("unreadable: ", "truncated: ", "too short: "))
+
+
 def test_an_ogg_cut_between_two_pages_is_truncated(write_track, noise):
     corpus = write_track("rock/rock.00000.ogg", noise(0, seconds=10))
     path = corpus / "rock" / "rock.00000.ogg"
@@ -92,7 +104,7 @@ def test_a_track_of_any_rate_gives_its_segments(write_track, noise, rate):
     corpus = write_track("rock/rock.00000.wav", noise(0, seconds=7, rate=rate), rate=rate)
     row = only_row(corpus)
     assert (row.used, row.n_segments, row.sample_rate_hz) == (True, 2, rate)
-    x = segment_audio(corpora.read_used(corpus, row), 2, LogMel())
+    x = segment_audio(audio_files.read_used(corpus, row), 2, LogMel())
     assert x.shape == (2, 128, 130)
 
 
@@ -114,12 +126,12 @@ def test_samples_too_large_for_a_spectrogram_are_damaged(write_track, noise, fac
 
 
 def test_the_loudest_samples_that_are_used_give_finite_spectrograms(noise):
-    samples = noise(0) / np.float32(0.5) * np.float32(corpora.LOUDEST)
+    samples = noise(0) / np.float32(0.5) * np.float32(audio_files.LOUDEST)
     assert np.isfinite(segment_audio(samples, 1, LogMel())).all()
 
 
-def test_of_a_long_track_no_more_than_a_minute_is_read(write_track, noise, monkeypatch):
-    corpus = write_track("rock/rock.00000.wav", noise(0, seconds=150, rate=1000), rate=1000)
+def test_of_an_hour_no_more_than_a_minute_is_read(write_track, noise, monkeypatch):
+    corpus = write_track("rock/rock.00000.wav", noise(0, seconds=3600, rate=1000), rate=1000)
     taken = []
     real = sf.SoundFile.read
 
@@ -130,8 +142,8 @@ def test_of_a_long_track_no_more_than_a_minute_is_read(write_track, noise, monke
 
     monkeypatch.setattr(sf.SoundFile, "read", counting)
     row = only_row(corpus)
-    assert (row.used, row.n_segments, row.duration_s) == (True, 10, 150)
-    assert len(corpora.read_used(corpus, row)) == 60 * 22_050
+    assert (row.used, row.n_segments, row.duration_s) == (True, 10, 3600)
+    assert len(audio_files.read_used(corpus, row)) == 60 * 22_050
     assert taken == [(60_000, 1)] * 2
 
 
@@ -139,7 +151,7 @@ def test_the_first_segments_do_not_depend_on_the_length_of_a_track(write_track, 
     samples = noise(0, seconds=70)
     write_track("rock/rock.00000.wav", samples)
     corpus = write_track("rock/rock.00001.wav", samples[: 30 * 22_050])
-    long, short = (corpora.read_used(corpus, row) for row in audit(corpus).itertuples())
+    long, short = (audio_files.read_used(corpus, row) for row in audit(corpus).itertuples())
     one, two = (segment_audio(s, 10, LogMel()) for s in (long, short))
     assert np.array_equal(one, two)
 
@@ -319,7 +331,7 @@ def test_a_damaged_archive_is_refused_in_one_sentence(tmp_path_factory, seed):
 
 
 def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpora, "UNPACKED_BYTES", 10**6)
+    monkeypatch.setattr(log_mels, "UNPACKED_BYTES", 10**6)
     monkeypatch.setattr(np, "load", lambda *args, **options: pytest.fail("it was unpacked"))
     path = tmp_path / "bomb.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
@@ -408,6 +420,25 @@ def test_an_archive_does_not_write_outside_of_its_folder(tmp_path):
     outside = [path for path in tmp_path.rglob("*.wav") if folder not in path.parents]
     assert not outside
     assert not Path("/escaped.wav").exists()
+
+
+@pytest.mark.parametrize("n_bytes", [999_999, 1_000_001])
+def test_a_bomb_in_a_download_is_not_unpacked(tmp_path, monkeypatch, n_bytes):
+    archive, unpacked = tmp_path / "set.zip", tmp_path / "unpacked"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("blues/blues.00000.wav", bytes(n_bytes))
+
+    def dataset_download(handle):
+        http_resolver._extract_archive(str(archive), str(unpacked))
+        return unpacked
+
+    monkeypatch.setattr(download, "UNPACKED_BYTES", 10**6)
+    monkeypatch.setattr(kagglehub, "dataset_download", dataset_download)
+    said = "far too large when unpacked" if n_bytes > 10**6 else "1 genre folders"
+    with pytest.raises(download.DownloadError, match=said):
+        download.fetch_gtzan(tmp_path)
+    assert unpacked.exists() is (n_bytes < 10**6)
+    assert http_resolver._extract_archive is download.EXTRACT
 
 
 def test_a_silent_kaggle_server_is_left_after_the_timeout(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from playwright.sync_api import sync_playwright
 from src.attacks.channels import librosa_log_mel
 from src.attacks.waveform import ratio_db
 from src.data import corpus as corpora
-from src.data import preprocessor
+from src.data import log_mels, preprocessor
 from src.data.loader import SegmentDataset, file_hash, load_split
 from src.explainability.gradcam import explain
 from src.models import cnn
@@ -100,8 +100,8 @@ def write_archive(path):
     n, rng = len(names), np.random.default_rng(0)
     np.savez(
         path,
-        X=rng.integers(0, 256, (n, 128, corpora.LOG_MEL_FRAMES), dtype=np.uint8),
-        exact=np.ones((n, corpora.LOG_MEL_FRAMES), dtype=bool),
+        X=rng.integers(0, 256, (n, 128, log_mels.LOG_MEL_FRAMES), dtype=np.uint8),
+        exact=np.ones((n, log_mels.LOG_MEL_FRAMES), dtype=bool),
         floor_db=np.full(n, -80, dtype=np.float32),
         n_frames=np.full(n, 300),
         names=names,

@@ -9,7 +9,8 @@ import soundfile as sf
 import torch
 
 from src.data import preprocessor
-from src.data.corpus import audit, fill_frames, read_audio, read_used
+from src.data.audio_files import read_audio, read_used
+from src.data.corpus import audit
 from src.data.frontend import LogMel, to_decibel
 from src.data.loader import (
     SegmentDataset,
@@ -19,6 +20,7 @@ from src.data.loader import (
     load_whole_tracks,
     make_loader,
 )
+from src.data.log_mels import fill_frames
 from src.data.preprocessor import (
     log_mel_starts,
     segment_audio,

@@ -20,6 +20,7 @@ from src.attacks.waveform import (
     make_waveform_classifier,
     ratio_db,
 )
+from src.data import audio_files
 from src.data import corpus as corpora
 from src.data.frontend import DYNAMIC_RANGE_DB, SAMPLE_RATE, SEGMENT_SAMPLES
 from src.models.cnn import GenreClassifierCNN
@@ -56,7 +57,7 @@ def load_clips(paths: RunPaths, segments: pd.DataFrame) -> np.ndarray:
     starts = (segments["start_s"].to_numpy() * SAMPLE_RATE).round().astype(int)
     names = segments["track"].to_numpy()
     for name in tqdm(np.unique(names), desc="read", unit="track", leave=False):
-        samples = corpora.read_used(corpus, tracks.loc[name])
+        samples = audio_files.read_used(corpus, tracks.loc[name])
         for row in np.flatnonzero(names == name):
             clips[row] = samples[starts[row] : starts[row] + SEGMENT_SAMPLES]
     return to_16_bit(clips)

@@ -12,6 +12,7 @@ from scipy.signal import fftconvolve
 from torch import nn
 from tqdm.auto import tqdm
 
+from src.data import audio_files
 from src.data import corpus as corpora
 from src.data.frontend import SAMPLE_RATE, SEGMENT_SAMPLES, LogMel
 from src.models.evaluation import predict_logits
@@ -109,7 +110,7 @@ def _excerpts(corpus: Path, tracks: pd.DataFrame, segments: pd.DataFrame) -> lis
     """Read the excerpt and its beginning for each segment, every track once."""
     files, pieces = tracks.set_index("track", drop=False), {}
     for name, group in segments.groupby("track"):
-        samples = corpora.read_used(corpus, files.loc[name])
+        samples = audio_files.read_used(corpus, files.loc[name])
         for row, start in zip(group.index, group["start_s"], strict=True):
             pieces[row] = excerpt(samples, round(start * SAMPLE_RATE))
     return [pieces[row] for row in segments.index]

@@ -6,12 +6,14 @@ A call that was interrupted is simply made again: it continues. Whatever fails r
 
 import contextlib
 import os
+import zipfile
 from pathlib import Path
 from unittest import mock
 
 import kagglehub
 import pooch
 import requests
+from kagglehub import http_resolver
 from requests.exceptions import ChunkedEncodingError
 from tqdm.auto import tqdm
 
@@ -24,6 +26,8 @@ TIMEOUT = 20  # seconds to connect, and without a byte
 RETRIES = 2
 N_GENRES = 10
 SEND = requests.adapters.HTTPAdapter.send
+EXTRACT = http_resolver._extract_archive
+UNPACKED_BYTES = 20 * 2**30  # ten times the set
 
 ELSEWHERE = "download the set elsewhere and pass its folder as DATASET"
 CAUSES = {
@@ -33,6 +37,7 @@ CAUSES = {
     "failed to resolve": "the server's name is unknown; there may be no network",
     "broken": "the connection broke in mid-file; the network may be unstable",
     "no space left": "no space left; the disk may be full",
+    "when unpacked": "its archive is far too large when unpacked; it may have been altered",
     "permission denied": "permission denied; the folder may be protected",
 }
 
@@ -114,7 +119,8 @@ def _fetch_kaggle(folder: Path) -> Path:
     archive and, when forced, empties the folder.
     """
     timed = mock.patch.object(requests.adapters.HTTPAdapter, "send", _send_with_timeout)
-    with mock.patch.dict(os.environ, KAGGLEHUB_CACHE=str(folder)), timed:
+    checked = mock.patch.object(http_resolver, "_extract_archive", _extract_unless_bomb)
+    with mock.patch.dict(os.environ, KAGGLEHUB_CACHE=str(folder)), timed, checked:
         for _ in range(RETRIES):
             with contextlib.suppress(requests.ConnectionError, ChunkedEncodingError):
                 return Path(kagglehub.dataset_download(KAGGLE_SET))
@@ -124,6 +130,16 @@ def _fetch_kaggle(folder: Path) -> Path:
 def _send_with_timeout(self, request, stream=False, timeout=None, **options):
     """Send a request as requests does, with our timeout if the caller sets none: kagglehub's."""
     return SEND(self, request, stream, timeout or TIMEOUT, **options)
+
+
+def _extract_unless_bomb(archive: str, folder: str) -> None:
+    """Unpack an archive as kagglehub does, unless it would fill the disk."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as file:
+            size = sum(entry.file_size for entry in file.infolist())
+        if size > UNPACKED_BYTES:
+            raise ValueError(f"{size} bytes when unpacked")
+    EXTRACT(archive, folder)
 
 
 def _genre_root(folder: Path) -> Path:

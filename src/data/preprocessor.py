@@ -10,6 +10,7 @@ import torch
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
+from src.data import audio_files, log_mels
 from src.data import corpus as corpora
 from src.data.frontend import (
     DYNAMIC_RANGE_DB,
@@ -67,9 +68,9 @@ def log_mel_starts(n_segments: int) -> np.ndarray:
 def track_spectrogram(corpus: Path, track) -> np.ndarray:
     """Return the log-mel (128, frames) in [0, 1] of a whole track, a row of the audit's table."""
     if corpora.is_log_mel(corpus):
-        decibel = _track_decibel(corpora.read_log_mels(corpus), track)
+        decibel = _track_decibel(log_mels.read_log_mels(corpus), track)
         return to_unit(decibel - decibel.max())
-    samples = corpora.read_audio(corpus / track.path)
+    samples = audio_files.read_audio(corpus / track.path)
     with torch.inference_mode():
         return LogMel()(torch.from_numpy(samples)[None]).numpy()[0]
 
@@ -156,12 +157,12 @@ def _segments_of(corpus: Path, rows: pd.DataFrame, n_jobs: int) -> Iterator[np.n
 
 def _audio_segments(corpus: Path, track, front_end: LogMel) -> np.ndarray:
     """Read one track and return its segments."""
-    return segment_audio(corpora.read_used(corpus, track), track.n_segments, front_end)
+    return segment_audio(audio_files.read_used(corpus, track), track.n_segments, front_end)
 
 
 def _log_mel_segments(archive: Path, rows: pd.DataFrame) -> Iterator[np.ndarray]:
     """Yield the segments of each track of an archive of whole log-mels."""
-    arrays = corpora.read_log_mels(archive)
+    arrays = log_mels.read_log_mels(archive)
     for row in rows.itertuples():
         yield segment_log_mel(_track_decibel(arrays, row), row.n_segments)
 
@@ -173,7 +174,7 @@ def _whole_tracks(corpus: Path, rows: pd.DataFrame, n_jobs: int) -> Iterator[np.
     is brought to a maximum of its own; padded with zeros.
     """
     if corpora.is_log_mel(corpus):
-        arrays = corpora.read_log_mels(corpus)
+        arrays = log_mels.read_log_mels(corpus)
         yield from (_pad(_track_decibel(arrays, row)) for row in rows.itertuples())
         return
     yield from map(_pad, _of_tracks(_audio_decibel, corpus, rows, n_jobs))
@@ -195,7 +196,7 @@ def _of_tracks(
 
 def _audio_decibel(corpus: Path, track, front_end: LogMel) -> np.ndarray:
     """Return dB (128, frames) of a track of audio."""
-    samples = torch.from_numpy(corpora.read_used(corpus, track))
+    samples = torch.from_numpy(audio_files.read_used(corpus, track))
     with torch.inference_mode():
         return front_end.decibel(samples[None]).numpy()[0]
 
@@ -210,7 +211,7 @@ def _track_decibel(arrays: dict[str, np.ndarray], track) -> np.ndarray:
     """Return dB (128, frames) of one track of an archive, missing frames filled."""
     i = int(track.path.split("#")[1])
     exact = arrays["exact"][i] & (np.arange(arrays["exact"].shape[1]) < arrays["n_frames"][i])
-    return corpora.fill_frames(arrays["X"][i], exact, float(arrays["floor_db"][i]))
+    return log_mels.fill_frames(arrays["X"][i], exact, float(arrays["floor_db"][i]))
 
 
 def _write_array(path: Path, blocks: Iterator[np.ndarray], shape: tuple, dtype, digest) -> None:

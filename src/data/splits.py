@@ -7,7 +7,7 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from src.data import download
-from src.data.corpus import MISNAMED
+from src.data.audio_files import MISNAMED
 from src.paths import RAW, ROOT
 
 SPLITS = ("train", "val", "test")

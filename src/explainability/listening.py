@@ -7,7 +7,7 @@ import pandas as pd
 import soundfile
 import torch
 
-from src.data.corpus import read_used
+from src.data.audio_files import read_used
 from src.data.frontend import (
     HOP_LENGTH,
     N_FFT,
