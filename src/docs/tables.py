@@ -152,6 +152,18 @@ def methods(corpus: str, checkpoint: str, eps: float) -> str:
     return markdown(table.reset_index())
 
 
+def measure(corpus: str, checkpoint: str, name: str, condition: str, **wanted: object) -> str:
+    """Return one measure of Grad-CAM maps (or of another `method`) with its interval.
+
+    ValueError unless one row of `explanations.csv` is meant.
+    """
+    wanted = {"corpus": corpus, "checkpoint": checkpoint, "method": "gradcam"} | wanted
+    rows = select("explanations", measure=name, condition=condition, **wanted)
+    if len(rows) > 1:
+        raise ValueError(f"explanations.csv has {len(rows)} rows of {name}, {condition}: give eps.")
+    return _value(rows.iloc[0])
+
+
 def versions(run: str) -> str:
     """Return the versions of the libraries that a run's attacks were made with."""
     found = result(run, "attacks")["versions"]
