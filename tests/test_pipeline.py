@@ -1,5 +1,9 @@
 import json
+import os
 import re
+import signal
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -250,6 +254,34 @@ def test_a_kernel_that_dies_is_told_in_one_sentence(repository):
     write_notebook(explore, FIRST_CELL, "import os", "os._exit(1)")
     failure = pipeline.run_notebook("explore", {}, RunPaths("fake"))
     assert failure.message.startswith("explore: the kernel died")
+
+
+def test_a_kernel_ends_with_the_pipeline_that_was_killed(repository):
+    if not Path("/proc/self").exists():
+        pytest.skip("this system does not tell of processes in /proc")
+    explore = repository / "notebooks" / "01_data_exploration.ipynb"
+    note = "import os\nwith open('pid', 'w') as file:\n    print(os.getpid(), file=file)"
+    write_notebook(
+        explore, FIRST_CELL + 'DATASET = "x"', note, "while True:\n    sum(range(10**6))"
+    )
+    child, written = os.fork(), repository / "pid"
+    if child == 0:
+        with suppress(BaseException):
+            main(["explore", "--run", "fake"])
+        os._exit(0)
+    assert becomes(lambda: written.exists() and written.read_text().strip())
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    state = Path("/proc", written.read_text().strip(), "stat")
+    assert becomes(lambda: not state.exists() or " Z " in state.read_text())
+
+
+def becomes(true, seconds=60):
+    """Wait until a condition holds; tell whether it did in time."""
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.1)
+    return bool(true())
 
 
 def test_a_failing_stage_ends_the_run_and_is_tried_again(executed, monkeypatch):
