@@ -121,7 +121,9 @@ def test_a_copy_of_a_notebook_has_no_sound_no_bars_and_keeps_its_answers():
         nbformat.v4.new_output("stream", name="stdout", text="80 tracks"),
     ]
     cell = nbformat.v4.new_code_cell("1", outputs=outputs, metadata={"papermill": {"duration": 1}})
-    light = lighter(nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {"path": "/x"}}))
+    light = lighter(
+        nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {"path": "/x"}}), 600
+    )
     kept = light.cells[0].outputs
     assert [output.output_type for output in kept] == ["display_data", "stream"]
     assert kept[0].data["text/html"] == "<table></table>"

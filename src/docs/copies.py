@@ -11,7 +11,7 @@ from src.paths import STAGES, RunPaths
 from src.results import whole_file
 
 LARGEST_FIGURE, LARGEST_NOTEBOOK = 300_000, 1_500_000  # bytes
-NOTEBOOK_FIGURE_WIDTH = 900  # pixels
+NOTEBOOK_FIGURE_WIDTHS = (900, 750, 600, 450)  # pixels: the first that keeps a copy small
 SOUND = "<audio"
 
 # Name in docs/figures: file below results/figures/<run>/, of the first that exist.
@@ -57,8 +57,11 @@ def copy_notebooks(paths: RunPaths, target: Path) -> list[Path]:
         source = paths.notebooks / f"{stem}.ipynb"
         if not source.exists():
             continue
-        text = nbformat.writes(lighter(nbformat.read(source, as_version=4)))
-        if len(text) > LARGEST_NOTEBOOK:
+        for width in NOTEBOOK_FIGURE_WIDTHS:
+            text = nbformat.writes(lighter(nbformat.read(source, as_version=4), width))
+            if len(text) <= LARGEST_NOTEBOOK:
+                break
+        else:
             raise ValueError(f"{source} takes {len(text)} bytes as a copy: draw fewer figures.")
         copied.append(_write(target / f"{stem}.ipynb", text.encode()))
     return copied
@@ -80,13 +83,16 @@ def smaller(png: bytes, width: int | None = None, largest: int = LARGEST_FIGURE)
         size = int(size * 0.9)
 
 
-def lighter(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Take sounds and what papermill notes out of an executed notebook and reduce its pictures."""
+def lighter(notebook: nbformat.NotebookNode, width: int) -> nbformat.NotebookNode:
+    """Take sounds and what papermill notes out of an executed notebook and reduce its pictures.
+
+    `width` is that of pictures, at most, in pixels.
+    """
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         if cell.cell_type == "code":
-            cell.outputs = [_light(output) for output in cell.outputs if not _noise(output)]
+            cell.outputs = [_light(output, width) for output in cell.outputs if not _noise(output)]
     return notebook
 
 
@@ -100,10 +106,10 @@ def _noise(output: dict) -> bool:
     )
 
 
-def _light(output: dict) -> dict:
+def _light(output: dict, width: int) -> dict:
     """Return an output with its picture reduced."""
     if "image/png" in output.get("data", {}):
-        picture = smaller(b64decode(output["data"]["image/png"]), NOTEBOOK_FIGURE_WIDTH)
+        picture = smaller(b64decode(output["data"]["image/png"]), width)
         output["data"]["image/png"] = b64encode(picture).decode()
     return output
 

@@ -60,7 +60,7 @@ def shown(row: pd.Series, value: str = "accuracy", digits: int = 1) -> str:
     """Return a fraction of a row with its interval as percent, an empty cell for NaN."""
     if pd.isna(row[value]):
         return ""
-    prefix = value.removesuffix("accuracy")
+    prefix = value.removesuffix("accuracy").removesuffix("value")
     low, high = row[f"{prefix}low"], row[f"{prefix}high"]
     bounds = "" if pd.isna(low) else f" [{percent(low, 0)}, {percent(high, 0)}]"
     return f"{percent(row[value], digits)}%{bounds}"
