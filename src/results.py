@@ -63,16 +63,15 @@ def whole_file(path: Path) -> Iterator[Path]:
         part.chmod(0o644)
         part.replace(path)
     except Exception as error:
-        fault = error if disk_fault(error, path) else _probe(part)
-        if fault is None:
-            raise
-        raise OSError(disk_fault(fault, path)) from error
+        if fault := _fault_of_writing(error, part, path):
+            raise OSError(fault) from error
+        raise
     finally:
         if part is not None:
             part.unlink(missing_ok=True)
 
 
-def disk_fault(error: Exception, path: Path) -> str:
+def disk_fault(error: Exception | None, path: Path) -> str:
     """Return in one sentence why `path` cannot be written; nothing if the disk is not at fault."""
     code = getattr(error, "errno", None)
     causes = [cause for cause, codes in FAULTS.items() if code in codes]
@@ -159,6 +158,14 @@ def check_room(folder: Path) -> None:
     with whole_file(path) as part:
         part.write_bytes(bytes(ROOM_BYTES))
     path.unlink()
+
+
+def _fault_of_writing(error: Exception, part: Path | None, path: Path) -> str:
+    """Return why `path`, of which a part may be there, cannot be written; nothing if it can."""
+    named = getattr(error, "filename", None)
+    if part is not None and named is not None and str(named) != str(part):
+        return ""  # another file is at fault, one that was to be read
+    return disk_fault(error, path) or disk_fault(_probe(part), path)
 
 
 def _probe(part: Path | None) -> OSError | None:

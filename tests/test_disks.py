@@ -110,6 +110,14 @@ def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path):
         save_with(tmp_path / "a", lambda part: {}["mine"])
 
 
+def test_a_file_that_cannot_be_read_is_not_taken_for_one_that_cannot_be_written(tmp_path):
+    def read_another(part):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path / "other"))
+
+    with pytest.raises(PermissionError, match=r"Permission denied: '.*other'"):
+        save_with(tmp_path / "a", read_another)
+
+
 def test_arrays_on_a_full_disk_are_an_error_not_a_crash(written, full_disk, tmp_path):
     before = (written.processed / "train" / "X.npy").read_bytes()
     tracks = corpora.load_tracks(written)
