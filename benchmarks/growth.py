@@ -48,20 +48,19 @@ class Cost(NamedTuple):
 
 
 def main(arguments: list[str]) -> int:
-    """Measure all sizes, print a table and write `results/metrics/growth.json`."""
+    """Measure all sizes, the smallest first, into `results/metrics/growth.json`; print a table."""
     parser = argparse.ArgumentParser(prog="benchmarks.growth", description=__doc__)
     parser.add_argument("--tracks", type=int, nargs="+", default=[100, 1000, 10_000])
     parser.add_argument("--train-up-to", type=int, default=1000, help="no more tracks than these")
     options = parser.parse_args(arguments)
-    rows = []
+    facts, rows = provenance(SEED, vars(options), corpus="synthetic"), []
     for n in sorted(options.tracks):
         stages = [stage for stage in STAGES if stage != "train" or n <= options.train_up_to]
         try:
             rows.append({"tracks": n} | measure(grow_corpus(n), stages))
         finally:
             clear(n)
-    facts = provenance(SEED, vars(options), corpus="synthetic")
-    write_json(METRICS / "growth.json", facts | {"growth": rows})
+        write_json(METRICS / "growth.json", facts | {"growth": rows})
     print(pd.json_normalize(rows).set_index("tracks").T.to_string(float_format="{:.2f}".format))
     return 0
 

@@ -174,11 +174,18 @@ def test_growth_is_told_by_size_and_stage_and_leaves_nothing_behind(raw, tmp_pat
     assert not list((tmp_path / "data/processed").iterdir())
 
 
-def test_a_stage_that_fails_ends_the_measurement_and_clears_up(raw, monkeypatch):
-    monkeypatch.setattr(growth, "watch", lambda *_: growth.Cost(1, 0, 0, 0))
-    with pytest.raises(RuntimeError, match="explore failed on growth_20"):
-        growth.main(["--tracks", "20"])
-    assert not (raw / "growth_20").exists()
+def test_a_stage_that_fails_ends_the_measurement_and_leaves_the_smaller_sizes(
+    raw, tmp_path, monkeypatch
+):
+    def watch(command, folder):
+        return growth.Cost(int("data/raw/growth_30" in command), 1, 1, 1)
+
+    monkeypatch.setattr(growth, "watch", watch)
+    with pytest.raises(RuntimeError, match="explore failed on growth_30"):
+        growth.main(["--tracks", "20", "30"])
+    assert not list(raw.glob("growth_[23]0"))
+    told = json.loads((tmp_path / "growth.json").read_text())
+    assert [row["tracks"] for row in told["growth"]] == [20]
 
 
 def test_scaling_counts_hours_and_bytes_from_the_measured_rates(tmp_path, monkeypatch, capsys):
