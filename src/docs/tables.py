@@ -119,7 +119,9 @@ def corruptions(corpus: str) -> str:
 def audio(corpus: str) -> str:
     """Return accuracy on attacked files by signal-to-noise ratio, attack and checkpoint."""
     rows = select("audio_attacks", corpus=corpus, channel="wav16")
-    rows = rows[rows["attack"].isin(AUDIO_ATTACKS)].sort_values("snr_db", ascending=False)
+    rows = rows[rows["attack"].isin(AUDIO_ATTACKS)].sort_values(
+        ["snr_db", "attack"], ascending=[False, True]
+    )
     rows = rows.assign(what=rows["attack"].map(AUDIO_ATTACKS))
     rows = rows.assign(what=rows["what"] + rows["snr_db"].map(", {:g} dB".format))
     return _side_by_side(rows, "what", str)
