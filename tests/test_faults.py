@@ -24,7 +24,7 @@ from src.data import audio_files, download, log_mels
 from src.data.audio_files import find_tracks, read_audio
 from src.data.corpus import audit, load_tracks
 from src.data.frontend import LogMel
-from src.data.loader import load_metadata, load_split
+from src.data.loader import load_metadata, load_split, load_whole_tracks
 from src.data.log_mels import read_log_mels
 from src.data.preprocessor import segment_audio
 from src.paths import RunPaths
@@ -394,6 +394,23 @@ def test_what_was_changed_after_preprocessing_is_refused(written, spoil, message
         load_split(written, "test")
     assert SENTENCE.fullmatch(str(error.value))
     assert "run `make preprocess`" in str(error.value)
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.999])
+def test_half_an_array_of_whole_tracks_is_refused(written, keep):
+    path = written.processed / "train" / "tracks.npy"
+    load_whole_tracks(written)
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    with pytest.raises(ValueError, match=r"train/tracks\.npy is no whole array") as error:
+        load_whole_tracks(written)
+    assert SENTENCE.fullmatch(str(error.value))
+
+
+def test_an_array_of_other_tracks_is_refused(written):
+    path = written.processed / "train" / "tracks.npy"
+    np.save(path, np.load(path)[:1])
+    with pytest.raises(ValueError, match=r"\(1, 128, \d+\), the metadata states \d+ float16"):
+        load_whole_tracks(written)
 
 
 def test_half_a_table_of_tracks_is_refused(written):

@@ -105,8 +105,14 @@ def load_whole_tracks(paths: RunPaths) -> tuple[np.ndarray, np.ndarray, np.ndarr
     track's maximum; lengths (n,) cover the whole segments of each; genres (n,) int64 numbers.
     """
     _, y, segments = load_split(paths, "train")
-    tracks = np.load(require(paths.processed / "train" / "tracks.npy", "preprocess"), mmap_mode="r")
     first = ~segments["track"].duplicated().to_numpy()
+    tracks, found = _map_array(require(paths.processed / "train" / "tracks.npy", "preprocess"))
+    if tracks is None or tracks.dtype != np.float16 or tracks.shape[0] != first.sum():
+        raise ValueError(
+            f"data/processed/{paths.run}/train/tracks.npy is {found}, the metadata states "
+            f"{first.sum()} float16 tracks: it is not the file that was written; "
+            "run `make preprocess`."
+        )
     n_segments = segments.groupby("track", sort=False).size().to_numpy()
     lengths = np.minimum(n_segments * SEGMENT_SAMPLES // HOP_LENGTH + 1, tracks.shape[2])
     return tracks, lengths, y[first]
