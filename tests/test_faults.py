@@ -330,6 +330,16 @@ def test_a_damaged_archive_is_refused_in_one_sentence(tmp_path_factory, seed):
     assert SENTENCE.fullmatch(str(error.value))
 
 
+def test_an_archive_with_a_damaged_first_byte_is_refused_without_advice_to_unpickle(tmp_path):
+    path = tmp_path / "logmel.npz"
+    np.savez(path, X=np.zeros((1, 2, 3), np.uint8))
+    path.write_bytes(b"?" + path.read_bytes()[1:])
+    with pytest.raises(ValueError, match=r"plain arrays \(") as error:
+        read_log_mels(path)
+    assert SENTENCE.fullmatch(str(error.value))
+    assert "unsafely" not in str(error.value)
+
+
 def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(log_mels, "UNPACKED_BYTES", 10**6)
     monkeypatch.setattr(np, "load", lambda *args, **options: pytest.fail("it was unpacked"))
