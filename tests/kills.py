@@ -121,10 +121,19 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             run(stage, Path(folder))
-        if float(seconds):
-            time.sleep(float(seconds))
+        print(end_of(child, float(seconds)), flush=True)
+
+
+def end_of(child: int, seconds: float) -> int:
+    """Wait for a process, killed after so many seconds if it still runs; return its exit code."""
+    begin = time.monotonic()
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if seconds and time.monotonic() > begin + seconds:
             os.kill(child, signal.SIGKILL)  # not waited for yet: the number is still its own
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        time.sleep(0.001)
 
 
 if __name__ == "__main__":

@@ -127,9 +127,11 @@ def test_a_killed_stage_ends_as_an_undisturbed_one(stage, undisturbed, run, tmp_
     monkeypatch.setattr("src.paths.ROOT", folder)
     moments, killed = random.Random(f"{stage} {SEED}"), 0
     while killed < N_KILLS[stage]:
-        code = run(stage, folder, moments.uniform(0, seconds))
+        moment = moments.uniform(0, seconds)
+        code = run(stage, folder, moment)
         check_no_half_file_is_read(folder)
         killed += code == -signal.SIGKILL
+        seconds = moment if code == 0 else seconds  # it had ended by then
         if code == 0 or (
             killed % 5 == 0 and killed < N_KILLS[stage]
         ):  # it ended first, or start anew
