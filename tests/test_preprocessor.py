@@ -127,10 +127,11 @@ def test_tracks_without_a_split_are_left_out(corpus, paths):
 def test_a_genre_that_cannot_be_learnt_is_refused(corpus, paths, split_of_1990, found):
     tracks = audit(corpus)
     tracks["split"] = split_tracks(tracks, 0).where(tracks["genre"] != "1990", split_of_1990)
+    before = preprocess(corpus, paths)
     with pytest.raises(ValueError, match=found) as error:
         write_processed(corpus, tracks, paths.processed, {})
     assert SENTENCE.fullmatch(str(error.value))
-    assert not (paths.processed / "metadata.json").exists()
+    assert load_metadata(paths) == before
 
 
 def test_a_split_without_usable_tracks_is_refused(corpus, paths):

@@ -83,28 +83,15 @@ def write_processed(
     `tracks` is the audit's table with a column `split`; rows that are not used or have no split
     are left out. A track is read, transformed, written and forgotten. `metadata.json` is removed
     first and written last: while it is there, all arrays are whole and belong together. Returns
-    its content. Raises ValueError if a split is left without tracks, a genre without
-    training tracks or all tracks are of one genre.
+    its content. Raises ValueError, and leaves what was there, if a split is left without tracks, a
+    genre without training tracks or all tracks are of one genre.
     """
+    tracks = tracks[tracks["used"] & tracks["split"].isin(SPLITS)]
+    genres = _check_tracks(corpus, tracks)
     (folder / "metadata.json").unlink(missing_ok=True)
     for pattern in ("*/.*.npy", ".segments-*", ".metadata-*"):
         for leftover in folder.glob(pattern):
             leftover.unlink()
-    tracks = tracks[tracks["used"] & tracks["split"].isin(SPLITS)]
-    empty = sorted(set(SPLITS) - set(tracks["split"]))
-    if empty:
-        raise ValueError(
-            f"{corpus} has no usable track for {', '.join(empty)}: the audit's column `reason` "
-            "says what is wrong with each; mend or add tracks."
-        )
-    genres = sorted(tracks["genre"].unique())
-    untaught = sorted(set(genres) - set(tracks.loc[tracks["split"] == "train", "genre"]))
-    if untaught or len(genres) < 2:
-        found = f"no usable track of {', '.join(untaught)} to train on" if untaught else "one genre"
-        raise ValueError(
-            f"{corpus} has {found}: the audit's column `reason` says what is wrong with each "
-            "track; mend or add tracks, two genres at least."
-        )
     digest = hashlib.sha256()
     with one_thread():
         _write_arrays(corpus, tracks, folder, n_jobs, digest)
@@ -120,6 +107,25 @@ def write_processed(
     }
     write_json(folder / "metadata.json", metadata)
     return metadata
+
+
+def _check_tracks(corpus: Path, tracks: pd.DataFrame) -> list[str]:
+    """Return the genres of tracks with their splits; ValueError if they cannot be learnt."""
+    empty = sorted(set(SPLITS) - set(tracks["split"]))
+    if empty:
+        raise ValueError(
+            f"{corpus} has no usable track for {', '.join(empty)}: the audit's column `reason` "
+            "says what is wrong with each; mend or add tracks."
+        )
+    genres = sorted(tracks["genre"].unique())
+    untaught = sorted(set(genres) - set(tracks.loc[tracks["split"] == "train", "genre"]))
+    if untaught or len(genres) < 2:
+        found = f"no usable track of {', '.join(untaught)} to train on" if untaught else "one genre"
+        raise ValueError(
+            f"{corpus} has {found}: the audit's column `reason` says what is wrong with each "
+            "track; mend or add tracks, two genres at least."
+        )
+    return genres
 
 
 def _write_arrays(corpus: Path, tracks: pd.DataFrame, folder: Path, n_jobs: int, digest) -> None:
