@@ -14,6 +14,7 @@ from src.docs.copies import LARGEST_FIGURE, LARGEST_NOTEBOOK, SOUND, lighter, sm
 from src.paths import ROOT
 from src.results import write_csv
 
+OF = {"corpus": "gtzan", "checkpoint": "documented"}
 TEXTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
 
 
@@ -57,49 +58,48 @@ def test_figures_and_notebooks_are_small_and_without_sound():
 
 
 def test_a_number_is_a_percentage_with_its_interval(committed):
-    folder = committed("robustness", [{"attack": "pgd", "accuracy": 0.5, "low": 0.25, "high": 1}])
-    assert numbers.number("robustness", folder=folder, attack="pgd") == "50.0% [25, 100]"
+    committed("robustness", [{"attack": "pgd", "accuracy": 0.5, "low": 0.25, "high": 1}])
+    assert numbers.number("robustness", attack="pgd") == "50.0% [25, 100]"
 
 
 @pytest.mark.parametrize("attack", ["fgsm", "pgd"])
 def test_a_number_that_is_not_one_is_refused(committed, attack):
     row = {"attack": "pgd", "accuracy": 0.5, "low": 0.25, "high": 1}
-    folder = committed("robustness", [row, row])
+    committed("robustness", [row, row])
     with pytest.raises(ValueError, match=r"^robustness\.csv has (no row|2 rows) with [^\n]*\.$"):
-        numbers.number("robustness", folder=folder, attack=attack)
+        numbers.number("robustness", attack=attack)
 
 
-def test_a_missing_table_names_its_command(tmp_path):
+def test_a_missing_table_names_its_command():
     with pytest.raises(FileNotFoundError, match="`make collect`"):
-        numbers.read("nothing", tmp_path)
+        numbers.read("nothing")
 
 
-def test_attacks_stand_beside_the_specification(monkeypatch):
+def test_attacks_stand_beside_the_specification(committed):
     names = ("fgsm", "pgd", "worst_case", "noise_linf")
     rows = [
-        {"attack": name, "eps": eps, "accuracy": eps, "low": None, "high": None}
+        {"attack": name, "eps": eps, "accuracy": eps, "low": None, "high": None} | OF
         for name in names
         for eps in (0.01, 0.05)
     ]
-    monkeypatch.setattr(tables, "select", lambda *args, **wanted: pd.DataFrame(rows))
+    committed("robustness", rows)
     lines = tables.attacks("gtzan", "documented").splitlines()
     assert lines[2] == "| 0.01 | 0.8 | 12.0 / 2.5% | 1.0% | 1.0% | 1.0% | 1.0% |"
     assert lines[3] == "| 0.05 | 4 |  | 5.0% | 5.0% | 5.0% | 5.0% |"
 
 
-def test_checkpoints_stand_side_by_side(monkeypatch):
+def test_checkpoints_stand_side_by_side(committed):
     rows = [
-        {"attack": attack, "eps": eps, "checkpoint": name, "accuracy": eps}
-        for attack, eps in (("clean", 0.0), ("worst_case", 0.01))
+        {"corruption": kind, "severity": severity, "checkpoint": name, "accuracy": severity / 100}
+        for kind, severity in (("none", 0), ("mp3", 8))
         for name in ("documented", "robust")
     ]
-    table = pd.DataFrame(rows).assign(low=None, high=None)
-    monkeypatch.setattr(tables, "select", lambda *args, **wanted: table)
-    assert tables.worst_cases("gtzan").splitlines() == [
+    committed("corruptions", [row | {"corpus": "c", "low": None, "high": None} for row in rows])
+    assert tables.corruptions("c").splitlines() == [
         "|  | `documented` | `robust` |",
         "| --- | --- | --- |",
-        "| clean | 0.0% | 0.0% |",
-        "| 0.01 (0.8 dB) | 1.0% | 1.0% |",
+        "| none | 0.0% | 0.0% |",
+        "| MP3, 8 kbit/s | 8.0% | 8.0% |",
     ]
 
 

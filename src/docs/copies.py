@@ -67,8 +67,8 @@ def copy_notebooks(paths: RunPaths, target: Path) -> list[Path]:
     return copied
 
 
-def smaller(png: bytes, width: int | None = None, largest: int = LARGEST_FIGURE) -> bytes:
-    """Return a PNG of at most `largest` bytes: fewer colours, then fewer pixels.
+def smaller(png: bytes, width: int | None = None) -> bytes:
+    """Return a PNG of at most 300 kB: fewer colours, then fewer pixels.
 
     `width` in pixels is kept below from the beginning.
     """
@@ -78,7 +78,7 @@ def smaller(png: bytes, width: int | None = None, largest: int = LARGEST_FIGURE)
         scaled = picture.resize((size, round(picture.height * size / picture.width)), Image.LANCZOS)
         found = io.BytesIO()
         scaled.quantize(256, dither=Image.Dither.NONE).save(found, "PNG", optimize=True)
-        if found.tell() <= largest:
+        if found.tell() <= LARGEST_FIGURE:
             return found.getvalue()
         size = int(size * 0.9)
 

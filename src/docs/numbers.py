@@ -2,23 +2,22 @@
 
 import json
 from functools import cache
-from pathlib import Path
 
 import pandas as pd
 
 from src.paths import METRICS
 from src.results import read_json
 
-REAL, EMBEDDED = METRICS / "real", METRICS / "embedded"
+REAL = METRICS / "real"
 
 
 @cache
-def read(name: str, folder: Path = REAL) -> pd.DataFrame:
+def read(name: str) -> pd.DataFrame:
     """Return a committed table by its name, or raise FileNotFoundError naming its command."""
-    file = folder / f"{name}.csv"
+    file = REAL / f"{name}.csv"
     if not file.exists():
         raise FileNotFoundError(
-            f"results/metrics/{folder.name}/{name}.csv is missing: `make collect` gathers it from "
+            f"results/metrics/real/{name}.csv is missing: `make collect` gathers it from "
             "finished runs."
         )
     return pd.read_csv(file)
@@ -29,12 +28,12 @@ def result(run: str, name: str) -> dict:
     return read_json(REAL / run / f"{name}.json")
 
 
-def select(name: str, folder: Path = REAL, **wanted: object) -> pd.DataFrame:
+def select(name: str, **wanted: object) -> pd.DataFrame:
     """Return the rows of a table whose columns have the wanted values.
 
     Raises ValueError if there are none: the results were made with other parameters.
     """
-    table = read(name, folder)
+    table = read(name)
     for column, value in wanted.items():
         table = table[table[column] == value]
     if table.empty:
@@ -45,12 +44,12 @@ def select(name: str, folder: Path = REAL, **wanted: object) -> pd.DataFrame:
     return table
 
 
-def number(name: str, value: str = "accuracy", folder: Path = REAL, **wanted: object) -> str:
+def number(name: str, value: str = "accuracy", **wanted: object) -> str:
     """Return one accuracy of a table with its interval, in percent.
 
     `value` is `accuracy`, `clip_accuracy` or `song_accuracy`; ValueError unless one row is left.
     """
-    rows = select(name, folder, **wanted)
+    rows = select(name, **wanted)
     if len(rows) > 1:
         raise ValueError(f"{name}.csv has {len(rows)} rows with {json.dumps(wanted)}, not one.")
     return shown(rows.iloc[0], value)

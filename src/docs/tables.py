@@ -95,15 +95,8 @@ def attacks(corpus: str, checkpoint: str) -> str:
     return markdown(pd.DataFrame(lines))
 
 
-def worst_cases(corpus: str) -> str:
-    """Return the worst-case accuracy of all checkpoints side by side, clean and by eps."""
-    rows = select("robustness", corpus=corpus)
-    rows = rows[rows["attack"].isin(["clean", "worst_case"])]
-    return _side_by_side(rows, "eps", lambda eps: f"{eps:g} ({80 * eps:g} dB)" if eps else "clean")
-
-
 def corruptions(corpus: str) -> str:
-    """Return accuracy under each corruption at its worst severity but one, and without any."""
+    """Return accuracy under each corruption at each severity, and without any."""
     rows = select("corruptions", corpus=corpus)
     rows = rows.assign(
         what=[
@@ -113,7 +106,7 @@ def corruptions(corpus: str) -> str:
             for _, row in rows.iterrows()
         ]
     )
-    return _side_by_side(rows, "what", str)
+    return _side_by_side(rows)
 
 
 def audio(corpus: str) -> str:
@@ -124,7 +117,7 @@ def audio(corpus: str) -> str:
     )
     rows = rows.assign(what=rows["attack"].map(AUDIO_ATTACKS))
     rows = rows.assign(what=rows["what"] + rows["snr_db"].map(", {:g} dB".format))
-    return _side_by_side(rows, "what", str)
+    return _side_by_side(rows)
 
 
 def survival(run: str, attack: str) -> str:
@@ -132,7 +125,7 @@ def survival(run: str, attack: str) -> str:
     rows = [row for row in result(run, "audio_attacks")["attacks"] if row["attack"] == attack]
     rows = [row | row["survival"] for row in rows if row["survival"]]
     table = pd.DataFrame(rows).assign(what=lambda t: t["channel"].map(CHANNELS))
-    return _side_by_side(table, "what", str, "value")
+    return _side_by_side(table, "value")
 
 
 def methods(corpus: str, checkpoint: str, eps: float) -> str:
@@ -178,12 +171,12 @@ def checkpoints(table: str, corpus: str) -> list[str]:
     return list(rows.loc[rows["corpus"] == corpus, "checkpoint"].unique())
 
 
-def _side_by_side(rows: pd.DataFrame, key: str, label: object, value: str = "accuracy") -> str:
-    """Return one line a value of `key`, in order, and one column a checkpoint."""
+def _side_by_side(rows: pd.DataFrame, value: str = "accuracy") -> str:
+    """Return one line for each of the column `what`, in order, and one column a checkpoint."""
     lines = []
-    for name, group in rows.groupby(key, sort=False):
+    for name, group in rows.groupby("what", sort=False):
         cells = {f"`{row['checkpoint']}`": shown(row, value) for _, row in group.iterrows()}
-        lines.append({"": label(name)} | cells)
+        lines.append({"": name} | cells)
     return markdown(pd.DataFrame(lines).fillna(""))
 
 
