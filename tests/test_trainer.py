@@ -381,6 +381,16 @@ def _shared(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(name="one_thread")
+def _one_thread():
+    """Sum in the order of the two processes: bfloat16 tells orders apart within four epochs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_of_the_same_batch_train_as_one_does(shared, tmp_path, monkeypatch):
     for layer in (torch.nn.Dropout, torch.nn.Dropout2d):
         monkeypatch.setattr(layer, "forward", lambda layer, x: x)
@@ -391,10 +401,9 @@ def test_two_processes_of_the_same_batch_train_as_one_does(shared, tmp_path, mon
     for one, two in zip(alone, together, strict=True):
         assert set(two) >= set(one)
         for measure, value in one.items():
-            one_segment = 1 / 40 if measure.endswith("accuracy") else 0
-            assert two[measure] == pytest.approx(value, abs=1e-3 + one_segment), measure
+            assert two[measure] == pytest.approx(value, abs=1e-4), measure
     kept = load_checkpoint(shared / "twice" / CHECKPOINT_FILE)[0].state_dict()
-    assert all(kept[name].allclose(value, atol=1e-3) for name, value in weights(tmp_path).items())
+    assert all(kept[name].allclose(value, atol=1e-4) for name, value in weights(tmp_path).items())
 
 
 def test_two_processes_share_a_batch_and_learn(shared):
