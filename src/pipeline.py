@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
+from src.data.audio_files import walk_audio
 from src.paths import NOTEBOOKS, ROOT, STAGES, RunPaths, run_name
 from src.results import disk_fault, read_json, whole_file
 
@@ -67,6 +68,8 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted: what is finished stays; the same command goes on from here")
         return 130
+    except OSError as error:  # of the corpus, before a notebook reads it
+        sys.exit(str(error))
 
 
 def run_stages(stages: list[str], parameters: dict, paths: RunPaths, only: bool) -> int:
@@ -222,7 +225,7 @@ def _source_state(stage: str, parameters: dict) -> list:
     source = ROOT / Path(parameters.get("DATASET", "")).expanduser()
     if stage != "explore" or source == ROOT or not source.exists():
         return []
-    files = [source] if source.is_file() else sorted(source.rglob("*"))
+    files = [source] if source.is_file() else sorted([*walk_audio(source), *source.glob("*.npz")])
     return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
 
 
@@ -276,7 +279,8 @@ def _check_run(paths: RunPaths, dataset: str | None) -> None:
     if not re.fullmatch(r"\w[\w .-]*", paths.run):
         raise ValueError(f"RUN={paths.run!r} cannot name a folder: give letters, digits, - _ .")
     source = paths.processed / "source.json"
-    if dataset and source.exists() and (made := read_json(source)["corpus"]) != run_name(dataset):
+    made = read_json(source, {"corpus"})["corpus"] if source.exists() else None
+    if dataset and made not in (None, run_name(dataset)):
         raise ValueError(
             f"run {paths.run} was made of {made}, not of {run_name(dataset)}: its results are "
             "kept; give RUN another name."

@@ -110,14 +110,21 @@ def write_json(path: Path, values: dict) -> Path:
     return path
 
 
-def read_json(path: Path) -> dict:
-    """Read a JSON file; raises ValueError with the file's name if it is damaged."""
+def read_json(path: Path, parts: set[str] = frozenset()) -> dict:
+    """Read a JSON file that holds these parts; ValueError with its name if it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} is not whole JSON ({error}): delete it and run its stage again."
         ) from error
+    if not isinstance(values, dict) or parts - set(values):
+        lacking = sorted(parts - set(values)) if isinstance(values, dict) else ["a table of parts"]
+        raise ValueError(
+            f"{path} lacks {', '.join(lacking)}: it was edited or written by other code; "
+            "delete it and run its stage again."
+        )
+    return values
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> Path:

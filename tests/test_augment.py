@@ -1,9 +1,19 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from src.data.frontend import N_FRAMES
-from src.models.augment import CROPS_PER_TRACK, CropDataset, filtered, mask, mixup, shuffled_labels
+from src.models.augment import (
+    CROPS_PER_TRACK,
+    CropDataset,
+    filtered,
+    mask,
+    mixup,
+    shuffled_labels,
+    warped,
+)
 from src.models.recipes import DOCUMENTED, RECIPES, recipe
 
 
@@ -87,6 +97,29 @@ def test_filters_are_smooth_and_within_their_gain():
 def test_a_filter_of_no_gain_changes_nothing():
     X = torch.rand(4, 1, 128, 130)
     assert filtered(X, 0).equal(X)
+
+
+def test_a_warp_moves_pitch_and_tempo_within_its_bounds():
+    torch.manual_seed(0)
+    X = torch.zeros(60, 1, 128, 130)
+    X[:30, :, 60:68] = 1  # a tone
+    X[30:] = (torch.arange(130) % 10 < 5).float()  # a beat
+    played = warped(X, 0.2)
+    bands = torch.arange(128.0)
+    pitch = torch.stack([(x * bands).sum() / x.sum() for x in played[:30, 0, :, 65]]) - 63.5
+    widest = 26 * math.log2(1.2)
+    assert 0.8 * widest < pitch.abs().max() < widest + 0.1
+    beats = (played[30:, 0, 64] > 0.5).int().diff(dim=1).eq(1).sum(dim=1)
+    assert 12 / 1.2 - 1 <= beats.min() < 11
+    assert 13 < beats.max() <= 12 * 1.2 + 1
+    assert (played.amax(dim=(1, 2, 3)) == 1).all()
+    assert played.min() >= 0
+
+
+def test_a_warp_of_nothing_changes_nothing():
+    X = torch.rand(4, 1, 128, 130)
+    assert warped(X, 0).equal(X)
+    assert torch.allclose(warped(X, 1e-9), X + 1 - X.amax(dim=(2, 3), keepdim=True), atol=1e-4)
 
 
 def test_mixup_keeps_the_mass_of_labels():

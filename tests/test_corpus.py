@@ -242,6 +242,14 @@ def test_a_missing_path_is_named_with_the_remedy(tmp_path):
     assert SENTENCE.fullmatch(str(error.value))
 
 
+def test_a_single_track_is_no_corpus(tmp_path):
+    track = tmp_path / "jazz.00000.wav"
+    track.write_bytes(b"RIFF")
+    with pytest.raises(ValueError, match=r"is a single file and no \.npz archive") as error:
+        open_corpus(str(track), 10, 0)
+    assert SENTENCE.fullmatch(str(error.value))
+
+
 def test_a_folder_without_tracks_is_named_with_the_remedy(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         audit(open_corpus(str(tmp_path), 10, 0))

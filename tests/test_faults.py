@@ -382,15 +382,17 @@ def spoil_metadata(paths):
     write_json(path, values)
 
 
+CHANGED_TABLE = r"segments\.csv is not the table that was written with the arrays"
 SPOILT = {
     "half an array": (spoil_half, r"test/X\.npy is no whole array"),
     "NaN": (spoil_values(np.nan), r"reaches \[nan, nan\] instead of \[0, 1\]"),
     "above 1": (spoil_values(1.5), r"reaches \[0\.\d+, 1\.5\] instead of \[0, 1\]"),
     "below 0": (spoil_values(-1), r"reaches \[-1\.0, 1\.0\] instead of \[0, 1\]"),
-    "rows lost": (spoil_table(lambda table: table[:-1]), r"has \d+ segments for test of \d+"),
+    "rows lost": (spoil_table(lambda table: table[:-1]), CHANGED_TABLE),
+    "another order": (spoil_table(lambda table: table[::-1]), CHANGED_TABLE),
     "another genre": (
-        spoil_table(lambda table: table.replace({"genre": {"b": "c"}})),
-        "or a genre that the metadata lacks",
+        spoil_table(lambda table: table.replace({"genre": {"a": "b"}})),
+        CHANGED_TABLE,
     ),
     "a key lost": (spoil_metadata, r"metadata\.json lacks n_segments"),
 }
@@ -403,7 +405,7 @@ def test_what_was_changed_after_preprocessing_is_refused(written, spoil, message
     with pytest.raises(ValueError, match=message) as error:
         load_split(written, "test")
     assert SENTENCE.fullmatch(str(error.value))
-    assert "run `make preprocess`" in str(error.value)
+    assert re.search("run (`make preprocess`|its stage)", str(error.value))
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.999])

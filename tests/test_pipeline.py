@@ -197,6 +197,28 @@ def test_a_changed_corpus_folder_is_explored_again(repository, executed):
     assert ran_by(executed, "--dataset", "corpus") == ["explore"]
 
 
+def test_a_change_behind_a_linked_folder_is_explored_again(repository, executed):
+    track = repository / "elsewhere" / "jazz" / "jazz.00000.wav"
+    track.parent.mkdir(parents=True)
+    track.write_bytes(b"a")
+    (repository / "corpus").mkdir()
+    (repository / "corpus" / "jazz").symlink_to(track.parent)
+    ran_by(executed, "--dataset", "corpus")
+    track.write_bytes(b"ab")
+    assert ran_by(executed, "--dataset", "corpus") == ["explore"]
+
+
+def test_a_corpus_that_cannot_be_listed_is_told_in_one_sentence(repository, executed, monkeypatch):
+    (repository / "corpus").mkdir()
+
+    def refuse(folder):
+        raise PermissionError(f"{folder} cannot be listed: mend its permissions.")
+
+    monkeypatch.setattr(pipeline, "walk_audio", refuse)
+    with pytest.raises(SystemExit, match=r"corpus cannot be listed: mend its permissions\.$"):
+        ran_by(executed, "--dataset", "corpus")
+
+
 def test_runs_do_not_share_files(executed):
     ran_by(executed)
     before = {path: path.read_bytes() for path in RunPaths("fake").metrics.iterdir()}

@@ -122,7 +122,7 @@ def test_tracks_without_a_split_are_left_out(corpus, paths):
 
 @pytest.mark.parametrize(
     ("split_of_1990", "found"),
-    [("", "has one genre"), ("test", "no usable track of 1990 to train")],
+    [("", "usable tracks of 1980 alone"), ("test", "no usable track of 1990 to train")],
 )
 def test_a_genre_that_cannot_be_learnt_is_refused(corpus, paths, split_of_1990, found):
     tracks = audit(corpus)
@@ -372,6 +372,23 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         save_with(path, fail)
     assert read_json(path) == {"value": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"[1]", "a table of parts"),
+        (b'{"path": "x"}', "lacks corpus"),
+        (b"\xff{}", "whole JSON"),
+    ],
+)
+def test_json_of_something_else_is_named_in_one_sentence(tmp_path, content, found):
+    path = tmp_path / "source.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=found) as error:
+        read_json(path, {"corpus", "path"})
+    assert str(path) in str(error.value)
+    assert SENTENCE.fullmatch(str(error.value))
 
 
 def test_half_a_json_file_is_named_in_one_sentence(tmp_path):

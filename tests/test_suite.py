@@ -127,6 +127,13 @@ def test_the_suite_needs_its_eps_among_those_of_the_sweep(target):
         evaluate(target, BUDGET._replace(suite_epsilons=(0.03,)), seed=1)
 
 
+@pytest.mark.parametrize("eps", [-0.1, 1.5, float("nan")])
+def test_an_eps_of_no_meaning_is_refused_by_its_parameter(target, eps):
+    budget = BUDGET._replace(epsilons=(0.01, eps))
+    with pytest.raises(ValueError, match=rf"^EPSILONS has {eps}: eps lies in \[0, 1\]"):
+        evaluate(target, budget, seed=1)
+
+
 def test_the_runner_up_is_the_best_of_the_wrong_genres():
     logits = np.array([[3.0, 1, 2], [0, 5, 4], [9, 8, 7]])
     assert runner_up(logits, np.array([0, 1, 2])).tolist() == [2, 2, 0]

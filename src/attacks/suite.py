@@ -55,7 +55,7 @@ def evaluate(target: Target, budget: Budget, seed: int) -> pd.DataFrame:
     iterations (at `doubled_eps`), targeted PGD, APGD on two losses, Square. Their rows tell how
     segments fare against this attack and all before it. HopSkipJump tries a few segments on its
     own. The worst case is over all of them; noise is not among them.
-    Raises ValueError if eps of the suite are not among those of the sweep.
+    Raises ValueError for eps outside [0, 1] or of the suite that are not among those of the sweep.
     """
     _check(budget)
     arguments = (*target, budget.epsilons, budget.iterations, seed)
@@ -146,7 +146,13 @@ def _hard_label(target: Target, budget: Budget, seed: int) -> pd.DataFrame:
 
 
 def _check(budget: Budget) -> None:
-    """Raise ValueError if the suite has eps that the sweep has not."""
+    """Raise ValueError for eps outside [0, 1] or of the suite that the sweep has not."""
+    for eps in budget.epsilons:
+        if not 0 <= eps <= 1:
+            raise ValueError(
+                f"EPSILONS has {eps}: eps lies in [0, 1], where 0.01 is 0.8 dB; dB may have been "
+                "given, divide them by 80."
+            )
     unknown = {*budget.suite_epsilons, budget.doubled_eps} - set(budget.epsilons)
     if budget.suite_epsilons and unknown:
         raise ValueError(

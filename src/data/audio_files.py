@@ -31,7 +31,7 @@ def find_tracks(folder: Path) -> list[Path]:
     files bear the same track name, as when two copies of the corpus lie in one folder.
     """
     files = {}
-    found = filter(_is_named, _walk(folder))
+    found = filter(_is_named, walk_audio(folder))
     for path in sorted(found, key=lambda p: (p.parent.name, p.name)):
         if path.stem in files:
             raise ValueError(
@@ -105,7 +105,7 @@ def audio_rows(folder: Path, n_jobs: int) -> list[dict]:
     jobs = (delayed(_audio_row)(path, folder) for path in paths)
     results = Parallel(n_jobs, prefer="threads", return_as="generator")(jobs)
     rows = list(tqdm(results, total=len(paths), desc="audit", unit="track"))
-    misnamed = sorted(path for path in _walk(folder) if not _is_named(path))
+    misnamed = sorted(path for path in walk_audio(folder) if not _is_named(path))
     return rows + [_misnamed_row(path.relative_to(folder)) for path in misnamed]
 
 
@@ -178,7 +178,7 @@ def _fault(row: dict, path: Path, n_lacking: int) -> str:
     return ""
 
 
-def _walk(folder: Path) -> list[Path]:
+def walk_audio(folder: Path) -> list[Path]:
     """Return all audio files below a folder, hidden files and folders left out.
 
     Links are followed, each folder is entered once. Raises PermissionError, and its like, for a

@@ -19,6 +19,7 @@ COLUMNS = (
     "track genre path duration_s sample_rate_hz channels peak clipped silent sha256 "
     "n_segments used duplicate_of reason"
 ).split()
+SOURCE_PARTS = {"corpus", "path"}
 TEXTS = ("track", "genre", "path", "sha256", "duplicate_of", "reason")
 
 
@@ -26,7 +27,8 @@ def open_corpus(dataset: str, tracks_per_genre: int, seed: int) -> Path:
     """Return the folder or `.npz` archive of a data set, after making or fetching it if need be.
 
     `dataset` is `synthetic` (composed here, `tracks_per_genre` tracks a genre), `gtzan_mini` or
-    `gtzan` (downloaded), or a path. Raises FileNotFoundError for a path that does not exist.
+    `gtzan` (downloaded), or a path. Raises FileNotFoundError for a path that does not exist,
+    ValueError for a file that is no archive.
     """
     if dataset == "synthetic":
         music = synthetic.code_hash()
@@ -42,6 +44,11 @@ def open_corpus(dataset: str, tracks_per_genre: int, seed: int) -> Path:
             f"DATASET={dataset} is neither synthetic, gtzan_mini, gtzan nor an existing path "
             f"({path} is not there): give a path from the repository's root or one of the names."
         )
+    if path.is_file() and path.suffix != ".npz":
+        raise ValueError(
+            f"DATASET={dataset} is a single file and no .npz archive of log-mels: a track may have "
+            "been given; give the folder whose sub-folders are genres."
+        )
     archives = sorted(path.glob("*.npz")) if path.is_dir() else []
     return archives[0] if len(archives) == 1 else path
 
@@ -53,7 +60,7 @@ def claim_run(paths: RunPaths, corpus: Path, dataset: str) -> None:
     """
     source = paths.processed / "source.json"
     shown = str(corpus.relative_to(ROOT) if corpus.is_relative_to(ROOT) else corpus)
-    if source.exists() and (other := read_json(source)["path"]) != shown:
+    if source.exists() and (other := read_json(source, SOURCE_PARTS)["path"]) != shown:
         raise ValueError(
             f"Run {paths.run} was made of {other}, not of {shown}: its results are kept; "
             "give RUN another name."
@@ -63,7 +70,7 @@ def claim_run(paths: RunPaths, corpus: Path, dataset: str) -> None:
 
 def source_of(paths: RunPaths) -> tuple[Path, str]:
     """Return the path and the name of the corpus that a run is made of."""
-    source = read_json(require(paths.processed / "source.json", "explore"))
+    source = read_json(require(paths.processed / "source.json", "explore"), SOURCE_PARTS)
     return ROOT / source["path"], source["corpus"]
 
 

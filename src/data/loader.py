@@ -14,7 +14,14 @@ from src.results import read_json
 from src.runtime import chunks, forget_read
 
 CHECKED_AT_ONCE = 256  # segments
-METADATA_KEYS = {"tracks_sha256", "genres", "front_end", "n_segments", "fingerprint"}
+METADATA_PARTS = {
+    "tracks_sha256",
+    "segments_sha256",
+    "genres",
+    "front_end",
+    "n_segments",
+    "fingerprint",
+}
 
 
 class SegmentDataset(Dataset):
@@ -48,13 +55,8 @@ def load_metadata(paths: RunPaths) -> dict:
     Raises FileNotFoundError if a file is missing, ValueError if the audit is newer than the
     arrays; both name the stage to run.
     """
-    metadata = read_json(require(paths.processed / "metadata.json", "preprocess"))
-    missing = METADATA_KEYS - set(metadata)
-    if missing:
-        raise ValueError(
-            f"data/processed/{paths.run}/metadata.json lacks {', '.join(sorted(missing))}: it may "
-            "have been edited; run `make preprocess` again."
-        )
+    file = require(paths.processed / "metadata.json", "preprocess")
+    metadata = read_json(file, METADATA_PARTS)
     tracks = require(paths.processed / "tracks.csv", "explore")
     if metadata["tracks_sha256"] != file_hash(tracks):
         raise ValueError(
@@ -85,15 +87,14 @@ def load_split(paths: RunPaths, split: str) -> tuple[np.ndarray, np.ndarray, pd.
             f"data/processed/{paths.run}/{split}/X.npy reaches [{low}, {high}] instead of "
             "[0, 1]: it is not the file that was written; run `make preprocess`."
         )
-    names = {"track": str, "genre": str}
     file = require(paths.processed / "segments.csv", "preprocess")
-    table = pd.read_csv(file, dtype=names, keep_default_na=False)
-    table = table[table["split"] == split].reset_index(drop=True)
-    if len(table) != len(X) or not set(table["genre"]) <= set(metadata["genres"]):
+    if file_hash(file) != metadata["segments_sha256"]:
         raise ValueError(
-            f"{file.relative_to(paths.processed.parent)} has {len(table)} segments for {split} of "
-            f"{len(X)}, or a genre that the metadata lacks: it was changed; run `make preprocess`."
+            f"data/processed/{paths.run}/segments.csv is not the table that was written with the "
+            "arrays: it was changed or cut; run `make preprocess`."
         )
+    table = pd.read_csv(file, dtype={"track": str, "genre": str}, keep_default_na=False)
+    table = table[table["split"] == split].reset_index(drop=True)
     y = pd.Categorical(table["genre"], categories=metadata["genres"]).codes.astype(np.int64)
     return X, y, table
 

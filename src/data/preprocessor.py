@@ -97,12 +97,14 @@ def write_processed(
         _write_arrays(corpus, tracks, folder, n_jobs, digest)
     segments = segment_table(tracks, corpora.is_log_mel(corpus))
     write_csv(folder / "segments.csv", segments)
-    digest.update((folder / "segments.csv").read_bytes())
+    table = (folder / "segments.csv").read_bytes()
+    digest.update(table)
     metadata = metadata | {
         "genres": genres,
         "front_end": FRONT_END,
         "n_tracks": tracks["split"].value_counts().reindex(SPLITS, fill_value=0).to_dict(),
         "n_segments": segments["split"].value_counts().reindex(SPLITS, fill_value=0).to_dict(),
+        "segments_sha256": hashlib.sha256(table).hexdigest(),
         "fingerprint": digest.hexdigest(),
     }
     write_json(folder / "metadata.json", metadata)
@@ -119,11 +121,15 @@ def _check_tracks(corpus: Path, tracks: pd.DataFrame) -> list[str]:
         )
     genres = sorted(tracks["genre"].unique())
     untaught = sorted(set(genres) - set(tracks.loc[tracks["split"] == "train", "genre"]))
-    if untaught or len(genres) < 2:
-        found = f"no usable track of {', '.join(untaught)} to train on" if untaught else "one genre"
+    if untaught:
         raise ValueError(
-            f"{corpus} has {found}: the audit's column `reason` says what is wrong with each "
-            "track; mend or add tracks, two genres at least."
+            f"{corpus} has no usable track of {', '.join(untaught)} to train on: the audit's "
+            "column `reason` says what is wrong with each track; mend or add tracks."
+        )
+    if len(genres) < 2:
+        raise ValueError(
+            f"{corpus} has usable tracks of {genres[0]} alone, and a network tells genres apart: "
+            "the folder of one genre may have been given; give the one above it."
         )
     return genres
 

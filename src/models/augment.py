@@ -1,5 +1,7 @@
-"""Varying the training data: random crops, SpecAugment masks, filters, mixup,
+"""Varying the training data: random crops, SpecAugment masks, filters, warps, mixup,
 shuffled labels."""
+
+import math
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from src.data.frontend import DYNAMIC_RANGE_DB, N_FRAMES
 from src.runtime import forget_read
 
 CROPS_PER_TRACK = 10
+BANDS_PER_OCTAVE = 26  # of the 128 mel bands, above 1 kHz; fewer below
 FILTER_POINTS = 6  # at which a random filter has a gain of its own, evenly along the mel bands
 
 
@@ -73,6 +76,25 @@ def filtered(X: torch.Tensor, largest_db: float) -> torch.Tensor:
     points = (2 * torch.rand(len(X), 1, FILTER_POINTS) - 1) * largest_db / DYNAMIC_RANGE_DB
     gains = nn.functional.interpolate(points, X.shape[2], mode="linear", align_corners=True)
     X = X + gains[..., None].to(X.device)
+    return (X + 1 - X.amax(dim=(2, 3), keepdim=True)).clamp(0, 1)
+
+
+def warped(X: torch.Tensor, largest: float) -> torch.Tensor:
+    """Play segments (n, 1, 128, 130) at other tempi and, separately, in other keys.
+
+    Ratios of tempo and pitch are drawn up to 1 + `largest`, or down to its inverse. Pitch moves
+    all mel bands alike, as it does above 1 kHz; edges are mirrored. Source: random resized crops
+    of log-mels, BYOL-A, Niizumi et al. 2021, arXiv 2103.06695.
+    """
+    if not largest:
+        return X
+    octaves = (2 * torch.rand(2, len(X)) - 1) * math.log2(1 + largest)
+    grid = torch.zeros(len(X), 2, 3)
+    grid[:, 0, 0] = 2 ** octaves[0]
+    grid[:, 1, 1] = 1
+    grid[:, 1, 2] = octaves[1] * BANDS_PER_OCTAVE * 2 / X.shape[2]  # X spans -1 to 1
+    grid = nn.functional.affine_grid(grid.to(X.device), X.shape, align_corners=False)
+    X = nn.functional.grid_sample(X, grid, padding_mode="reflection", align_corners=False)
     return (X + 1 - X.amax(dim=(2, 3), keepdim=True)).clamp(0, 1)
 
 

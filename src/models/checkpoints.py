@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from src.models.cnn import GenreClassifierCNN
-from src.paths import require
+from src.paths import ROOT, require
 from src.results import save_with
 from src.runtime import device
 
 CHECKPOINT_FILE = "checkpoint.pt"
-FACTS = {"weights", "genres", "fingerprint"}
+FACTS = {"weights": dict, "genres": list, "fingerprint": str}
 
 
 def save_checkpoint(path: Path, model: nn.Module, **facts: object) -> Path:
@@ -42,8 +42,8 @@ def load_checkpoint(path: Path, fingerprint: str | None = None) -> tuple[GenreCl
     return model.to(memory_format=torch.channels_last).eval(), content
 
 
-def read_tensors(path: Path, keys: set[str]) -> dict:
-    """Return what torch saved in a file, a dict with these keys; no pickled code is executed.
+def read_tensors(path: Path, parts: dict[str, type]) -> dict:
+    """Return what torch saved in a file, a dict with these parts; no pickled code is executed.
 
     Raises ValueError for a file that is damaged or holds something else.
     """
@@ -54,8 +54,9 @@ def read_tensors(path: Path, keys: set[str]) -> dict:
         content = torch.load(path, map_location=device(), weights_only=True)
     except Exception as error:  # damaged bytes raise nearly anything
         raise damage(path, f"cannot be read ({_first_line(error)})") from error
-    if not isinstance(content, dict) or keys - set(content):
-        lacking = sorted(keys - set(content)) if isinstance(content, dict) else ["a table of parts"]
+    if not isinstance(content, dict):
+        raise damage(path, "lacks a table of parts")
+    if lacking := [name for name, kind in parts.items() if not isinstance(content.get(name), kind)]:
         raise damage(path, f"lacks {', '.join(lacking)}")
     return content
 
@@ -64,7 +65,7 @@ def damage(path: Path, found: str) -> ValueError:
     """Return the error for a checkpoint or a state that is not used, and how to start over."""
     return ValueError(
         f"{_shown(path)} {found}: it was damaged, edited or written by other code; "
-        "delete it and run `make train`."
+        "delete it and run `make train` with the same RUN."
     )
 
 
@@ -87,8 +88,8 @@ def _fill(model: nn.Module, weights: dict, path: Path) -> None:
 
 
 def _shown(path: Path) -> str:
-    """Return a file's name with that of its folder, the checkpoint's."""
-    return f"{path.parent.name}/{path.name}"
+    """Return a file's path from the repository's root on."""
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 def _first_line(error: Exception) -> str:

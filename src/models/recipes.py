@@ -15,6 +15,7 @@ DOCUMENTED = {
     "mask_bands": 0,  # SpecAugment: widest stripe of mel bands
     "mask_frames": 0,  # SpecAugment: widest stripe of frames
     "filter_db": 0.0,  # FilterAugment: largest gain or loss of a random smooth filter
+    "warp": 0.0,  # largest relative change of tempo and, separately, of pitch
     "mixup": 0.0,  # alpha of mixup; 0: none
     "label_smoothing": 0.0,
     "averaging": 0.0,  # epochs over which weights are averaged, exponentially; 0: none

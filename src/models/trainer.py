@@ -192,6 +192,7 @@ def _learn(parts: dict, crew: Crew, train: Dataset, recipe: dict, n_genres: int)
     for X, y in _progress(batches, "train", crew, leave=False, unit="batch"):
         X, y = X.to(device(), memory_format=torch.channels_last), y.to(device())
         X = augment.filtered(X, recipe["filter_db"])
+        X = augment.warped(X, recipe["warp"])
         X = augment.mask(X, recipe["mask_bands"], recipe["mask_frames"])
         if recipe["adversarial_eps"]:
             steps = recipe["adversarial_steps"]
@@ -278,8 +279,8 @@ def _load_state(folder: Path, key: str, parts: dict) -> list[dict]:
     path = folder / STATE_FILE
     if not path.exists() or not (folder / BEST_FILE).exists():
         return []
-    state = read_tensors(path, {"key", "history"})
-    kept = read_tensors(folder / BEST_FILE, FACTS | {"key"})
+    state = read_tensors(path, {"key": str, "history": list})
+    kept = read_tensors(folder / BEST_FILE, FACTS | {"key": str})
     if not state["key"] == kept["key"] == key:
         return []
     if name := first_infinite(kept["weights"]):
