@@ -2,7 +2,7 @@
 
 Plain and ours take turns on the same work; the ratio is the median over turns. Results must be
 equal within the tolerance that stands beside each. Needs a run with a trained checkpoint. With
-`--profile` each stage tells its three largest items. About seven minutes on two CPU cores.
+`--profile` each stage tells its three largest items. About ten minutes on two CPU cores.
 """
 
 import argparse
@@ -18,6 +18,9 @@ from torch import nn
 from benchmarks import limits, plain
 from benchmarks.profiles import largest_calls, largest_operations
 from src.attacks.adversarial import EPSILONS, ITERATIONS, draw_segments, sweep
+from src.attacks.audio import has_audio, load_clips
+from src.attacks.channels import judge
+from src.attacks.waveform import attack_waveform, make_waveform_classifier
 from src.data import audio_files
 from src.data import corpus as corpora
 from src.data.frontend import LogMel
@@ -32,6 +35,7 @@ from src.paths import METRICS, RunPaths
 from src.results import provenance, write_json
 
 TRACKS, SEGMENTS, ATTACKED, MAPS = 20, 320, 24, 64
+SOUNDS, SOUND_STEPS, SNR_DB = 64, 20, 40
 SEED = 42
 
 
@@ -50,6 +54,8 @@ def main(arguments: list[str]) -> int:
         "attacks": attacks(paths, model),
         "gradcam": maps(paths, model),
     }
+    if has_audio(paths):
+        stages["waveform"] = waveform(paths, model)
     measured = {name: found for name, (found, _) in stages.items()}
     print(pd.DataFrame(measured).T.to_string())
     for name, (found, ours) in stages.items() if options.profile else ():
@@ -158,6 +164,30 @@ def attacks(paths: RunPaths, model: nn.Module) -> tuple[dict, Callable]:
     limit = limits.convolution_rate(torch.bfloat16, weights=False, backward=True)
     lost, made = _lost(model, found, y), _steps_made(found["ours"])
     return report(times, steps, "segment-steps/s", limit, lost, made), ours
+
+
+def waveform(paths: RunPaths, model: nn.Module) -> tuple[dict, Callable]:
+    """Measure PGD on samples; difference: by how much the plain one is more successful.
+
+    Ours writes 16-bit samples, too, and checks the ratio.
+    """
+    _, y, segments = load_split(paths, "test")
+    rows = draw_segments(segments["track"].to_numpy(), SOUNDS, SEED)
+    samples, y, found = load_clips(paths, segments.iloc[rows]), y[rows], {}
+
+    def plainly():
+        found["plain"] = plain.waveform_pgd(model, samples, y, SNR_DB, SOUND_STEPS)
+
+    def ours():
+        classifier = make_waveform_classifier(model)
+        options = samples, y, SNR_DB, SOUND_STEPS
+        found["ours"] = attack_waveform("pgd_waveform", classifier, *options)
+
+    times = take_turns(plainly, ours, turns=1)
+    wrong = {name: (judge(model, made).argmax(axis=1) != y).mean() for name, made in found.items()}
+    limit = limits.convolution_rate(torch.bfloat16, weights=False, backward=True)
+    lost = max(0.0, wrong["plain"] - wrong["ours"])
+    return report(times, len(y) * SOUND_STEPS, "clip-steps/s", limit, lost), ours
 
 
 def maps(paths: RunPaths, model: nn.Module) -> tuple[dict, Callable]:

@@ -12,6 +12,7 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
+from src.attacks.waveform import WaveformClassifier
 from src.data.frontend import (
     HOP_LENGTH,
     N_FFT,
@@ -83,6 +84,33 @@ def sweep(
         attacked["fgsm", eps] = fgsm.generate(X[:, None], y)[:, 0]
         attacked["pgd", eps] = pgd.generate(X[:, None], y)[:, 0]
     return attacked
+
+
+def waveform_pgd(
+    model: nn.Module, samples: np.ndarray, y: np.ndarray, snr_db: float, iterations: int
+) -> np.ndarray:
+    """Return clips (n, 66150) attacked by PGD within a ratio: ART in float32, each by itself."""
+    classifier = PyTorchClassifier(
+        WaveformClassifier(model.eval()),
+        loss=nn.CrossEntropyLoss(),
+        input_shape=samples.shape[1:],
+        nb_classes=model.output.out_features,
+        device_type="cpu",
+    )
+    attacked = []
+    for k, clip in enumerate(samples):
+        radius = float(np.linalg.norm(clip) * 10 ** (-snr_db / 20))
+        pgd = ProjectedGradientDescent(
+            classifier,
+            norm=2,
+            eps=radius,
+            eps_step=radius / 4,
+            max_iter=iterations,
+            num_random_init=1,
+            verbose=False,
+        )
+        attacked.append(pgd.generate(clip[None], y[k : k + 1])[0])
+    return np.stack(attacked)
 
 
 def grad_cam(model: nn.Module, X: np.ndarray, targets: np.ndarray) -> np.ndarray:

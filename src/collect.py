@@ -17,8 +17,19 @@ from src.data.loader import load_metadata
 from src.paths import METRICS, RunPaths
 from src.results import read_json, whole_file, write_csv, write_json
 
-TABLES = ("training", "robustness", "corruptions", "audio_attacks", "explanations")
-RECORDS = ("attacks",)
+TABLES = (
+    "training",
+    "recipe_gains",
+    "robustness",
+    "comparison",
+    "songs",
+    "transfer",
+    "corruptions",
+    "audio_attacks",
+    "explanations",
+)
+RECORDS = ("attacks", "smallest_eps")
+FOLDERS = REAL, EMBEDDED = "real", "embedded"
 PGD, PGD_EPS = "pgd_restarts", 0.01
 
 
@@ -46,14 +57,14 @@ def collect(runs: list[str], target: Path = METRICS) -> None:
 
 
 def _folder(run: str) -> str:
-    """Return `embedded` or `real`, by a run's corpus."""
+    """Return the folder of a run's results, by its corpus."""
     files = sorted(RunPaths(run).metrics.glob("*.json"))
     if not files:
         raise FileNotFoundError(
             f"results/metrics/{run} has no results: the name may be misspelt; `make run` with "
             f"RUN={run} makes them."
         )
-    return "embedded" if read_json(files[0])["corpus"] == "synthetic" else "real"
+    return EMBEDDED if read_json(files[0])["corpus"] == "synthetic" else REAL
 
 
 def _copy_results(run: str, target: Path) -> None:
@@ -90,15 +101,13 @@ def _table(run: str, name: str) -> pd.DataFrame | None:
 
 def _with_robust_accuracy(training: pd.DataFrame, run: str) -> pd.DataFrame:
     """Add to each training its accuracy under PGD with restarts, where attacks have been run."""
-    training = training.assign(pgd_eps=PGD_EPS, pgd_accuracy=float("nan"))
+    measures = ["accuracy", "low", "high", "n_segments"]
     robustness = _table(run, "robustness")
     if robustness is None:
-        return training
+        robustness = pd.DataFrame(columns=["checkpoint", "attack", "eps", *measures])
     rows = robustness[(robustness["attack"] == PGD) & (robustness["eps"] == PGD_EPS)]
-    accuracy = rows.set_index("checkpoint")["accuracy"]
-    names = sorted(RunPaths(run).metrics.glob("training_*.json"))
-    names = [file.stem.removeprefix("training_") for file in names]
-    return training.assign(pgd_accuracy=[accuracy.get(name) for name in names])
+    rows = rows[["checkpoint", *measures]].set_index("checkpoint").add_prefix("pgd_")
+    return training.assign(pgd_eps=PGD_EPS).join(rows, on="checkpoint")
 
 
 if __name__ == "__main__":

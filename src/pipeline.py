@@ -34,6 +34,7 @@ from src.results import disk_fault, read_json, whole_file
 CELL_TIMEOUT = 24 * 3600  # seconds: a kernel killed for memory must not hang the run for ever
 START_TIMEOUT = 120
 ATTACK_TABLES = "attacks robustness comparison smallest_eps transfer songs corruptions".split()
+AUDIO_TABLES = "audio_attacks audio_attacks_records".split()
 
 
 def main(arguments: list[str]) -> int:
@@ -167,6 +168,7 @@ def outputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
         "attack": [
             paths.metrics / "attacks.json",
             *(paths.metrics / f"{name}.csv" for name in ATTACK_TABLES),
+            *(paths.metrics / f"{name}.csv" for name in AUDIO_TABLES if _has_audio(paths)),
         ],
         "explain": [
             paths.metrics / f"{name}.{kind}"
@@ -175,6 +177,12 @@ def outputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
         ],
     }
     return [*outputs[stage], paths.notebooks / f"{STAGES[stage]}.ipynb"]
+
+
+def _has_audio(paths: RunPaths) -> bool:
+    """Tell whether a run is made of audio rather than log-mels, as far as is known yet."""
+    source = paths.processed / "source.json"
+    return source.exists() and not read_json(source).get("path", "").endswith(".npz")
 
 
 def run_notebook(stage: str, parameters: dict, paths: RunPaths) -> TaskFailed | None:

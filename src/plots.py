@@ -39,7 +39,7 @@ ATTACK_STYLE = {  # colour of Okabe and Ito, marker and line, name
     "hop_skip_jump": ("#999999", "h--", "HopSkipJump, few right ones"),
     "worst_case": ("#000000", ".-", "worst case"),
 }
-ATTACK_BANDS = ("pgd", "worst_case", "noise_linf")
+ATTACK_BANDS = ("fgsm", "pgd", "worst_case", "noise_linf", "noise_l2")
 DECIBEL_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
 DPI = 110
 
@@ -190,7 +190,7 @@ def robustness(ax: Axes, table: pd.DataFrame, chance: float, title: str = "") ->
             bold = 2.2 if name == "worst_case" else 1.2
             ax.plot(rows["eps"], rows["accuracy"] * 100, style, c=colour, lw=bold, label=label)
         if name in ATTACK_BANDS and len(rows):
-            ax.fill_between(rows["eps"], *_percent(rows, "low", "high"), color=colour, alpha=0.15)
+            ax.fill_between(rows["eps"], *_percent(rows, "low", "high"), color=colour, alpha=0.12)
     clean = table.loc[table["attack"] == "clean", "accuracy"].iloc[0]
     ax.axhline(clean * 100, color="grey", label="clean")
     ax.axhline(chance * 100, color="black", linestyle=":", label="chance")

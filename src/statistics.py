@@ -5,6 +5,7 @@ from scipy.stats import binomtest, bootstrap
 
 LEVEL = 0.95
 RESAMPLES = 2000
+FEWEST_TRACKS = 6  # of fewer, resampling tells little more than the lowest and the highest
 
 
 def mean_over_tracks(values: np.ndarray, tracks: np.ndarray, seed: int = 0) -> dict:
@@ -13,7 +14,7 @@ def mean_over_tracks(values: np.ndarray, tracks: np.ndarray, seed: int = 0) -> d
     Tracks, not segments, are drawn with replacement (percentile bootstrap, scipy). Where all
     tracks agree on 0 or 1 there is nothing to draw from, and the interval is Wilson's for as many
     independent trials as there are tracks. The result has `value`, `low`, `high`, `n_segments`,
-    `n_tracks`; `low` and `high` are None for a single track, which says nothing about others.
+    `n_tracks`; `low` and `high` are None for fewer than `FEWEST_TRACKS`.
     Raises ValueError without values.
     """
     values, tracks = np.asarray(values, dtype=float), np.asarray(tracks)
@@ -42,7 +43,7 @@ def difference_over_tracks(
     values = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
     _, number = np.unique(tracks, return_inverse=True)
     total, count = np.bincount(number, values), np.bincount(number)
-    low, high = _bootstrap(total, count, seed) if len(count) > 1 else (None, None)
+    low, high = _bootstrap(total, count, seed) if len(count) >= FEWEST_TRACKS else (None, None)
     return {
         "value": float(values.mean()),
         "low": low,
@@ -53,9 +54,9 @@ def difference_over_tracks(
 
 
 def _interval(total: np.ndarray, count: np.ndarray, seed: int) -> tuple[float | None, float | None]:
-    """Return the interval of sum(total) / sum(count) over tracks, None for a single track."""
+    """Return the interval of sum(total) / sum(count) over tracks, None for too few."""
     n, share = len(count), total.sum() / count.sum()
-    if n < 2:
+    if n < FEWEST_TRACKS:
         return None, None
     if share in (0, 1):
         bounds = binomtest(int(share * n), n).proportion_ci(LEVEL, method="wilson")

@@ -105,3 +105,10 @@ def written(write_track, noise, tmp_path, monkeypatch):
     tracks["split"] = split_tracks(tracks, 0)
     write_processed(corpus, tracks, paths.processed, {"tracks_sha256": file_hash(file)})
     return paths
+
+
+@pytest.fixture
+def intervals_of_any(monkeypatch):
+    """Let two tracks have an interval, so that it can be counted by hand."""
+    for module in ("src.statistics", "src.explainability.table"):
+        monkeypatch.setattr(f"{module}.FEWEST_TRACKS", 2)

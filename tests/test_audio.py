@@ -329,9 +329,22 @@ def test_the_summary_is_counted_from_the_records():
     assert found["accuracy"].map(lambda m: m["value"]).to_dict() == {"wav16": 0.25, "ogg": 0.5}
     rates = found["attack_success_rate"].map(lambda m: m["value"]).to_dict()
     assert rates == {"wav16": pytest.approx(2 / 3), "ogg": 0.5}
-    survivals = found["survival"].map(lambda m: m["value"]).to_dict()
-    assert survivals == {"wav16": 1, "ogg": 0.5}
+    assert found.loc["ogg", "survival"]["value"] == 0.5
+    assert pd.isna(found.loc["wav16", "survival"])  # what the file flips, it flips
     assert found["snr_db"].tolist() == [20, 20]
+
+
+def test_a_resynthesized_clip_survives_if_its_spectrogram_was_flipped():
+    columns = ["segment", "attack", "channel", "true", "clean_prediction", "adversarial_prediction"]
+    drawn, sound = "pgd_spectrogram", "pgd_spectrogram_resynthesized"
+    rows = [(k, drawn, "spectrogram", 0, 0, after) for k, after in enumerate([1, 1, 1, 0])]
+    rows += [(k, sound, "wav16", 0, 0, after) for k, after in enumerate([1, 0, 0, 1])]
+    records = pd.DataFrame(rows, columns=columns).assign(budget_db=0.8, checkpoint="c", snr_db=20)
+    records["track"] = records["segment"].map("t{}".format)
+    records["success"] = records["adversarial_prediction"] != records["true"]
+    found = summarize(records).set_index("attack")["survival"]
+    assert found[sound]["value"] == pytest.approx(1 / 3)
+    assert pd.isna(found[drawn])
 
 
 def test_nothing_right_before_leaves_no_success_rate(tables):

@@ -28,6 +28,8 @@ SIZES = {
     "MAPS": 4,
     "EPSILONS": (0.01,),
     "ITERATIONS": 2,
+    "SOUNDS": 2,
+    "SOUND_STEPS": 2,
 }
 
 
@@ -61,7 +63,7 @@ def test_the_bench_measures_each_stage_and_its_profile(run, tmp_path, monkeypatc
     told = json.loads((tmp_path / "bench.json").read_text())
     assert {"versions", "machine", "corpus"} <= set(told)
     printed = capsys.readouterr().out
-    for stage in ("features", "training", "attacks", "gradcam"):
+    for stage in ("features", "training", "attacks", "gradcam", "waveform"):
         found = told[stage]
         assert all(found[key] > 0 for key in ("ratio", "rate", "plain_rate", "limit"))
         assert found["share_of_limit"] == pytest.approx(found["rate"] / found["limit"])

@@ -22,11 +22,12 @@ def make_run(run, names, corpus="gtzan", robust=None):
     write_json(RunPaths(run).processed / "metadata.json", {"corpus": corpus, "n_tracks": 7})
     for name in names:
         write_json(folder / f"training_{name}.json", {"corpus": corpus, "checkpoint": name})
-    rows = [{"corpus": corpus, "recipe": name, "clip_accuracy": 0.8} for name in sorted(names)]
+    rows = [{"corpus": corpus, "recipe": name, "checkpoint": name} for name in sorted(names)]
     write_csv(folder / "training.csv", pd.DataFrame(rows))
     if robust:
         rows = [
             {"checkpoint": name, "attack": attack, "eps": eps, "accuracy": value / eps}
+            | {"low": 0, "high": 1, "n_segments": 60}
             for name, value in robust.items()
             for attack in ("pgd", "pgd_restarts")
             for eps in (0.01, 0.1)
@@ -42,6 +43,7 @@ def test_tables_of_runs_stand_one_below_the_other(tmp_path):
     assert table["recipe"].tolist() == ["documented", "robust", "documented"]
     assert table["pgd_accuracy"].fillna(-1).tolist() == [0.01, 0.5, -1]
     assert (table["pgd_eps"] == 0.01).all()
+    assert table["pgd_n_segments"].fillna(-1).tolist() == [60, 60, -1]
     assert len(pd.read_csv(tmp_path / "real" / "robustness.csv")) == 8
     assert read_json(tmp_path / "real/one/training_robust.json")["checkpoint"] == "robust"
 

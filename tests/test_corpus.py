@@ -190,6 +190,15 @@ def test_measures_of_a_known_track(write_track):
     assert row["sha256"] == hashlib.sha256(samples.tobytes()).hexdigest()
 
 
+def test_opposite_channels_are_silent_since_their_mean_is_used(write_track, noise):
+    left = noise(0)
+    write_track("rock/rock.00000.wav", np.stack([left, left], axis=1))
+    corpus = write_track("rock/rock.00001.wav", np.stack([left, -left], axis=1))
+    tracks = audit(corpus)
+    assert tracks["used"].tolist() == [True, False]
+    assert tracks["reason"].iloc[1].startswith("silent: ")
+
+
 def test_at_most_ten_segments_are_taken(write_track, noise):
     write_track("rock/rock.00000.wav", noise(0, seconds=33.5))
     corpus = write_track("rock/rock.00001.wav", noise(1, seconds=29.9))

@@ -21,12 +21,12 @@ TEXTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
 @pytest.fixture
 def committed(tmp_path, monkeypatch):
     """Return a function that writes a committed table of rows."""
-    monkeypatch.setattr(numbers, "REAL", tmp_path)
+    monkeypatch.setattr(numbers, "METRICS", tmp_path)
     numbers.read.cache_clear()
 
-    def write(name, rows):
-        write_csv(tmp_path / f"{name}.csv", pd.DataFrame(rows))
-        return tmp_path
+    def write(name, rows, folder="real"):
+        write_csv(tmp_path / folder / f"{name}.csv", pd.DataFrame(rows))
+        return tmp_path / folder
 
     yield write
     numbers.read.cache_clear()
@@ -60,6 +60,14 @@ def test_figures_and_notebooks_are_small_and_without_sound():
 def test_a_number_is_a_percentage_with_its_interval(committed):
     committed("robustness", [{"attack": "pgd", "accuracy": 0.5, "low": 0.25, "high": 1}])
     assert numbers.number("robustness", attack="pgd") == "50.0% [25, 100]"
+
+
+def test_numbers_of_the_embedded_corpus_stand_beside_those_of_real_music(committed):
+    for folder, corpus, accuracy in (("real", "gtzan", 0.5), ("embedded", "synthetic", 0.9)):
+        row = {"corpus": corpus, "accuracy": accuracy, "low": None, "high": None}
+        committed("robustness", [row], folder)
+    assert numbers.number("robustness", corpus="gtzan") == "50.0%"
+    assert numbers.number("robustness", corpus="synthetic") == "90.0%"
 
 
 @pytest.mark.parametrize("attack", ["fgsm", "pgd"])

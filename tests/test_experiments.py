@@ -89,7 +89,13 @@ def test_shift_is_recorded_by_what_became_of_the_clip(subject, clips, half_flipp
     rows = experiments.shift_records(subject, "gradcam", clips, half_flipped, clean)
     found = rows[rows["measure"] == "spearman"].groupby("condition")
     segments = {name: group["segment"].tolist() for name, group in found}
-    assert segments == {"succeeded_true": [0, 1], "failed": [2, 3], "noise": [0, 1, 2, 3]}
+    flipped, stood = [0, 1], [2, 3]
+    assert segments == {
+        "succeeded_true": flipped,
+        "noise_succeeded": flipped,
+        "failed": stood,
+        "noise": flipped + stood,
+    }
     still = found.get_group("noise")["value"]  # this noise changes nothing
     np.testing.assert_allclose(still, 1, atol=1e-6)
     assert (found.get_group("succeeded_true")["value"] < 1).all()
@@ -209,6 +215,7 @@ def test_genres_that_are_listened_to_alike_have_no_gap_and_empty_priors_do_not_c
 KEYED = {"checkpoint": "tiny", "method": "gradcam", "condition": "noise", "eps": 0.01}
 
 
+@pytest.mark.usefixtures("intervals_of_any")
 def test_a_table_has_the_mean_of_each_measure_with_its_interval():
     clips = table([*"aabb"], ["blues"] * 4)
     rows = records(clips, {"spearman": np.array([0.2, 0.4, np.nan, 0.9])}, **KEYED)
@@ -226,12 +233,14 @@ def test_nissim_becomes_its_mean_and_its_variation():
     assert found.to_dict() == {"mod": pytest.approx(0.25), "vid": pytest.approx(values.var())}
 
 
+@pytest.mark.usefixtures("intervals_of_any")
 def test_values_that_never_differ_have_an_interval_without_width():
     rows = records(table([*"ab"], ["blues"] * 2), {"centre_shift_s": np.zeros(2)}, **KEYED)
     (line,) = summarize(rows, "corpus").to_dict("records")
     assert (line["value"], line["low"], line["high"]) == (0, 0, 0)
 
 
+@pytest.mark.usefixtures("intervals_of_any")
 def test_a_count_that_is_never_true_keeps_its_uncertainty():
     rows = records(table([*"ab"], ["blues"] * 2), {"empty": np.zeros(2)}, **KEYED)
     (line,) = summarize(rows, "corpus").to_dict("records")

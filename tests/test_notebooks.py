@@ -38,6 +38,7 @@ FIGURES = """
 TRAINING_COLUMNS = """
     corpus split recipe seed epochs clip_accuracy clip_low clip_high
     song_accuracy song_low song_high macro_recall n_tracks
+    song_macro_recall checkpoint changes
 """.split()
 AUDIO_COLUMNS = """
     corpus checkpoint attack snr_db channel accuracy low high n_segments n_tracks

@@ -95,6 +95,7 @@ def test_the_table_is_counted_from_the_records(records):
     assert table["attack"].iloc[0] == "clean"
 
 
+@pytest.mark.usefixtures("intervals_of_any")
 def test_intervals_are_those_of_tracks():
     """Five tracks of 40 like segments each: as uncertain as five coin flips, not as 200."""
     after = np.repeat([1, 1, 1, 0, 0], 40)
@@ -113,6 +114,7 @@ def test_where_nothing_was_right_there_is_no_success_rate():
     assert (table["accuracy"] == 0).all()
 
 
+@pytest.mark.usefixtures("intervals_of_any")
 def test_checkpoints_are_compared_segment_by_segment():
     before, weak, strong = [1, 1, 1, 1, 0, 1], [0, 0, 0, 0, 0, 1], [1, 0, 1, 0, 0, 1]
     table = pd.concat(

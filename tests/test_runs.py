@@ -3,9 +3,9 @@ import pandas as pd
 import pytest
 
 from src.models import runs
-from src.models.runs import paired_gain, predictions, training_rows
+from src.models.runs import paired_gain, predictions, recipe_gains, training_rows
 from src.paths import RunPaths
-from src.results import write_json
+from src.results import write_csv, write_json
 
 
 @pytest.fixture(name="segments")
@@ -43,6 +43,7 @@ def test_every_training_of_a_run_has_a_row(tmp_path, monkeypatch):
     test |= {"macro_recall": {"clip": 0.75, "song": 0.85}}
     for name, seed in (("robust", 42), ("improved_43", 43)):
         facts = {"corpus": "c", "split": "random", "checkpoint": name, "seed": seed, "epochs": 3}
+        facts |= {"parameters": {"CHANGES": {"epochs": 3}}}
         write_json(paths.metrics / f"training_{name}.json", facts | {"test": test})
     table = training_rows(paths)
     assert table["recipe"].tolist() == ["improved", "robust"]
@@ -60,7 +61,28 @@ def test_every_training_of_a_run_has_a_row(tmp_path, monkeypatch):
         "song_high": 0.9,
         "macro_recall": 0.75,
         "n_tracks": 15,
+        "song_macro_recall": 0.85,
+        "checkpoint": "improved_43",
+        "changes": '{"epochs": 3}',
     }
+
+
+def test_each_pair_of_checkpoints_is_compared(tmp_path, monkeypatch, segments):
+    monkeypatch.setattr("src.paths.ROOT", tmp_path)
+    paths, y = RunPaths("r"), np.array([0, 0, 0, 2, 2, 2])
+    assert recipe_gains(paths).empty
+    told = {"documented": [0, 0, 1, 1, 1, 2], "improved": [0, 0, 1, 2, 2, 2], "robust": y}
+    for name, predicted in told.items():
+        write_csv(
+            paths.metrics / f"predictions_{name}.csv", predictions(segments, y, certain(predicted))
+        )
+    gains = recipe_gains(paths, corpus="c").set_index(["checkpoint", "compared_with", "measure"])
+    assert len(gains) == 6
+    assert (gains["corpus"] == "c").all()
+    clips = gains["value"].unstack()["clip_accuracy"]
+    assert clips["improved", "documented"] == pytest.approx(1 / 3)
+    assert clips["robust", "documented"] == pytest.approx(1 / 2)
+    assert clips["robust", "improved"] == pytest.approx(1 / 6)
 
 
 @pytest.mark.parametrize("crops", [False, True])

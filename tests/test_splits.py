@@ -234,6 +234,7 @@ def test_interval_counts_tracks_not_segments():
     assert by_track["value"] == by_segment["value"]
 
 
+@pytest.mark.usefixtures("intervals_of_any")
 def test_value_is_the_plain_mean_of_segments_in_any_order():
     values, tracks = np.array([1.0, 0, 0, 0, 1, 1]), np.array(list("aaaabb"))
     result = mean_over_tracks(values, tracks)

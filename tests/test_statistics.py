@@ -35,6 +35,15 @@ def test_a_single_track_says_nothing_about_others():
     assert (found["value"], found["low"], found["high"]) == (0.5, None, None)
 
 
+@pytest.mark.parametrize(
+    "average", [mean_over_tracks, lambda v, t: difference_over_tracks(v, 1, t)]
+)
+def test_few_tracks_have_no_interval(average):
+    values, tracks = np.arange(6) % 2, np.arange(6)
+    assert average(values[:5], tracks[:5])["low"] is None
+    assert average(values, tracks)["low"] < average(values, tracks)["high"]
+
+
 def test_the_interval_of_a_mean_covers_it_as_often_as_it_says():
     rng = np.random.default_rng(1)
     covered = []

@@ -166,6 +166,10 @@ def test_an_attack_depends_on_its_seed_alone(classifier, clips, y):
 
 
 def test_an_unknown_attack_is_refused(classifier, clips, y):
+    with pytest.raises(ValueError, match=r"The budget of noise is nan dB: give a number"):
+        attack_waveform("noise", classifier, clips[:1], y[:1], float("nan"))
+    with pytest.raises(ValueError, match="0 iterations were asked for"):
+        attack_waveform("pgd_waveform", classifier, clips[:1], y[:1], 40, iterations=0)
     with pytest.raises(ValueError, match="pgd is not an attack known here: give one of noise, "):
         attack_waveform("pgd", classifier, clips, y, 40)
 

@@ -28,7 +28,8 @@ from src.models.evaluation import predict_logits
 from src.paths import RunPaths
 from src.statistics import mean_over_tracks
 
-FILE_CHANNEL = "wav16"
+FILE_CHANNEL, DRAWN_CHANNEL = "wav16", "spectrogram"
+BEFORE_FILE = {"pgd_spectrogram_resynthesized": "pgd_spectrogram"}
 COLUMNS = "corpus checkpoint attack snr_db channel accuracy low high n_segments n_tracks".split()
 
 
@@ -128,7 +129,7 @@ def sweep_resynthesis(
             predict_logits(model, attacked).argmax(axis=1),
         )
         sounds[todo] = to_16_bit(resynthesize(clips.samples[todo], wanted[todo]))
-    drawn = _table(clips, "spectrogram", seen, ratio_db(clips.samples, sounds))
+    drawn = _table(clips, DRAWN_CHANNEL, seen, ratio_db(clips.samples, sounds))
     heard = _records(model, clips, sounds, CHANNELS, {})
     tables = {"pgd_spectrogram": drawn, "pgd_spectrogram_resynthesized": heard}
     records = pd.concat([table.assign(attack=name) for name, table in tables.items()])
@@ -141,15 +142,16 @@ def summarize(records: pd.DataFrame) -> pd.DataFrame:
 
     `snr_db` is the budget where it is a ratio, else the median that was reached. `accuracy`,
     `attack_success_rate` (flipped among those right before, after that channel) and `survival`
-    (still flipped among those that the WAV file flips and that are right in this channel
-    unattacked) each have value, low and high over tracks, or are absent where nothing counts.
+    (still flipped among those that were flipped before and are right in this channel unattacked)
+    each have value, low and high over tracks, or are absent where nothing counts. Flipped before
+    means: by the WAV file; for the WAV file of a resynthesized clip, by its spectrogram.
     """
     keys = ["checkpoint", "attack", "budget_db", "channel"]
     lines = []
     for key, rows in records.groupby(keys, dropna=False, sort=False):
         line = dict(zip(keys, key, strict=True))
         right = rows["clean_prediction"] == rows["true"]
-        flips = rows["segment"].isin(_flipped_as_file(records, line))
+        flips = rows["segment"].isin(_flipped_before(records, line))
         lines.append(
             line
             | {
@@ -227,10 +229,13 @@ def _table(clips, channel, prediction, snr_db=np.nan, linf=np.nan) -> pd.DataFra
     )
 
 
-def _flipped_as_file(records: pd.DataFrame, line: dict) -> pd.Series:
-    """Return the segments that an attack within a budget flips as a WAV file."""
-    same = (records["attack"] == line["attack"]) & (records["budget_db"] == line["budget_db"])
-    same &= (records["checkpoint"] == line["checkpoint"]) & (records["channel"] == FILE_CHANNEL)
+def _flipped_before(records: pd.DataFrame, line: dict) -> pd.Series:
+    """Return the segments that an attack within a budget has flipped before a channel."""
+    attack, channel = line["attack"], FILE_CHANNEL
+    if line["channel"] == FILE_CHANNEL:
+        attack, channel = BEFORE_FILE.get(attack, ""), DRAWN_CHANNEL
+    same = (records["attack"] == attack) & (records["budget_db"] == line["budget_db"])
+    same &= (records["checkpoint"] == line["checkpoint"]) & (records["channel"] == channel)
     return records.loc[same & records["success"], "segment"]
 
 

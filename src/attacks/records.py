@@ -64,12 +64,15 @@ def worst_case(records: pd.DataFrame, eps: float, name: str = WORST_CASE) -> pd.
     """Return one row a segment: how it fared against all attacks in the ball of size `eps`.
 
     A segment is broken if any attack at this eps or a smaller one broke it (the balls are nested);
-    the row is that of the smallest such eps. For a segment that stands it is the latest row.
+    the row is that of the first attack at the smallest such eps; for a segment that stands it is
+    the latest row.
     `records` hold one checkpoint and no noise.
     """
     within = records[records["eps"] <= eps]
     rank = within["eps"].where(within["success"], -within["eps"])
-    order = within.assign(failed=~within["success"], rank=rank, age=-np.arange(len(within)))
+    place = np.arange(len(within))
+    age = np.where(within["success"], place, -place)
+    order = within.assign(failed=~within["success"], rank=rank, age=age)
     order = order.sort_values(["failed", "rank", "age"])
     rows = order.drop_duplicates("segment").sort_values("segment")
     rows = rows.assign(attack=name, eps=eps, eps_db=eps * DYNAMIC_RANGE_DB)

@@ -73,10 +73,15 @@ def attack_waveform(
     "pgd_waveform" PGD in the whole ball, "pgd_linf" PGD with no sample changed by more than FGSM
     changes all. For "pgd_masked" it is the distance in dB that the change keeps below the masking
     level in each cell, before rounding. Silent clips come back unchanged.
-    Raises ValueError for an unknown name, AssertionError if the attack broke its bound.
+    Raises ValueError for an unknown name, a budget that is no number or no iterations,
+    AssertionError if the attack broke its ratio.
     """
     if name not in ATTACKS:
         raise ValueError(f"{name} is not an attack known here: give one of {', '.join(ATTACKS)}.")
+    if not np.isfinite(budget_db):
+        raise ValueError(f"The budget of {name} is {budget_db} dB: give a number, as 40.")
+    if iterations < 1:
+        raise ValueError(f"{iterations} iterations were asked for: give at least 1.")
     set_seed(seed)
     attacked = np.array(samples, dtype=np.float32)
     loud = np.flatnonzero(np.abs(attacked).max(axis=1, initial=0) > 0)

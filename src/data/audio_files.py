@@ -113,7 +113,8 @@ def measure(samples: np.ndarray, rate: int) -> dict:
     """Return duration, peak, clipping, silence, hash and segments of samples (time, channels)."""
     windows = samples[: len(samples) // SILENCE_WINDOW * SILENCE_WINDOW]
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told as damaged
-        energy = np.square(windows.reshape(-1, SILENCE_WINDOW * samples.shape[1])).mean(axis=1)
+        mono = windows.mean(axis=1)  # what is used: opposite channels leave silence
+        energy = np.square(mono.reshape(-1, SILENCE_WINDOW)).mean(axis=1)
     return {
         "duration_s": len(samples) / rate,
         "sample_rate_hz": rate,

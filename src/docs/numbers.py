@@ -5,27 +5,31 @@ from functools import cache
 
 import pandas as pd
 
+from src.collect import FOLDERS
 from src.paths import METRICS
 from src.results import read_json
-
-REAL = METRICS / "real"
 
 
 @cache
 def read(name: str) -> pd.DataFrame:
-    """Return a committed table by its name, or raise FileNotFoundError naming its command."""
-    file = REAL / f"{name}.csv"
-    if not file.exists():
+    """Return a committed table by its name, runs on real music and on the embedded corpus alike.
+
+    Raises FileNotFoundError naming its command.
+    """
+    files = [METRICS / folder / f"{name}.csv" for folder in FOLDERS]
+    tables = [pd.read_csv(file) for file in files if file.exists()]
+    if not tables:
         raise FileNotFoundError(
             f"results/metrics/real/{name}.csv is missing: `make collect` gathers it from "
             "finished runs."
         )
-    return pd.read_csv(file)
+    return pd.concat(tables, ignore_index=True)
 
 
 def result(run: str, name: str) -> dict:
-    """Return a committed JSON result of a run on real music."""
-    return read_json(REAL / run / f"{name}.json")
+    """Return a committed JSON result of a run."""
+    files = [METRICS / folder / run / f"{name}.json" for folder in FOLDERS]
+    return read_json(next((file for file in files if file.exists()), files[0]))
 
 
 def select(name: str, **wanted: object) -> pd.DataFrame:

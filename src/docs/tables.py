@@ -26,8 +26,11 @@ AUDIO_ATTACKS = {
     "fgsm_waveform": "FGSM on the waveform",
     "pgd_waveform": "PGD on the waveform",
 }
+SPECTROGRAM_ATTACKS = {
+    "pgd_spectrogram": "accuracy, attacked spectrogram",
+    "pgd_spectrogram_resynthesized": "accuracy, its sound",
+}
 CHANNELS = {
-    "wav16": "16-bit WAV",
     "mp3_64k": "MP3, 64 kbit/s",
     "ogg": "Ogg Vorbis",
     "gain": "3 dB lower",
@@ -120,12 +123,56 @@ def audio(corpus: str) -> str:
     return _side_by_side(rows)
 
 
-def survival(run: str, attack: str) -> str:
+def masked(run: str) -> str:
+    """Return accuracy on files changed beneath the masking level, by margin and checkpoint."""
+    rows = result(run, "audio_attacks")["attacks"]
+    rows = [r for r in rows if (r["attack"], r["channel"]) == ("pgd_masked", "wav16")]
+    rows = [row | row["accuracy"] for row in sorted(rows, key=lambda row: -row["budget_db"])]
+    table = pd.DataFrame(rows)
+    return _side_by_side(table.assign(what=table["budget_db"].map("{:g} dB below".format)), "value")
+
+
+def survival(run: str, attack: str, budget_db: float) -> str:
     """Return the share of flipped clips that stay flipped after each channel, by checkpoint."""
-    rows = [row for row in result(run, "audio_attacks")["attacks"] if row["attack"] == attack]
+    rows = result(run, "audio_attacks")["attacks"]
+    rows = [r for r in rows if (r["attack"], r["budget_db"]) == (attack, budget_db)]
     rows = [row | row["survival"] for row in rows if row["survival"]]
     table = pd.DataFrame(rows).assign(what=lambda t: t["channel"].map(CHANNELS))
     return _side_by_side(table, "value")
+
+
+def realisability(corpus: str, run: str) -> str:
+    """Return what becomes of attacked log-mels that are made audible, by checkpoint."""
+    found = result(run, "audio_attacks")
+    lines = []
+    for name, share in found["surviving_share"].items():
+        line = {"": f"`{name}`"}
+        for attack, shown_as in SPECTROGRAM_ATTACKS.items():
+            rows = select("audio_attacks", corpus=corpus, checkpoint=name, attack=attack)
+            rows = rows[rows["channel"].isin(["wav16", "spectrogram"])]
+            line[shown_as] = shown(rows.iloc[0])
+        (kept,) = (
+            row["survival"]
+            for row in found["attacks"]
+            if (row["checkpoint"], row["attack"], row["channel"])
+            == (name, "pgd_spectrogram_resynthesized", "wav16")
+        )
+        line["flips that survive"] = shown(pd.Series(kept), "value")
+        quartiles = [percent(share[q], 0) for q in ("0.25", "0.5", "0.75")]
+        line["share of the change that survives"] = "{1}% (quartiles {0}, {2})".format(*quartiles)
+        lines.append(line)
+    return markdown(pd.DataFrame(lines))
+
+
+def songs(run: str) -> str:
+    """Return how many of the songs heard rightly each checkpoint mistakes after the attack."""
+    table = pd.DataFrame(result(run, "audio_attacks")["songs"])
+    lines = []
+    for name, rows in table.groupby("checkpoint", sort=False):
+        right = rows[rows["clean_prediction"] == rows["true"]]
+        flipped = (right["adversarial_prediction"] != right["true"]).sum()
+        lines.append({"": f"`{name}`", "songs": f"{flipped} of {len(right)} flipped"})
+    return markdown(pd.DataFrame(lines))
 
 
 def methods(corpus: str, checkpoint: str, eps: float) -> str:

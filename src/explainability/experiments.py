@@ -74,14 +74,17 @@ def shift_records(
 
     `clean` (n, 128, 130) are the maps of the true genre before the attack. All maps here are of
     the true genre. Conditions are `succeeded_true` and `failed`, by whether the attack flips the
-    clip, and `noise`, of the attack's norm.
+    clip, and noise of the attack's norm: `noise` on all clips, `noise_succeeded` on those that the
+    attack flips, so that both shifts can be compared clip by clip.
     """
     flipped = attacked.predicted != clips.y
     true = maps_of(method, subject, attacked.X, clips.y)
+    noise = maps_of(method, subject, attacked.noise, clips.y)
     conditions = {
         "succeeded_true": (true, flipped),
         "failed": (true, ~flipped),
-        "noise": (maps_of(method, subject, attacked.noise, clips.y), flipped | ~flipped),
+        "noise": (noise, flipped | ~flipped),
+        "noise_succeeded": (noise, flipped),
     }
     tables = [
         _compare(subject, method, clips, clean, maps, rows, condition, attacked.eps)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from src.statistics import LEVEL, RESAMPLES, difference_over_tracks, mean_over_tracks
+from src.statistics import FEWEST_TRACKS, LEVEL, RESAMPLES, difference_over_tracks, mean_over_tracks
 
 KEYS = ["checkpoint", "method", "measure", "condition", "eps"]
 TRUE_OR_FALSE = ("empty", "box_hit")
@@ -61,13 +61,13 @@ def difference(rows: pd.DataFrame, first: str, second: str, seed: int = 0) -> di
 
     `rows` are records of one measure without NaN. Tracks are drawn with replacement, each with
     its clips of both conditions (percentile bootstrap, 95%); draws in which a condition has no
-    clip do not count. `low` and `high` are None where either has fewer than two tracks.
+    clip do not count. `low` and `high` are None where either has fewer than `FEWEST_TRACKS`.
     """
     tables = [rows[rows["condition"] == name] for name in (first, second)]
     tracks = pd.Index(pd.concat(tables)["track"].unique())
     sums = [table.groupby("track")["value"].agg(["sum", "count"]) for table in tables]
     columns = [s.reindex(tracks, fill_value=0)[c].to_numpy() for s in sums for c in s]
-    few = min(table["track"].nunique() for table in tables) < 2
+    few = min(table["track"].nunique() for table in tables) < FEWEST_TRACKS
     low, high = (None, None) if few else _interval(columns, seed)
     value = tables[0]["value"].mean() - tables[1]["value"].mean()
     return {"value": float(value), "low": low, "high": high, "n_clips": sum(map(len, tables))}

@@ -39,8 +39,8 @@ IMPROVED = DOCUMENTED | {
 }
 
 ROBUST = IMPROVED | {
-    "epochs": 12,
-    "patience": 12,
+    "epochs": 8,
+    "patience": 8,
     "lr": 0.0015,
     "mask_bands": 8,
     "mask_frames": 8,

@@ -7,6 +7,7 @@ notebook 3 trains in one, and the notebook then finds it done.
 import argparse
 import json
 import sys
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -114,6 +115,22 @@ def paired_gain(first: pd.DataFrame, second: pd.DataFrame) -> dict:
     return gains
 
 
+def recipe_gains(paths: RunPaths, **where: object) -> pd.DataFrame:
+    """Return what each checkpoint has over each before it by name, on the same test tracks.
+
+    Reads all `predictions_*.csv` of a run; one row a pair and accuracy, `where` in its first
+    columns. No rows for a single checkpoint.
+    """
+    files = sorted(paths.metrics.glob("predictions_*.csv"))
+    told = {file.stem.removeprefix("predictions_"): pd.read_csv(file) for file in files}
+    rows = [
+        where | {"checkpoint": second, "compared_with": first, "measure": measure} | gain
+        for first, second in combinations(told, 2)
+        for measure, gain in paired_gain(told[first], told[second]).items()
+    ]
+    return pd.DataFrame(rows)
+
+
 def training_rows(paths: RunPaths) -> pd.DataFrame:
     """Return one row a checkpoint of a run, of its `training_*.json`, in order of their names."""
     files = sorted(paths.metrics.glob("training_*.json"))
@@ -134,8 +151,14 @@ def _training_row(result: dict) -> dict:
         values = result["test"][measure]
         row |= {measure: values["value"]}
         row |= {f"{measure.split('_')[0]}_{end}": values[end] for end in ("low", "high")}
-    macro_recall = {"macro_recall": result["test"]["macro_recall"]["clip"]}
-    return row | macro_recall | {"n_tracks": result["test"]["song_accuracy"]["n_tracks"]}
+    recall = result["test"]["macro_recall"]
+    return row | {
+        "macro_recall": recall["clip"],
+        "n_tracks": result["test"]["song_accuracy"]["n_tracks"],
+        "song_macro_recall": recall["song"],
+        "checkpoint": result["checkpoint"],
+        "changes": json.dumps(result["parameters"]["CHANGES"]),
+    }
 
 
 def main(arguments: list[str]) -> int:
