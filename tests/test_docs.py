@@ -12,7 +12,7 @@ from src.docs import numbers, tables
 from src.docs.__main__ import DOCS, PAGES, render
 from src.docs.copies import LARGEST_FIGURE, LARGEST_NOTEBOOK, SOUND, lighter, smaller
 from src.paths import ROOT
-from src.results import write_csv
+from src.results import write_csv, write_json
 
 OF = {"corpus": "gtzan", "checkpoint": "documented"}
 TEXTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
@@ -136,3 +136,54 @@ def test_a_copy_of_a_notebook_has_no_sound_no_bars_and_keeps_its_answers():
     assert [output.output_type for output in kept] == ["display_data", "stream"]
     assert kept[0].data["text/html"] == "<table></table>"
     assert "papermill" not in json.dumps(light)
+
+
+def test_gains_are_points_of_the_same_tracks(committed):
+    pair = {"corpus": "c", "checkpoint": "robust", "compared_with": "documented"}
+    rows = [
+        pair | {"measure": f"{unit}_accuracy", "value": value, "low": -0.1, "high": 0.2}
+        for unit, value in (("clip", 0.015), ("song", -0.02))
+    ]
+    committed("recipe_gains", rows)
+    line = "| `robust` less `documented` | 1.5 [-10, 20] | -2.0 [-10, 20] |"
+    assert tables.gains("c").splitlines()[2] == line
+
+
+def test_survival_is_that_of_one_budget_and_masked_changes_stand_by_their_margin(committed):
+    folder = committed("audio_attacks", [{"corpus": "c"}])
+    half, all_of_them = ({"value": v, "low": None, "high": None} for v in (0.5, 1))
+    attack = {"checkpoint": "robust", "attack": "pgd_waveform", "channel": "ogg"}
+    rows = [
+        attack | {"budget_db": 40, "survival": half, "accuracy": half},
+        attack | {"budget_db": 20, "survival": all_of_them, "accuracy": half},
+    ]
+    masked = {"attack": "pgd_masked", "channel": "wav16", "survival": None}
+    rows += [
+        attack | masked | {"budget_db": margin, "accuracy": half if margin else all_of_them}
+        for margin in (0, 10)
+    ]
+    write_json(folder / "r" / "audio_attacks.json", {"attacks": rows})
+    assert tables.survival("r", "pgd_waveform", 40).splitlines()[2:] == ["| Ogg Vorbis | 50.0% |"]
+    lines = ["| 10 dB below | 50.0% |", "| 0 dB below | 100.0% |"]
+    assert tables.masked("r").splitlines()[2:] == lines
+
+
+def test_songs_count_those_heard_rightly_before(committed):
+    folder = committed("audio_attacks", [{"corpus": "c"}])
+    songs = [
+        {"checkpoint": "robust", "true": "a", "clean_prediction": c, "adversarial_prediction": x}
+        for c, x in ("ab", "aa", "bb")
+    ]
+    write_json(folder / "r" / "audio_attacks.json", {"songs": songs})
+    assert tables.songs("r").splitlines()[2:] == ["| `robust` | 1 of 2 flipped |"]
+
+
+def test_the_largest_drop_is_that_of_any_checkpoint_and_eps(committed):
+    drops = {("documented", 0.01): 0.01, ("documented", 0.02): 0, ("robust", 0.01): 0.04}
+    rows = [
+        {"corpus": "c", "checkpoint": name, "eps": eps, "attack": attack, "accuracy": accuracy}
+        for (name, eps), drop in drops.items()
+        for attack, accuracy in (("pgd", 0.5), ("worst_case", 0.5 - drop))
+    ]
+    committed("robustness", rows)
+    assert tables.pgd_to_worst("c") == "4"

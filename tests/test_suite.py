@@ -228,8 +228,9 @@ def test_a_network_that_masks_its_gradients_raises_flags(masked, slim_model, tar
     for name, case in (("masked", hidden), ("open", target)):
         flags = raise_flags(evaluate(case, budget, seed=1), look_at_network(case), 1 / 3, 2)
         raised[name] = {flag["flag"] for flag in flags if flag["raised"]}
-    assert "zero_gradients" in raised["masked"]
-    assert "zero_gradients" not in raised["open"]
+    signs = {"zero_gradients", "above_chance_at_large_eps"}
+    assert signs <= raised["masked"]
+    assert not signs & raised["open"]
 
 
 def test_black_boxes_are_told_apart(records):

@@ -73,6 +73,21 @@ def training(**wanted: object) -> str:
     return markdown(pd.DataFrame(lines))
 
 
+def gains(corpus: str) -> str:
+    """Return what checkpoints have over others on the same test tracks, in percentage points."""
+    lines = []
+    for (name, other), rows in select("recipe_gains", corpus=corpus).groupby(
+        ["checkpoint", "compared_with"], sort=False
+    ):
+        cells = rows.set_index("measure")
+        points = {
+            shown_as: shown(cells.loc[measure], "value").replace("%", "")
+            for shown_as, measure in (("clips", "clip_accuracy"), ("songs", "song_accuracy"))
+        }
+        lines.append({"": f"`{name}` less `{other}`"} | points)
+    return markdown(pd.DataFrame(lines))
+
+
 def genres(run: str, checkpoint: str) -> str:
     """Return the share of each genre's clips and songs that a checkpoint gets right."""
     test = result(run, f"training_{checkpoint}")["test"]
@@ -96,6 +111,14 @@ def attacks(corpus: str, checkpoint: str) -> str:
         line = {"eps": f"{eps:g}", "dB": f"{80 * eps:g}", "specification, FGSM / PGD": theirs}
         lines.append(line | {shown_as: shown(cells.loc[n]) for n, shown_as in names.items()})
     return markdown(pd.DataFrame(lines))
+
+
+def pgd_to_worst(corpus: str) -> str:
+    """Return the largest drop in accuracy from PGD to the worst case, in percentage points."""
+    table = select("robustness", corpus=corpus).pivot_table(
+        index=["checkpoint", "eps"], columns="attack", values="accuracy"
+    )
+    return percent((table["pgd"] - table["worst_case"]).max(), 0)
 
 
 def corruptions(corpus: str) -> str:
