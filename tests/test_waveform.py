@@ -165,7 +165,7 @@ def test_an_attack_depends_on_its_seed_alone(classifier, clips, y):
     assert not np.array_equal(one, other)
 
 
-def test_an_unknown_attack_is_refused(classifier, clips, y):
+def test_an_unknown_attack_or_budget_is_refused(classifier, clips, y):
     with pytest.raises(ValueError, match=r"The budget of noise is nan dB: give a number"):
         attack_waveform("noise", classifier, clips[:1], y[:1], float("nan"))
     with pytest.raises(ValueError, match="0 iterations were asked for"):
