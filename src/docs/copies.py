@@ -14,7 +14,7 @@ LARGEST_FIGURE, LARGEST_NOTEBOOK = 300_000, 1_500_000  # bytes
 NOTEBOOK_FIGURE_WIDTHS = (900, 750, 600, 450)  # pixels: the first that keeps a copy small
 SOUND = "<audio"
 
-# Name in docs/figures: file below results/figures/<run>/, of the first that exist.
+# Name in docs/figures: files below results/figures/<run>/, of which the first that exists is taken.
 FIGURES = {
     "training_history": ["improved/training_history.png", "documented/training_history.png"],
     "confusion_matrix": ["improved/confusion_matrix.png", "documented/confusion_matrix.png"],
@@ -31,6 +31,8 @@ FIGURES = {
     "explanations_box": ["explanations_box.png"],
     "explanations_bands": ["explanations_bands.png"],
     "gradcam_correct": ["gradcam/baseline_correct.png"],
+    "gradcam_natural_failure": ["gradcam/natural_failures/*.png"],
+    "gradcam_adversarial": ["gradcam/adversarial_pgd/*.png"],
 }
 
 
@@ -41,7 +43,7 @@ def copy_figures(paths: RunPaths, target: Path) -> list[Path]:
     """
     copied = []
     for name, sources in FIGURES.items():
-        found = [paths.figures / source for source in sources if (paths.figures / source).exists()]
+        found = [file for source in sources for file in sorted(paths.figures.glob(source))]
         for source in found[:1]:
             copied.append(_write(target / f"{name}.png", smaller(source.read_bytes())))
     return copied
