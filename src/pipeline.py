@@ -278,7 +278,7 @@ def _check_kinds(given: dict, defaults: dict) -> None:
         if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
             raise ValueError(
                 f"{name}={value!r} is a {type(value).__name__}, probably a slip of quoting: give a "
-                f"{type(default).__name__}, as {default!r}."
+                f'{type(default).__name__}, quoted for the shell: -p {name} "{default!r}".'
             )
 
 

@@ -27,7 +27,7 @@ def made_up(**changes):
     for attack, pair in (ATTACKS | changes).items():
         for eps, accuracy in zip((0.01, 0.1), pair or (), strict=False):
             if accuracy is not None:
-                table = pd.DataFrame({"segment": range(100), "true": 0})
+                table = pd.DataFrame({"segment": range(100), "track": range(100), "true": 0})
                 table["clean_prediction"] = np.where(table["segment"] < 80, 0, 1)
                 standing = table["segment"] < round(100 * accuracy)
                 table["adversarial_prediction"] = np.where(standing, 0, 1)
@@ -52,6 +52,20 @@ def test_figures_without_a_fault_raise_nothing():
         assert flag["found"] == []
         assert flag["raised_if"]
         assert flag["what_to_do"]
+
+
+@pytest.mark.parametrize(("n_right", "expected"), [(12, True), (30, False)])
+def test_a_network_at_chance_is_told(n_right, expected):
+    records = made_up()
+    lucky = records["segment"] < n_right
+    records["clean_prediction"] = np.where(lucky, 0, 1)
+    assert raised(records)["no_better_than_chance"] is expected
+
+
+def test_few_tracks_are_judged_by_their_accuracy_alone():
+    records = made_up().assign(track=0)
+    assert raised(records)["no_better_than_chance"] is False
+    assert raised(records.assign(clean_prediction=1))["no_better_than_chance"] is True
 
 
 PROVOKED = {

@@ -117,7 +117,7 @@ def test_a_stage_gets_only_the_parameters_it_declares():
         (["attack", "-p", "M", "3"], "M: no notebook of attack has such a parameter"),
         (["-p", "RUN", "x"], "RUN: .*--run"),
         (["-p", "DATASET", "x"], "DATASET: .*--dataset"),
-        (["-p", "N", "1.5"], "N=1.5 is a float, .*: give a int, as 1"),
+        (["-p", "N", "1.5"], 'N=1.5 is a float, .*: give a int, quoted for the shell: -p N "1"'),
         (["-p", "N", "three"], "N='three' is a str"),
         (["-p", "N", "True"], "N=True is a bool"),
         (["--run", "a/b"], "RUN='a/b' cannot name a folder"),

@@ -12,10 +12,17 @@ from src.attacks.adversarial import TOLERANCE, make_classifier
 from src.attacks.records import CLEAN, NOISES, WORST_CASE
 from src.attacks.suite import BLACK_BOX, Target
 from src.models.evaluation import predict_logits
+from src.statistics import mean_over_tracks
 
 POINT = 0.01 + 1e-9  # a point and what rounding may add to it
 LARGE_EPS = 0.1
 FLAGS = {
+    "no_better_than_chance": (
+        "the interval of clean accuracy holds chance, or there are too few tracks for one and the "
+        "accuracy is no higher",
+        "train the network, or attack more segments: what is wrong before cannot be flipped, and "
+        "looks robust",
+    ),
     "outside_bounds": (
         "an attacked segment is further than eps from its original, outside of [0, 1] or not "
         "a number",
@@ -72,6 +79,7 @@ def raise_flags(
     first = records.drop_duplicates("segment")
     accuracy.loc[CLEAN] = (first["clean_prediction"] == first["true"]).mean()
     found = {
+        "no_better_than_chance": _no_better(first, chance),
         "outside_bounds": _outside(records),
         "probabilities": ["the outputs are probabilities"] if evidence["probabilities"] else [],
         "zero_gradients": _count(evidence["zero_gradients"], "segments without gradient"),
@@ -92,6 +100,13 @@ def raise_flags(
         }
         for name, said in found.items()
     ]
+
+
+def _no_better(first: pd.DataFrame, chance: float) -> list[str]:
+    """Say how accurate the network is before any attack, if that may be by chance."""
+    clean = mean_over_tracks(first["clean_prediction"] == first["true"], first["track"])
+    lowest = clean["value"] if clean["low"] is None else clean["low"]
+    return [f"{clean['value']:.0%} of segments right, chance {chance:.0%}"] * (lowest <= chance)
 
 
 def look_at_network(target: Target) -> dict:
