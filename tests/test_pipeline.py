@@ -332,3 +332,13 @@ def test_an_interruption_is_told_in_one_sentence(executed, capsys, monkeypatch):
     monkeypatch.setattr(pipeline, "run_stages", interrupt)
     assert main(["--run", "fake"]) == 130
     assert capsys.readouterr().out.startswith("interrupted: what is finished stays")
+
+
+@pytest.mark.parametrize(("path", "there"), [("corpus", True), ("logmels.npz", False)])
+def test_a_run_of_audio_is_asked_for_its_attacks_on_audio(repository, path, there):
+    paths = RunPaths("fake")
+    paths.processed.mkdir(parents=True)
+    (paths.processed / "source.json").write_text(json.dumps({"corpus": "c", "path": path}))
+    names = {file.name for file in pipeline.outputs_of("attack", {}, paths)}
+    assert ("audio_attacks.csv" in names) is there
+    assert "attacks.csv" in names

@@ -138,3 +138,12 @@ def test_the_flow_counts_flips_from_true_to_heard():
         columns=["true", "adversarial_prediction", "success"],
     )
     assert attack_flow(table, 3).tolist() == [[0, 0, 2], [1, 0, 0], [0, 0, 0]]
+
+
+def test_the_worst_case_names_the_attack_that_broke_a_segment_first():
+    columns = ["segment", "attack", "eps", "success", "true"]
+    rows = [(1, "fgsm", 0.01, True, 0), (1, "pgd", 0.01, True, 0), (1, "square", 0.02, True, 0)]
+    rows += [(2, "fgsm", 0.01, False, 0), (2, "pgd", 0.01, False, 0)]
+    table = pd.DataFrame(rows, columns=columns).assign(eps_db=0.0)
+    table["made_by"] = table["attack"]
+    assert worst_case(table, 0.02)["made_by"].tolist() == ["fgsm", "pgd"]
