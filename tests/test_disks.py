@@ -119,14 +119,14 @@ def test_a_file_that_cannot_be_read_is_not_taken_for_one_that_cannot_be_written(
 
 
 def test_arrays_on_a_full_disk_are_an_error_not_a_crash(written, full_disk, tmp_path):
-    before = (written.processed / "train" / "X.npy").read_bytes()
+    before, metadata = (written.processed / "train" / "X.npy").read_bytes(), load_metadata(written)
     tracks = corpora.load_tracks(written)
     tracks["split"] = split_tracks(tracks, 0)
     with pytest.raises(OSError, match=FULL):
         write_processed(tmp_path / "corpus", tracks, written.processed, {})
     assert (written.processed / "train" / "X.npy").read_bytes() == before
-    with pytest.raises(FileNotFoundError, match=r"metadata\.json is missing"):
-        load_metadata(written)
+    assert load_metadata(written) == metadata
+    assert not list(written.processed.glob(".*"))
 
 
 @pytest.mark.parametrize(

@@ -85,10 +85,14 @@ def _hash_without_times(path):
     return _hash(json.dumps(content).encode())
 
 
+def is_hidden(path):
+    return any(part.startswith(".") for part in path.parts)
+
+
 def check_no_half_file_is_read(folder):
     """Read all that stands under its final name: it is whole, or refused as missing."""
     for path in folder.rglob("*"):
-        if path.name.startswith(".") or "corpus" in path.parts:
+        if is_hidden(path.relative_to(folder)) or "corpus" in path.parts:
             continue
         if path.suffix == ".json":
             read_json(path)
@@ -123,7 +127,7 @@ def check_it_ends_as_expected(run, stage, folder, expected):
     """Run a stage to its end: its files are those of an undisturbed run."""
     assert run(stage, folder) == 0
     left = contents(folder)
-    leftovers = {name for name in left if Path(name).name.startswith(".")}
+    leftovers = {name for name in left if is_hidden(Path(name))}
     assert {name: left[name] for name in left if name not in leftovers} == expected
     if stage == "preprocess":
         assert not leftovers

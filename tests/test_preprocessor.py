@@ -1,6 +1,8 @@
 import json
 import math
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -175,8 +177,8 @@ def test_an_interrupted_run_leaves_nothing_half_written(corpus, paths, monkeypat
         blocks = segments_of(folder, rows, n_jobs)
         yield next(blocks)
         if rows["split"].iloc[0] == "val":
-            assert not (paths.processed / "metadata.json").exists()
-            assert list(paths.processed.glob("val/.X-*.npy"))
+            assert load_metadata(paths) == whole
+            assert list(paths.processed.glob(".part/val/.X-*.npy"))
             raise stop
         yield from blocks
 
@@ -184,21 +186,49 @@ def test_an_interrupted_run_leaves_nothing_half_written(corpus, paths, monkeypat
         patch.setattr(preprocessor, "_segments_of", interrupted)
         with pytest.raises(type(stop)):
             preprocess(corpus, paths)
-    assert not (paths.processed / "metadata.json").exists()
+    assert load_metadata(paths) == whole
     assert not list(paths.processed.glob("**/.*"))
     assert (paths.processed / "val" / "X.npy").read_bytes() == before
-    with pytest.raises(FileNotFoundError, match=r"metadata\.json is missing.*`make preprocess`"):
-        load_split(paths, "train")
     assert preprocess(corpus, paths) == whole
     assert (paths.processed / "val" / "X.npy").read_bytes() == before
 
 
+def test_arrays_that_take_their_places_count_only_when_all_have(corpus, paths, monkeypatch):
+    preprocess(corpus, paths)
+
+    def take_one_place(part, name):
+        os.replace(part, name)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", take_one_place)
+        with pytest.raises(KeyboardInterrupt):
+            preprocessor._take_places(fill(paths.processed / ".part"), paths.processed)
+    with pytest.raises(FileNotFoundError, match=r"metadata\.json is missing.*`make preprocess`"):
+        load_split(paths, "train")
+
+
+def fill(part):
+    for name in ("metadata.json", "a/X.npy", "z/X.npy"):
+        (part / name).parent.mkdir(parents=True, exist_ok=True)
+        (part / name).write_text(name)
+    return part
+
+
+def test_metadata_take_their_place_last(tmp_path, monkeypatch):
+    moved, replace = [], Path.replace
+    monkeypatch.setattr(Path, "replace", lambda a, b: moved.append(b.name) or replace(a, b))
+    preprocessor._take_places(fill(tmp_path / ".part"), tmp_path)
+    assert moved == ["X.npy", "X.npy", "metadata.json"]
+    assert (tmp_path / "z" / "X.npy").read_text() == "z/X.npy"
+
+
 def test_leftovers_of_a_killed_run_are_removed(corpus, paths):
-    leftover = paths.processed / "train" / ".X-killed.npy"
+    leftover = paths.processed / ".part" / "train" / ".X-killed.npy"
     leftover.parent.mkdir(parents=True)
     leftover.touch()
     preprocess(corpus, paths)
-    assert not leftover.exists()
+    assert not list(paths.processed.rglob(".*"))
 
 
 def test_an_audit_newer_than_the_arrays_is_refused(corpus, paths):

@@ -1,6 +1,7 @@
 """From tracks to arrays: ten 3-second log-mel segments a track, streamed to memory maps."""
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from src.data.frontend import (
 )
 from src.data.splits import SPLITS
 from src.results import whole_file, write_csv, write_json
-from src.runtime import one_thread
+from src.runtime import keep_freed_memory, one_thread
 
 AHEAD = 128  # tracks that are transformed at most before the first of them is written
 WHOLE_FRAMES = 1 + SEGMENTS_PER_TRACK * SEGMENT_SAMPLES // HOP_LENGTH
@@ -81,34 +82,49 @@ def write_processed(
     """Write `{train,val,test}/X.npy`, `train/tracks.npy`, `segments.csv`, `metadata.json`.
 
     `tracks` is the audit's table with a column `split`; rows that are not used or have no split
-    are left out. A track is read, transformed, written and forgotten. `metadata.json` is removed
-    first and written last: while it is there, all arrays are whole and belong together. Returns
-    its content. Raises ValueError, and leaves what was there, if a split is left without tracks, a
-    genre without training tracks or all tracks are of one genre.
+    are left out. A track is read, transformed, written and forgotten. All is made beside what was
+    there and takes its place at the end, `metadata.json` last: while that is there, all arrays are
+    whole and belong together. Returns its content. Raises ValueError if a split is left without
+    tracks, a genre without training tracks or all tracks are of one genre, OSError if the disk
+    takes no more; what was there stays.
     """
     tracks = tracks[tracks["used"] & tracks["split"].isin(SPLITS)]
     genres = _check_tracks(corpus, tracks)
-    (folder / "metadata.json").unlink(missing_ok=True)
-    for pattern in ("*/.*.npy", ".segments-*", ".metadata-*"):
-        for leftover in folder.glob(pattern):
-            leftover.unlink()
+    part = folder / ".part"
+    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+    try:
+        metadata = metadata | {"genres": genres} | _write_all(corpus, tracks, part, n_jobs)
+        write_json(part / "metadata.json", metadata)
+        _take_places(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return metadata
+
+
+def _write_all(corpus: Path, tracks: pd.DataFrame, folder: Path, n_jobs: int) -> dict:
+    """Write arrays and `segments.csv` into a folder; return what the metadata tell of them."""
     digest = hashlib.sha256()
     with one_thread():
         _write_arrays(corpus, tracks, folder, n_jobs, digest)
     segments = segment_table(tracks, corpora.is_log_mel(corpus))
-    write_csv(folder / "segments.csv", segments)
-    table = (folder / "segments.csv").read_bytes()
+    table = write_csv(folder / "segments.csv", segments).read_bytes()
     digest.update(table)
-    metadata = metadata | {
-        "genres": genres,
+    return {
         "front_end": FRONT_END,
         "n_tracks": tracks["split"].value_counts().reindex(SPLITS, fill_value=0).to_dict(),
         "n_segments": segments["split"].value_counts().reindex(SPLITS, fill_value=0).to_dict(),
         "segments_sha256": hashlib.sha256(table).hexdigest(),
         "fingerprint": digest.hexdigest(),
     }
-    write_json(folder / "metadata.json", metadata)
-    return metadata
+
+
+def _take_places(part: Path, folder: Path) -> None:
+    """Move all files of one folder to the same places in another, its metadata first and last."""
+    (folder / "metadata.json").unlink(missing_ok=True)
+    files = [path.relative_to(part) for path in part.rglob("*") if path.is_file()]
+    for name in sorted(files, key=lambda name: name.name == "metadata.json"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (part / name).replace(folder / name)
 
 
 def _check_tracks(corpus: Path, tracks: pd.DataFrame) -> list[str]:
@@ -199,6 +215,7 @@ def _of_tracks(
 
     A slow disk must not let finished tracks pile up: joblib itself would go on and on.
     """
+    keep_freed_memory()
     front_end = LogMel()
     for start in range(0, len(rows), AHEAD):
         tracks = rows.iloc[start : start + AHEAD].itertuples()
