@@ -26,6 +26,7 @@ from doit.tools import config_changed
 from filelock import FileLock, Timeout
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
 from src.data.audio_files import walk_audio
 from src.paths import NOTEBOOKS, ROOT, STAGES, RunPaths, run_name
@@ -33,6 +34,7 @@ from src.results import disk_fault, read_json, whole_file
 
 CELL_TIMEOUT = 24 * 3600  # seconds: a kernel killed for memory must not hang the run for ever
 START_TIMEOUT = 120
+NO_PORTS = Config({"KernelManager": {"transport": "ipc"}})  # kernels listen to nobody else
 ATTACK_TABLES = "attacks robustness comparison smallest_eps transfer songs corruptions".split()
 AUDIO_TABLES = "audio_attacks audio_attacks_records".split()
 
@@ -188,29 +190,33 @@ def _has_audio(paths: RunPaths) -> bool:
 def run_notebook(stage: str, parameters: dict, paths: RunPaths) -> TaskFailed | None:
     """Execute a stage's notebook into the run's folder; a failure is returned as one sentence.
 
-    The copy of a notebook that failed keeps its traceback and is called `*.failed.ipynb`.
+    The copy is called `*.running.ipynb` until the end; that of a notebook that failed keeps its
+    traceback and is called `*.failed.ipynb`.
     """
     output = paths.notebooks / f"{STAGES[stage]}.ipynb"
-    failed = output.with_suffix(".failed.ipynb")
+    running, failed = (output.with_suffix(f".{state}.ipynb") for state in ("running", "failed"))
     try:
         papermill.execute_notebook(
             notebook_of(stage),
-            failed,
+            running,
             parameters,
             cwd=ROOT,
             kernel_name="python3",
             execution_timeout=CELL_TIMEOUT,
             start_timeout=START_TIMEOUT,
+            config=NO_PORTS,
         )
     except PapermillExecutionError as error:
         reason = f"{error.ename}: {error.evalue}"
     except DeadKernelError:
         reason = "the kernel died: there may be too little memory; close other programs, run again."
     except OSError as error:  # of the copy itself
-        return TaskFailed(f"{stage}: {disk_fault(error, failed.relative_to(ROOT)) or error}")
+        return TaskFailed(f"{stage}: {disk_fault(error, running.relative_to(ROOT)) or error}")
     else:
-        failed.replace(output)
+        running.replace(output)
+        failed.unlink(missing_ok=True)
         return None
+    running.replace(failed)
     return TaskFailed(f"{stage}: {reason}\n(more is in {failed.relative_to(ROOT)})")
 
 
