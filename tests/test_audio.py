@@ -368,7 +368,7 @@ def test_examples_are_the_easiest_the_middle_and_the_hardest():
     assert choose_examples(pd.concat([other, records])) == choose_examples(records)
     assert choose_examples(records.assign(clean_prediction=1)) == {}
     one = records[records["segment"] == 4]
-    assert choose_examples(one) == {"good": 4, "middle": 4, "bad": 4}
+    assert choose_examples(one) == {"good": 4}
 
 
 def test_an_example_can_be_played(tmp_path, clips):

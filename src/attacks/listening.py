@@ -63,16 +63,15 @@ def choose_examples(records: pd.DataFrame) -> dict[str, int]:
 
     Among the segments that were right before, ordered by the smallest change that flips them as a
     WAV file: the first, the one in the middle, the last; those that nothing flips come last.
-    `records` are those of one attack and one checkpoint. Empty if nothing was right before.
+    `records` are those of one attack and one checkpoint. Of fewer than three segments some cases
+    are absent; empty if nothing was right before.
     """
     files = records[records["channel"] == FILE_CHANNEL]
     files = files[files["clean_prediction"] == files["true"]]
     flips = files["budget_db"].where(files["success"]).groupby(files["segment"]).max()
     order = flips.sort_values(ascending=False, na_position="last", kind="stable").index
-    if not len(order):
-        return {}
-    chosen = order[[0, len(order) // 2, len(order) - 1]]
-    return dict(zip(CASES, map(int, chosen), strict=True))
+    places = dict.fromkeys((0, len(order) // 2, len(order) - 1)) if len(order) else ()
+    return {case: int(order[place]) for case, place in zip(CASES, places, strict=False)}
 
 
 def write_example(

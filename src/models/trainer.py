@@ -239,7 +239,7 @@ def _check_number(loss: float) -> None:
     if not np.isfinite(loss):
         raise FloatingPointError(
             f"The loss became {loss}: the learning rate may be too high or the data "
-            "damaged; the best weights so far are kept in best.pt, lower the rate and run again."
+            "damaged; lower the rate and run again, what best.pt holds of earlier epochs is kept."
         )
 
 
