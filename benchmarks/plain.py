@@ -45,8 +45,9 @@ def features(paths: list[Path]) -> np.ndarray:
     return np.stack(segments)
 
 
-def train(X: torch.Tensor, y: torch.Tensor, batch_size: int) -> nn.Module:
+def train(X: torch.Tensor, y: torch.Tensor, batch_size: int, seed: int) -> nn.Module:
     """Train a new network on one pass over X (n, 1, 128, 130): float32, NCHW."""
+    torch.manual_seed(seed)
     model = GenreClassifierCNN()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.0005, weight_decay=0.0001)
     for start in range(0, len(X), batch_size):

@@ -65,8 +65,9 @@ def chunks(X: np.ndarray, size: int) -> Iterator[np.ndarray]:
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory instead of giving it back to the system.
 
-    Activations are large blocks, which glibc maps and unmaps for every layer; the page faults
-    cost about half of a training step on a CPU. Elsewhere than on Linux this does nothing.
+    Activations and spectrograms are large blocks, which glibc maps and unmaps each time; the page
+    faults cost about half of a training step or of a track's log-mels on a CPU. Elsewhere than on
+    Linux this does nothing.
     """
     if sys.platform != "linux":
         return

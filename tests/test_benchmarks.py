@@ -8,7 +8,7 @@ import pytest
 import soundfile as sf
 
 import benchmarks.__main__ as bench
-from benchmarks import growth, limits, profiles, scaling
+from benchmarks import growth, limits, profiles
 from src import paths
 from src.data.corpus import audit
 from src.data.loader import file_hash
@@ -188,26 +188,3 @@ def test_a_stage_that_fails_ends_the_measurement_and_leaves_the_smaller_sizes(
     assert not list(raw.glob("growth_[23]0"))
     told = json.loads((tmp_path / "growth.json").read_text())
     assert [row["tracks"] for row in told["growth"]] == [20]
-
-
-def test_scaling_counts_hours_and_bytes_from_the_measured_rates(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(scaling, "METRICS", tmp_path)
-    rates = {"training": {"rate": 70}, "attacks": {"rate": 287}, "gradcam": {"rate": 50}}
-    write_json(tmp_path / "bench.json", rates)
-    sizes = {100: {"explore": 20, "preprocess": 21, "train": 9}, 1000: {"explore": 20 + 36}}
-    sizes[1000]["preprocess"] = 21 + 72
-    rows = [{"tracks": n, "seconds": seconds} for n, seconds in sizes.items()]
-    write_json(tmp_path / "growth.json", {"growth": rows})
-    needed = scaling.needs(
-        36_000,
-        {k: v["rate"] for k, v in rates.items()},
-        {stage: scaling.seconds_a_track(rows, stage) for stage in ("explore", "preprocess")},
-    )
-    assert list(needed.values()) == pytest.approx(
-        [36 * (0.6656 + 0.7 * 0.330752), 0.4, 0.8, 1, 30, 15, 0.3]
-    )
-    assert scaling.main() == 0
-    header, _, *lines = capsys.readouterr().out.splitlines()
-    assert header == "| | GTZAN | MTG-Jamendo | FMA-large |"
-    assert lines[0] == "| arrays (GB) | 0.9 | 50 | 96 |"
-    assert len(lines) == len(needed)

@@ -54,7 +54,7 @@ def read_used(corpus: Path, track) -> np.ndarray:
     """
     try:
         samples, rate, _ = read_samples(corpus / track.path)
-        same = hashlib.sha256(samples.tobytes()).hexdigest() == track.sha256
+        same = hashlib.sha256(samples).hexdigest() == track.sha256
     except UNREADABLE:
         same = False
     if not same:
@@ -93,7 +93,7 @@ def read_samples(path: Path) -> tuple[np.ndarray, int, int]:
 
 def to_mono(samples: np.ndarray, rate: int) -> np.ndarray:
     """Turn (time, channels) at `rate` Hz into mono at 22,050 Hz."""
-    mono = samples.mean(axis=1)
+    mono = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
     return (
         mono if rate == SAMPLE_RATE else librosa.resample(mono, orig_sr=rate, target_sr=SAMPLE_RATE)
     )
@@ -122,7 +122,7 @@ def measure(samples: np.ndarray, rate: int) -> dict:
         "peak": float(np.abs(samples).max(initial=0)),
         "clipped": float((np.abs(samples) >= CLIPPED_AT).mean()) if len(samples) else 0.0,
         "silent": float((energy < 10 ** (SILENT_BELOW_DB / 10)).mean()) if len(energy) else 1.0,
-        "sha256": hashlib.sha256(samples.tobytes()).hexdigest(),
+        "sha256": hashlib.sha256(samples).hexdigest(),
         "n_segments": min(
             int(len(samples) * SAMPLE_RATE / rate) // SEGMENT_SAMPLES, SEGMENTS_PER_TRACK
         ),

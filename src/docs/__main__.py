@@ -1,4 +1,4 @@
-"""`python -m src.docs`: render README.md and docs/documentation.md from `results/metrics/`.
+"""`python -m src.docs`: render README.md and pages of docs/ from `results/metrics/`.
 
 With names of runs, their figures and executed notebooks are copied into docs/ first.
 """
@@ -8,7 +8,7 @@ import sys
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from src.docs import numbers, tables
+from src.docs import numbers, speed, tables
 from src.docs.copies import copy_figures, copy_notebooks
 from src.paths import ROOT, RunPaths
 from src.results import whole_file
@@ -17,6 +17,7 @@ DOCS = ROOT / "docs"
 PAGES = {
     "README.md": ROOT,
     "documentation.md": DOCS,
+    "scaling.md": DOCS,
 }  # templates of the same names in docs/templates
 
 
@@ -24,7 +25,7 @@ def render(page: str) -> str:
     """Return a page as Markdown with the numbers of the committed results."""
     loader = FileSystemLoader(DOCS / "templates")
     environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
-    return environment.get_template(page).render(numbers=numbers, tables=tables)
+    return environment.get_template(page).render(numbers=numbers, speed=speed, tables=tables)
 
 
 def main(arguments: list[str]) -> int:
