@@ -205,7 +205,7 @@ def methods(corpus: str, checkpoint: str, eps: float) -> str:
         name: rows[(rows["measure"] == measure) & rows["condition"].isin(["clean", "box"])]
         for measure, name in METHOD_COLUMNS.items()
     }
-    for condition, name in (("succeeded_true", "attack"), ("noise", "noise")):
+    for condition, name in (("succeeded_true", "attack"), ("noise_succeeded", "noise")):
         columns[f"rank correlation, {name}"] = rows[
             (rows["measure"] == "spearman")
             & (rows["condition"] == condition)
