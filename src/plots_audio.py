@@ -44,7 +44,7 @@ def success_over_ratio(ax: Axes, summary: pd.DataFrame, title: str = "") -> Axes
 def survival(ax: Axes, summary: pd.DataFrame, title: str = "") -> Axes:
     """Draw, by channel, the share of flipped clips that stay so, with intervals over tracks.
 
-    `summary` is that of `src.attacks.audio.summarize` for one checkpoint.
+    `summary` is that of `src.attacks.audio.summarize` for one checkpoint; without any, it says so.
     """
     known = summary[summary["survival"].notna() & summary["channel"].isin(CHANNEL_NAMES)]
     groups = list(known.groupby(["attack", "budget_db"], sort=False))
@@ -56,6 +56,8 @@ def survival(ax: Axes, summary: pd.DataFrame, title: str = "") -> Axes:
         place = place + (i - (len(groups) - 1) / 2) * width
         label = f"{label}, {rows['snr_db'].iloc[0]:.0f} dB"
         ax.bar(place, value, 0.9 * width, yerr=errors, capsize=2, color=colour, label=label)
+    if not groups:
+        ax.text(0.5, 0.5, "no clip was flipped", ha="center", transform=ax.transAxes)
     ax.set_xticks(range(len(channels)), CHANNEL_NAMES.values())
     ax.set(xlabel="what the file went through", ylabel="still flipped (%)", ylim=(0, 105))
     return _finish(ax, title)

@@ -462,6 +462,9 @@ def test_figures_show_every_attack_and_channel(tables, tmp_path, clips):
     np.testing.assert_allclose(heights, sorted(100 * m["value"] for m in survivals))
     assert plots.save_figure(figure, tmp_path / "a.png", "embedded").stat().st_size
     sounds = {"PGD": clips.samples[1]}
+    assert not axes[0, 1].texts
+    plots_audio.survival(axes[0, 0], summary.assign(survival=None))
+    assert [text.get_text() for text in axes[0, 0].texts] == ["no clip was flipped"]
     shown = plots_audio.example(clips.samples[0], sounds, {"clean": "c", "PGD": "p"})
     assert [ax.get_title() for ax in shown.axes[:4]] == ["c", "p", "", "change"]
 
