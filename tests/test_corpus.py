@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from src.data import audio_files
 from src.data import corpus as corpora
-from src.data.audio_files import find_tracks, read_audio, to_mono
+from src.data.audio_files import find_tracks, passed_over, read_audio, to_mono
 from src.data.corpus import audit, claim_run, load_tracks, open_corpus, source_of
 from src.data.log_mels import fill_frames, read_log_mels
 from src.data.splits import split_tracks
@@ -87,7 +87,10 @@ def test_hidden_and_foreign_files_are_no_tracks(write_track, noise):
     write_track(".cache/rock/rock.00002.wav", noise(2))
     write_track("rock/cover.wav", noise(3))
     (corpus / "rock" / "rock.00004.txt").write_text("notes")
+    (corpus / "rock" / "rock.00005.M4A").touch()
+    (corpus / "rock" / ".notes.txt").touch()
     assert [path.name for path in find_tracks(corpus)] == ["rock.00000.wav"]
+    assert passed_over(corpus) == {".m4a": 1, ".txt": 1}
 
 
 @pytest.mark.parametrize("ending", [".wav", ".au", ".flac", ".mp3", ".ogg", ".WAV"])

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from pathlib import Path
 
 import librosa
@@ -180,7 +181,18 @@ def _fault(row: dict, path: Path, n_lacking: int) -> str:
 
 
 def walk_audio(folder: Path) -> list[Path]:
-    """Return all audio files below a folder, hidden files and folders left out.
+    """Return all audio files below a folder, as `walk_files` finds them."""
+    return [path for path in walk_files(folder) if path.suffix.lower() in ENDINGS]
+
+
+def passed_over(folder: Path) -> dict[str, int]:
+    """Return how many files below a folder are no audio by their ending, by ending."""
+    endings = Counter(path.suffix.lower() for path in walk_files(folder))
+    return {ending: n for ending, n in sorted(endings.items()) if ending not in ENDINGS}
+
+
+def walk_files(folder: Path) -> list[Path]:
+    """Return all files below a folder, hidden files and folders left out.
 
     Links are followed, each folder is entered once. Raises PermissionError, and its like, for a
     folder that cannot be listed.
@@ -194,11 +206,7 @@ def walk_audio(folder: Path) -> list[Path]:
             if not name.startswith(".")
             and os.path.realpath(os.path.join(parent, name)) not in entered
         )
-        found += [
-            Path(parent, name)
-            for name in names
-            if name.lower().endswith(ENDINGS) and not name.startswith(".")
-        ]
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
     return found
 
 
