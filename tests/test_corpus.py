@@ -262,6 +262,21 @@ def test_a_single_track_is_no_corpus(tmp_path):
     assert SENTENCE.fullmatch(str(error.value))
 
 
+def test_an_archive_is_taken_only_where_it_lies_alone(write_track, tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "a.npz").touch()
+    assert open_corpus(str(corpus), 10, 0) == corpus / "a.npz"
+    write_track("pop/pop.00001.wav", np.zeros(80_000))
+    with pytest.raises(ValueError, match=r"holds both a\.npz and pop/pop\.00001\.wav") as error:
+        open_corpus(str(corpus), 10, 0)
+    assert SENTENCE.fullmatch(str(error.value))
+    (corpus / "pop" / "pop.00001.wav").unlink()
+    (corpus / "b.npz").touch()
+    with pytest.raises(ValueError, match=r"holds both a\.npz and b\.npz"):
+        open_corpus(str(corpus), 10, 0)
+
+
 def test_a_folder_without_tracks_is_named_with_the_remedy(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         audit(open_corpus(str(tmp_path), 10, 0))

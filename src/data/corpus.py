@@ -10,7 +10,7 @@ import pandas as pd
 import soundfile as sf
 
 from src.data import download, synthetic
-from src.data.audio_files import audio_rows
+from src.data.audio_files import audio_rows, walk_audio
 from src.data.log_mels import log_mel_rows
 from src.paths import RAW, ROOT, RunPaths, require, run_name
 from src.results import check_room, read_json, write_json
@@ -28,7 +28,7 @@ def open_corpus(dataset: str, tracks_per_genre: int, seed: int) -> Path:
 
     `dataset` is `synthetic` (composed here, `tracks_per_genre` tracks a genre), `gtzan_mini` or
     `gtzan` (downloaded), or a path. Raises FileNotFoundError for a path that does not exist,
-    ValueError for a file that is no archive.
+    ValueError for a file that is no archive and a folder that leaves open which is meant.
     """
     if dataset == "synthetic":
         music = synthetic.code_hash()
@@ -49,8 +49,18 @@ def open_corpus(dataset: str, tracks_per_genre: int, seed: int) -> Path:
             f"DATASET={dataset} is a single file and no .npz archive of log-mels: a track may have "
             "been given; give the folder whose sub-folders are genres."
         )
-    archives = sorted(path.glob("*.npz")) if path.is_dir() else []
-    return archives[0] if len(archives) == 1 else path
+    return path if path.is_file() else _archive_in(path) or path
+
+
+def _archive_in(folder: Path) -> Path | None:
+    """Return the archive that lies in a folder, if any; ValueError if it is not alone there."""
+    archives = sorted(folder.glob("*.npz"))
+    if archives and (others := [*archives[1:], *walk_audio(folder)]):
+        raise ValueError(
+            f"{folder} holds both {archives[0].name} and {others[0].relative_to(folder)}: one of "
+            "them may have got there by mistake; give the path of the archive, or move it away."
+        )
+    return archives[0] if archives else None
 
 
 def claim_run(paths: RunPaths, corpus: Path, dataset: str) -> None:
