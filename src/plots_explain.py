@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 from src import plots
 from src.data.frontend import DYNAMIC_RANGE_DB, frame_times, mel_frequencies
 from src.explainability.methods import CONTROLS
+from src.explainability.sanity import LAYERS
 
 CONDITION_STYLE = {
     "succeeded_predicted": ("tab:red", "s", "attack succeeds: predicted genre's map"),
@@ -52,14 +53,18 @@ def shift_over_eps(ax: Axes, table: pd.DataFrame, other: pd.DataFrame, label: st
     return ax
 
 
-def by_method(ax: Axes, table: pd.DataFrame, label: str, null: float | None = None) -> Axes:
+def by_method(
+    ax: Axes, table: pd.DataFrame, checkpoints: list[str], label: str, null: float | None = None
+) -> Axes:
     """Draw one measure's value and interval for each method (controls in grey) and checkpoint.
 
-    `table` has rows of `explanations.csv` of one measure and condition; `null` is the value of a
-    map that knows nothing.
+    `table` has rows of `explanations.csv` of one measure and condition; a network keeps its place
+    among the `checkpoints` whether or not it has a row. `null` is the value of a map that knows
+    nothing.
     """
     methods = list(dict.fromkeys(table["method"]))
-    for k, (name, rows) in enumerate(table.groupby("checkpoint", sort=False)):
+    for name, rows in table.groupby("checkpoint", sort=False):
+        k = checkpoints.index(name)
         at = np.array([methods.index(method) for method in rows["method"]]) + 0.25 * k
         colours = ["grey" if m in CONTROLS else f"C{k}" for m in rows["method"]]
         ends = rows[["low", "high"]].astype(float).to_numpy()
@@ -67,6 +72,8 @@ def by_method(ax: Axes, table: pd.DataFrame, label: str, null: float | None = No
         ax.scatter(rows["value"], at, c=colours, marker="os^vD"[k % 5], label=name, zorder=3)
     if null is not None:
         ax.axvline(null, color="black", linestyle=":")
+    if table.empty:
+        ax.text(0.5, 0.5, "no clip to measure", ha="center", transform=ax.transAxes)
     ax.set_yticks(range(len(methods)), methods)
     ax.invert_yaxis()
     ax.set_xlabel(label)
@@ -77,7 +84,8 @@ def faithfulness_curves(ax: Axes, scores: dict[str, np.ndarray], fractions: tupl
     """Draw the mean probability of the genre over the share of cells put in or taken out."""
     for k, (name, values) in enumerate(scores.items()):
         style = "--" if name in CONTROLS else "-"
-        mean = np.nanmean(values, axis=0)
+        known = values[np.isfinite(values).all(axis=1)]
+        mean = known.mean(axis=0) if len(known) else np.full(len(fractions), np.nan)
         ax.plot(np.multiply(fractions, 100), mean, style, color=f"C{k % 10}", label=name)
     ax.set(xlabel="cells, highest first (%)", ylabel="probability of the genre", ylim=(0, 1))
     return ax
@@ -111,12 +119,12 @@ def genre_table(ax: Axes, table: pd.DataFrame, limit: float, title: str):
 
 def by_depth(ax: Axes, table: pd.DataFrame, label: str) -> Axes:
     """Draw how alike maps stay, by method, as layers are made random from the last one down."""
-    layers = list(dict.fromkeys(table["condition"].str.removeprefix("randomized_")))
-    for name, rows in table.groupby("method", sort=False):
+    table = table.assign(depth=table["condition"].str.removeprefix("randomized_").map(LAYERS.index))
+    for name, rows in table.sort_values("depth").groupby("method", sort=False):
         ends = (rows["low"].astype(float), rows["high"].astype(float))
-        (line,) = ax.plot(range(len(rows)), rows["value"], marker="o", markersize=3, label=name)
-        ax.fill_between(range(len(rows)), *ends, color=line.get_color(), alpha=0.15)
-    ax.set_xticks(range(len(layers)), layers, rotation=45)
+        (line,) = ax.plot(rows["depth"], rows["value"], marker="o", markersize=3, label=name)
+        ax.fill_between(rows["depth"], *ends, color=line.get_color(), alpha=0.15)
+    ax.set_xticks(range(len(LAYERS)), LAYERS, rotation=45)
     ax.set(xlabel="layer down to which the network is random", ylabel=label)
     return ax
 
@@ -138,8 +146,10 @@ def attention_by_frequency(ax: Axes, clean: np.ndarray, attacked: np.ndarray, ti
     return ax
 
 
-def legend_below(figure: plt.Figure, ax: Axes, columns: int = 3) -> None:
-    """Place the legend of one of the axes once below the whole figure."""
-    handles, labels = ax.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
+def legend_below(figure: plt.Figure, columns: int = 3) -> None:
+    """Place the legend of all axes, each label once, below the whole figure."""
+    unique = {}
+    for ax in figure.axes:
+        handles, labels = ax.get_legend_handles_labels()
+        unique = dict(zip(labels, handles, strict=True)) | unique
     figure.legend(unique.values(), unique, loc="outside lower center", ncols=columns, fontsize=8)

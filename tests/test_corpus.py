@@ -254,6 +254,16 @@ def test_a_missing_path_is_named_with_the_remedy(tmp_path):
     assert SENTENCE.fullmatch(str(error.value))
 
 
+def test_fewer_tracks_than_can_be_split_are_not_composed(monkeypatch):
+    monkeypatch.setattr(corpora, "_compose", lambda *_: "composed")
+    with pytest.raises(
+        ValueError, match=r"TRACKS_PER_GENRE=6 are too few .* give 7 or more"
+    ) as error:
+        open_corpus("synthetic", 6, 0)
+    assert SENTENCE.fullmatch(str(error.value))
+    assert open_corpus("synthetic", 7, 0) == "composed"
+
+
 def test_a_single_track_is_no_corpus(tmp_path):
     track = tmp_path / "jazz.00000.wav"
     track.write_bytes(b"RIFF")

@@ -263,7 +263,7 @@ def test_differences_are_between_conditions_of_the_same_method():
     assert line["condition"] == "natural - adversarial"
     assert line["value"] == pytest.approx(low.mean() - high.mean())
     assert line["low"] < line["value"] < line["high"] < 0
-    assert (line["n_clips"], line["eps"]) == (20, 0.01)
+    assert (line["n_clips"], line["eps"]) == (10, 0.01)
 
 
 def test_a_difference_of_one_track_has_no_interval():
@@ -273,3 +273,12 @@ def test_a_difference_of_one_track_has_no_interval():
     ]
     (line,) = differences(pd.concat(rows), [("ssim", "x", "y", 0.01)], "c").to_dict("records")
     assert (line["value"], line["low"]) == (pytest.approx(-0.2), None)
+
+
+@pytest.mark.parametrize("eps", [0, -0.1, 1.5, float("nan")])
+def test_a_request_of_no_meaning_is_refused_before_anything_is_made(eps):
+    experiments.check_request("gradcam", [0.01, 1])
+    with pytest.raises(ValueError, match=f"eps is {eps}, probably in dB: give it as a share"):
+        experiments.check_request("gradcam", [0.01, eps])
+    with pytest.raises(ValueError, match="METHOD=gradcamm is unknown: give one of gradcam, hires"):
+        experiments.check_request("gradcamm", [0.01])

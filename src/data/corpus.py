@@ -12,6 +12,7 @@ import soundfile as sf
 from src.data import download, synthetic
 from src.data.audio_files import audio_rows, walk_audio
 from src.data.log_mels import log_mel_rows
+from src.data.splits import MIN_TRACKS_PER_GENRE
 from src.paths import RAW, ROOT, RunPaths, require, run_name
 from src.results import check_room, read_json, write_json
 
@@ -28,9 +29,15 @@ def open_corpus(dataset: str, tracks_per_genre: int, seed: int) -> Path:
 
     `dataset` is `synthetic` (composed here, `tracks_per_genre` tracks a genre), `gtzan_mini` or
     `gtzan` (downloaded), or a path. Raises FileNotFoundError for a path that does not exist,
-    ValueError for a file that is no archive and a folder that leaves open which is meant.
+    ValueError for a file that is no archive, a folder that leaves open which is meant, and fewer
+    tracks to be composed than can be split.
     """
     if dataset == "synthetic":
+        if tracks_per_genre < MIN_TRACKS_PER_GENRE:
+            raise ValueError(
+                f"TRACKS_PER_GENRE={tracks_per_genre} are too few to be split by track: give "
+                f"{MIN_TRACKS_PER_GENRE} or more."
+            )
         music = synthetic.code_hash()
         folder = RAW / f"synthetic_{tracks_per_genre}_per_genre_seed_{seed}_{music}"
         return _compose(folder, tracks_per_genre, seed)

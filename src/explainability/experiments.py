@@ -11,7 +11,7 @@ from src.explainability.bands import band_measures
 from src.explainability.boxes import BOX_EPS, attack_boxes, box_measures, draw_boxes
 from src.explainability.failures import own_genre_gap, resemblance
 from src.explainability.gradcam import explain
-from src.explainability.methods import Clips, Subject, maps_of
+from src.explainability.methods import CONTROLS, METHODS, Clips, Subject, maps_of
 from src.explainability.parts import part_measures
 from src.explainability.sanity import randomized
 from src.explainability.shift import measure_shift, spearman, ssim
@@ -31,6 +31,18 @@ class Attacked(NamedTuple):
     def take(self, rows: np.ndarray) -> "Attacked":
         """Return some of the clips; `rows` are positions."""
         return Attacked(self.eps, self.X[rows], self.predicted[rows], self.noise[rows])
+
+
+def check_request(method: str, epsilons: list[float]) -> None:
+    """Raise ValueError for an unknown method or an eps outside [0, 1], before hours are spent."""
+    if method not in (known := [*METHODS, *CONTROLS]):
+        raise ValueError(f"METHOD={method} is unknown: give one of {', '.join(known)}.")
+    for eps in epsilons:
+        if not 0 < eps <= 1:
+            raise ValueError(
+                f"eps is {eps}, probably in dB: give it as a share of the range, above 0 and at "
+                "most 1, where 0.01 is 0.8 dB."
+            )
 
 
 def right_clips(subject: Subject, clips: Clips) -> Clips:

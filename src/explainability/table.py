@@ -62,6 +62,7 @@ def difference(rows: pd.DataFrame, first: str, second: str, seed: int = 0) -> di
     `rows` are records of one measure without NaN. Tracks are drawn with replacement, each with
     its clips of both conditions (percentile bootstrap, 95%); draws in which a condition has no
     clip do not count. `low` and `high` are None where either has fewer than `FEWEST_TRACKS`.
+    `n_clips` counts a clip once that has both conditions.
     """
     tables = [rows[rows["condition"] == name] for name in (first, second)]
     tracks = pd.Index(pd.concat(tables)["track"].unique())
@@ -70,7 +71,8 @@ def difference(rows: pd.DataFrame, first: str, second: str, seed: int = 0) -> di
     few = min(table["track"].nunique() for table in tables) < FEWEST_TRACKS
     low, high = (None, None) if few else _interval(columns, seed)
     value = tables[0]["value"].mean() - tables[1]["value"].mean()
-    return {"value": float(value), "low": low, "high": high, "n_clips": sum(map(len, tables))}
+    n_clips = pd.concat(tables)["segment"].nunique()
+    return {"value": float(value), "low": low, "high": high, "n_clips": n_clips}
 
 
 def _interval(columns: list[np.ndarray], seed: int) -> tuple[float, float]:
