@@ -96,6 +96,16 @@ def test_attacks_stand_beside_the_specification(committed):
     assert lines[3] == "| 0.05 | 4 |  | 5.0% | 5.0% | 5.0% | 5.0% |"
 
 
+def test_baselines_stand_beside_chance(committed):
+    folder = committed("training", [OF])
+    right = {"value": 0.5, "low": 0.25, "high": 0.75, "n_tracks": 12}
+    trained = {"corpus": "gtzan", "split": "random", "test": {"per_genre": dict.fromkeys("abcd")}}
+    trained["baseline"] = {"clip_accuracy": right, "song_accuracy": right | {"value": 0.75}}
+    write_json(folder / "gtzan" / "training_documented.json", trained)
+    (line,) = tables.baselines("gtzan").splitlines()[2:]
+    assert line == "| gtzan | random | 50.0% [25, 75] | 75.0% [25, 75] | 25% | 12 |"
+
+
 def test_checkpoints_stand_side_by_side(committed):
     rows = [
         {"corruption": kind, "severity": severity, "checkpoint": name, "accuracy": severity / 100}
