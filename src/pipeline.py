@@ -45,7 +45,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--dataset", help="name or path of the corpus (default: synthetic)")
     parser.add_argument("--run", help="name of the run's folders (default: after the corpus)")
     parser.add_argument(
-        "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE")
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter of a notebook, as often as there are some: -p EPSILONS '[0.01]'",
     )
     options = parser.parse_args(arguments)
     unknown = set(options.stages) - set(STAGES)
@@ -282,8 +288,9 @@ def _check_kinds(given: dict, defaults: dict) -> None:
         kinds = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
             raise ValueError(
-                f"{name}={value!r} is a {type(value).__name__}, probably a slip of quoting: give a "
-                f'{type(default).__name__}, quoted for the shell: -p {name} "{default!r}".'
+                f"{name}={value!r} is of type {type(value).__name__}, not "
+                f"{type(default).__name__}, probably a slip of quoting: quote it for the shell, "
+                f'as in -p {name} "{default!r}".'
             )
 
 

@@ -301,6 +301,12 @@ def test_a_build_that_fails_leaves_the_page_as_it_was(tiny, monkeypatch):
     assert not list(tiny.page.parent.glob(".part-*"))
 
 
+def test_a_run_that_is_not_there_is_told_in_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr("src.paths.ROOT", tmp_path)
+    with pytest.raises(SystemExit, match="nosuch has no checkpoint: .* run `make train` first"):
+        main(["--run", "nosuch"])
+
+
 def test_a_new_page_replaces_the_old_one(silent, capsys, monkeypatch):
     monkeypatch.setattr("src.page.__main__.build", partial(build, iterations=STEPS))
     (silent.page / "pictures" / "old.png").touch()

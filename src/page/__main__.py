@@ -16,7 +16,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--networks", nargs="*", help="checkpoints, all of the run by default")
     options = parser.parse_args(arguments)
     paths = RunPaths(options.run or run_name(options.dataset))
-    index = build(paths, options.per_genre, options.networks)
+    try:
+        index = build(paths, options.per_genre, options.networks)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(str(error))
     size = sum(file.stat().st_size for file in index.parent.rglob("*") if file.is_file())
     print(f"results/page/{paths.run}/index.html: {size / 1e6:.1f} MB with all files beside it")
     return 0
