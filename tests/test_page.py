@@ -303,7 +303,7 @@ def test_a_build_that_fails_leaves_the_page_as_it_was(tiny, monkeypatch):
 
 def test_a_run_that_is_not_there_is_told_in_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("src.paths.ROOT", tmp_path)
-    with pytest.raises(SystemExit, match="nosuch has no checkpoint: .* run `make train` first"):
+    with pytest.raises(SystemExit, match=r"nosuch has no checkpoint: .* run `make train` first"):
         main(["--run", "nosuch"])
 
 
