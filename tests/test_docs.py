@@ -154,9 +154,10 @@ def test_gains_are_points_of_the_same_tracks(committed):
         pair | {"measure": f"{unit}_accuracy", "value": value, "low": -0.1, "high": 0.2}
         for unit, value in (("clip", 0.015), ("song", -0.02))
     ]
-    committed("recipe_gains", rows)
+    other = [row | {"split": "filtered", "value": 0.5} for row in rows]
+    committed("recipe_gains", [row | {"split": "random"} for row in rows] + other)
     line = "| `robust` less `documented` | 1.5 [-10, 20] | -2.0 [-10, 20] |"
-    assert tables.gains("c").splitlines()[2] == line
+    assert tables.gains("c", "random").splitlines()[2:] == [line]
 
 
 def test_survival_is_that_of_one_budget_and_masked_changes_stand_by_their_margin(committed):

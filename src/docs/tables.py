@@ -1,5 +1,7 @@
 """The tables of the documentation, each a function of committed results that returns Markdown."""
 
+import json
+
 import pandas as pd
 
 from src.docs.numbers import markdown, percent, read, result, select, shown
@@ -62,6 +64,7 @@ def training(**wanted: object) -> str:
             "split": row["split"],
             "recipe": f"`{row['recipe']}`",
             "seed": row["seed"],
+            "changed": _changes(row["changes"]),
             "epochs": row["epochs"],
             "clips": shown(row, "clip_accuracy"),
             "songs": shown(row, "song_accuracy"),
@@ -92,10 +95,10 @@ def baselines(*runs: str) -> str:
     return markdown(pd.DataFrame(lines))
 
 
-def gains(corpus: str) -> str:
+def gains(corpus: str, split: str) -> str:
     """Return what checkpoints have over others on the same test tracks, in percentage points."""
     lines = []
-    for (name, other), rows in select("recipe_gains", corpus=corpus).groupby(
+    for (name, other), rows in select("recipe_gains", corpus=corpus, split=split).groupby(
         ["checkpoint", "compared_with"], sort=False
     ):
         cells = rows.set_index("measure")
@@ -263,6 +266,15 @@ def checkpoints(table: str, corpus: str) -> list[str]:
     """Return the names of the checkpoints of a corpus in a table, in its order."""
     rows = read(table)
     return list(rows.loc[rows["corpus"] == corpus, "checkpoint"].unique())
+
+
+def _changes(text: str) -> str:
+    """Return the changed parameters of a recipe, of their JSON."""
+    told = {name: value or "none" for name, value in json.loads(text).items()}
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in told.items()
+    )
 
 
 def _side_by_side(rows: pd.DataFrame, value: str = "accuracy") -> str:
