@@ -3,7 +3,7 @@
 Plain and ours take turns on the same work; the ratio is the median over turns. Results must be
 equal within the tolerance that stands beside each. The plain ones run in a process of their own,
 which knows nothing of how ours treats memory and precision. Needs a run with a trained checkpoint.
-With `--profile` each stage tells its three largest items. About ten minutes on two CPU cores.
+Last, each of ours tells its three largest items. About seven minutes on two CPU cores.
 """
 
 import argparse
@@ -47,7 +47,6 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--run", default="synthetic", help="run with arrays and a checkpoint")
     parser.add_argument("--checkpoint", default="documented")
-    parser.add_argument("--profile", action="store_true", help="tell the largest items too")
     options = parser.parse_args(arguments)
     paths = RunPaths(options.run)
     model, _ = load_named(paths, options.checkpoint)
@@ -66,7 +65,7 @@ def main(arguments: list[str]) -> int:
             stages["waveform"] = waveform(paths, model, apart)
     measured = {name: found for name, (found, _) in stages.items()}
     print(pd.DataFrame(measured).T.to_string())
-    for name, (found, ours) in stages.items() if options.profile else ():
+    for name, (found, ours) in stages.items():
         found["largest"] = (largest_calls if name == "features" else largest_operations)(ours)
         print(name, *(f"{share:6.1%} {item}" for item, share in found["largest"].items()), sep="\n")
     facts = provenance(SEED, vars(options), corpus=load_metadata(paths)["corpus"])

@@ -59,7 +59,7 @@ def test_the_bench_measures_each_stage_and_its_profile(run, tmp_path, monkeypatc
     monkeypatch.setattr(bench, "METRICS", tmp_path)
     monkeypatch.setattr(limits, "BATCH", 2)
     monkeypatch.setattr(limits, "WIDTHS", (8, 8, 8, 8))
-    assert bench.main(["--run", "tiny", "--profile"]) == 0
+    assert bench.main(["--run", "tiny"]) == 0
     told = json.loads((tmp_path / "bench.json").read_text())
     assert {"versions", "machine", "corpus"} <= set(told)
     printed = capsys.readouterr().out
