@@ -140,7 +140,8 @@ def training(paths: RunPaths, apart: Callable) -> tuple[dict, Callable]:
         return parts["model"]
 
     def plainly():
-        return apart(plain.train, X, y, DOCUMENTED["batch_size"], SEED)
+        torch.manual_seed(SEED)
+        return apart(plain.train, trainer.GenreClassifierCNN(), X, y, DOCUMENTED["batch_size"])
 
     losses = [_loss(work(), X, y) for work in (plainly, ours)]
     times = take_turns(plainly, ours, turns=3)

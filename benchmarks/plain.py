@@ -21,7 +21,6 @@ from src.data.frontend import (
     SEGMENTS_PER_TRACK,
     to_unit,
 )
-from src.models.cnn import GenreClassifierCNN
 
 ATTACK_BATCH = 32
 
@@ -45,10 +44,9 @@ def features(paths: list[Path]) -> np.ndarray:
     return np.stack(segments)
 
 
-def train(X: torch.Tensor, y: torch.Tensor, batch_size: int, seed: int) -> nn.Module:
-    """Train a new network on one pass over X (n, 1, 128, 130): float32, NCHW."""
-    torch.manual_seed(seed)
-    model = GenreClassifierCNN()
+def train(model: nn.Module, X: torch.Tensor, y: torch.Tensor, batch_size: int) -> nn.Module:
+    """Train a network on one pass over X (n, 1, 128, 130): float32, NCHW."""
+    model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.0005, weight_decay=0.0001)
     for start in range(0, len(X), batch_size):
         optimizer.zero_grad()
