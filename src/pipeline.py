@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from src.data.audio_files import walk_audio
+from src.data.audio_files import walk_files
 from src.paths import NOTEBOOKS, ROOT, STAGES, RunPaths, run_name
 from src.results import disk_fault, read_json, whole_file
 
@@ -244,7 +244,7 @@ def _source_state(stage: str, parameters: dict) -> list:
     source = ROOT / Path(parameters.get("DATASET", "")).expanduser()
     if stage != "explore" or source == ROOT or not source.exists():
         return []
-    files = [source] if source.is_file() else sorted([*walk_audio(source), *source.glob("*.npz")])
+    files = [source] if source.is_file() else sorted(walk_files(source))
     return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
 
 

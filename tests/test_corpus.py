@@ -89,8 +89,10 @@ def test_hidden_and_foreign_files_are_no_tracks(write_track, noise):
     (corpus / "rock" / "rock.00004.txt").write_text("notes")
     (corpus / "rock" / "rock.00005.M4A").touch()
     (corpus / "rock" / ".notes.txt").touch()
+    (corpus / "rock" / "rock.00006").touch()
+    (corpus / "rock" / "cover").touch()
     assert [path.name for path in find_tracks(corpus)] == ["rock.00000.wav"]
-    assert passed_over(corpus) == {".m4a": 1, ".txt": 1}
+    assert passed_over(corpus) == {".m4a": 1, ".txt": 1, "none": 2}
 
 
 @pytest.mark.parametrize("ending", [".wav", ".au", ".flac", ".mp3", ".ogg", ".WAV"])
@@ -275,6 +277,8 @@ def test_a_single_track_is_no_corpus(tmp_path):
 def test_an_archive_is_taken_only_where_it_lies_alone(write_track, tmp_path):
     corpus = tmp_path / "corpus"
     corpus.mkdir()
+    (corpus / "._a.npz").touch()
+    assert open_corpus(str(corpus), 10, 0) == corpus
     (corpus / "a.npz").touch()
     assert open_corpus(str(corpus), 10, 0) == corpus / "a.npz"
     write_track("pop/pop.00001.wav", np.zeros(80_000))

@@ -214,7 +214,7 @@ def test_a_corpus_that_cannot_be_listed_is_told_in_one_sentence(repository, exec
     def refuse(folder):
         raise PermissionError(f"{folder} cannot be listed: mend its permissions.")
 
-    monkeypatch.setattr(pipeline, "walk_audio", refuse)
+    monkeypatch.setattr(pipeline, "walk_files", refuse)
     with pytest.raises(SystemExit, match=r"corpus cannot be listed: mend its permissions\.$"):
         ran_by(executed, "--dataset", "corpus")
 

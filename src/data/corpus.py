@@ -61,7 +61,7 @@ def open_corpus(dataset: str, tracks_per_genre: int, seed: int) -> Path:
 
 def _archive_in(folder: Path) -> Path | None:
     """Return the archive that lies in a folder, if any; ValueError if it is not alone there."""
-    archives = sorted(folder.glob("*.npz"))
+    archives = sorted(path for path in folder.glob("*.npz") if not path.name.startswith("."))
     if archives and (others := [*archives[1:], *walk_audio(folder)]):
         raise ValueError(
             f"{folder} holds both {archives[0].name} and {others[0].relative_to(folder)}: one of "
