@@ -367,8 +367,8 @@ def test_examples_are_the_easiest_the_middle_and_the_hardest():
     other = records.assign(channel="ogg", segment=7)
     assert choose_examples(pd.concat([other, records])) == choose_examples(records)
     assert choose_examples(records.assign(clean_prediction=1)) == {}
-    one = records[records["segment"] == 4]
-    assert choose_examples(one) == {"good": 4}
+    assert choose_examples(records[records["segment"] == 4]) == {"good": 4}
+    assert choose_examples(records[records["segment"].isin([0, 4])]) == {"good": 0, "bad": 4}
 
 
 def test_an_example_can_be_played(tmp_path, clips):

@@ -16,7 +16,7 @@ from src.models.evaluation import predict_logits, softmax, vote
 from src.paths import RunPaths
 from src.results import save_with
 
-CASES = ("good", "middle", "bad")
+CASES = {"good": 1, "middle": 3, "bad": 2}  # segments that it takes to have one
 
 
 def attack_songs(
@@ -63,15 +63,15 @@ def choose_examples(records: pd.DataFrame) -> dict[str, int]:
 
     Among the segments that were right before, ordered by the smallest change that flips them as a
     WAV file: the first, the one in the middle, the last; those that nothing flips come last.
-    `records` are those of one attack and one checkpoint. Of fewer than three segments some cases
-    are absent; empty if nothing was right before.
+    `records` are those of one attack and one checkpoint. Of two segments none is the middle one, a
+    single one is the good case; empty if nothing was right before.
     """
     files = records[records["channel"] == FILE_CHANNEL]
     files = files[files["clean_prediction"] == files["true"]]
     flips = files["budget_db"].where(files["success"]).groupby(files["segment"]).max()
     order = flips.sort_values(ascending=False, na_position="last", kind="stable").index
-    places = dict.fromkeys((0, len(order) // 2, len(order) - 1)) if len(order) else ()
-    return {case: int(order[place]) for case, place in zip(CASES, places, strict=False)}
+    places = {"good": 0, "middle": len(order) // 2, "bad": -1}
+    return {case: int(order[places[case]]) for case, n in CASES.items() if len(order) >= n}
 
 
 def write_example(
