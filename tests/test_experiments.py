@@ -164,10 +164,24 @@ def test_methods_are_compared_with_controls_on_the_same_clips(subject, clips):
 def test_attention_is_recorded_by_true_genre_before_and_after(subject, clips, half_flipped):
     rows = experiments.band_records(subject, "gradcam", clips, half_flipped)
     kinds = {f"{when} {genre}" for when in ("clean", "attacked") for genre in GENRES}
-    assert set(rows["condition"]) == kinds | {"clean"}
+    assert set(rows["condition"]) == kinds | {"clean", "asked_other"}
     attention = rows[rows["measure"].str.startswith("attention")]
     sums = attention.groupby(["condition", "segment"])["value"].sum()
     np.testing.assert_allclose(sums, 1)
+
+
+def test_each_question_is_compared_with_the_mean_map_of_its_genre(subject, clips, half_flipped):
+    rows = experiments.band_records(subject, "frequency_prior", clips, half_flipped)
+    gaps = rows[rows["measure"] == "own_genre_gap"]
+    assert gaps.groupby("condition").size().to_dict() == {"asked_other": 4, "clean": 4}
+    assert (gaps["value"] > 0.5).all()  # each map is the mean map of the genre it was asked for
+
+
+def test_another_genre_is_any_but_the_own():
+    y = np.repeat(np.arange(4), 200)
+    drawn = experiments.other_genres(y, 4, 0)
+    assert [sorted(set(drawn[y == k])) for k in range(2)] == [[1, 2, 3], [0, 2, 3]]
+    assert np.bincount(drawn).min() > 120
 
 
 def test_sanity_is_recorded_layer_by_layer(subject, clips):
@@ -275,10 +289,20 @@ def test_a_difference_of_one_track_has_no_interval():
     assert (line["value"], line["low"]) == (pytest.approx(-0.2), None)
 
 
-@pytest.mark.parametrize("eps", [0, -0.1, 1.5, float("nan")])
-def test_a_request_of_no_meaning_is_refused_before_anything_is_made(eps):
+NO_ATTACK = "which is no attack"
+IN_DB = "probably in dB"
+
+
+@pytest.mark.parametrize(
+    ("eps", "cause"), [(0, NO_ATTACK), (-0.1, NO_ATTACK), (float("nan"), NO_ATTACK), (1.5, IN_DB)]
+)
+def test_an_eps_of_no_meaning_is_refused_before_anything_is_made(eps, cause):
     experiments.check_request("gradcam", [0.01, 1])
-    with pytest.raises(ValueError, match=f"eps is {eps}, probably in dB: give it as a share"):
+    with pytest.raises(ValueError, match=f"eps is {eps}, {cause}: give it as a share"):
         experiments.check_request("gradcam", [0.01, eps])
-    with pytest.raises(ValueError, match="METHOD=gradcamm is unknown: give one of gradcam, hires"):
-        experiments.check_request("gradcamm", [0.01])
+
+
+@pytest.mark.parametrize("method", ["gradcamm", "randomcam"])
+def test_a_method_that_is_none_is_refused_before_anything_is_made(method):
+    with pytest.raises(ValueError, match=f"METHOD={method} is unknown: give one of gradcam, hires"):
+        experiments.check_request(method, [0.01])

@@ -11,7 +11,7 @@ from src.explainability.bands import band_measures
 from src.explainability.boxes import BOX_EPS, attack_boxes, box_measures, draw_boxes
 from src.explainability.failures import own_genre_gap, resemblance
 from src.explainability.gradcam import explain
-from src.explainability.methods import CONTROLS, METHODS, Clips, Subject, maps_of
+from src.explainability.methods import METHODS, Clips, Subject, maps_of
 from src.explainability.parts import part_measures
 from src.explainability.sanity import randomized
 from src.explainability.shift import measure_shift, spearman, ssim
@@ -34,14 +34,15 @@ class Attacked(NamedTuple):
 
 
 def check_request(method: str, epsilons: list[float]) -> None:
-    """Raise ValueError for an unknown method or an eps outside [0, 1], before hours are spent."""
-    if method not in (known := [*METHODS, *CONTROLS]):
-        raise ValueError(f"METHOD={method} is unknown: give one of {', '.join(known)}.")
+    """Raise ValueError for an unknown method or an eps outside (0, 1], before hours are spent."""
+    if method not in METHODS:
+        raise ValueError(f"METHOD={method} is unknown: give one of {', '.join(METHODS)}.")
     for eps in epsilons:
         if not 0 < eps <= 1:
+            cause = ", probably in dB" if eps > 1 else ", which is no attack"
             raise ValueError(
-                f"eps is {eps}, probably in dB: give it as a share of the range, above 0 and at "
-                "most 1, where 0.01 is 0.8 dB."
+                f"eps is {eps}{cause}: give it as a share of the range, above 0 and at most 1, "
+                "where 0.01 is 0.8 dB."
             )
 
 
@@ -233,20 +234,35 @@ def band_records(subject: Subject, method: str, clips: Clips, attacked: Attacked
     """Return attention by band of clean clips (true genre) and attacked ones (predicted genre).
 
     Conditions are `clean <genre>` and `attacked <genre>`, by the clips' true genre; besides, how
-    much more a clean map resembles its own genre's mean map than the others' (`clean`).
+    much more a clean map resembles the mean map of the genre that it explains than those of the
+    others: of the true genre (`clean`), and of another one drawn at random (`asked_other`), which
+    tells how much of it the question makes, whatever is played.
     """
     clean = maps_of(method, subject, clips.X, clips.y)
     after = maps_of(method, subject, attacked.X, attacked.predicted)
-    gap = {"own_genre_gap": own_genre_gap(clean, clips.y, subject.priors)}
-    keys = {"checkpoint": subject.name, "method": method, "condition": "clean", "eps": 0.0}
+    other = other_genres(clips.y, len(subject.priors), subject.seed)
+    asked = maps_of(method, subject, clips.X, other)
+    keys = {"checkpoint": subject.name, "method": method, "eps": 0.0}
+    gaps = [
+        records(clips.segments, {"own_genre_gap": gap}, condition=condition, **keys)
+        for condition, gap in (
+            ("clean", own_genre_gap(clean, clips.y, subject.priors)),
+            ("asked_other", own_genre_gap(asked, other, subject.priors)),
+        )
+    ]
     return pd.concat(
         [
-            records(clips.segments, gap, **keys),
+            *gaps,
             _by_genre(subject, method, clips, band_measures(clean), "clean ", 0.0),
             _by_genre(subject, method, clips, band_measures(after), "attacked ", attacked.eps),
         ],
         ignore_index=True,
     )
+
+
+def other_genres(y: np.ndarray, n_genres: int, seed: int) -> np.ndarray:
+    """Return for each genre number another one, each of the others as likely."""
+    return (y + np.random.default_rng(seed).integers(1, n_genres, len(y))) % n_genres
 
 
 def failure_records(
