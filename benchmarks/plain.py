@@ -1,4 +1,4 @@
-"""Plain implementations of the four stages, as one would write them first; used nowhere else."""
+"""Plain implementations of the stages, as one would write them first; used nowhere else."""
 
 from pathlib import Path
 
