@@ -43,7 +43,7 @@ growth: $(VENV)/run ## measure time and memory of notebooks 1 to 3 while the cor
 collect: $(VENV)/run ## gather the results of runs to be committed: make collect RUNS="gtzan gtzan_mini"
 	$(BIN)/python -m src.collect $(RUNS)
 
-docs: $(VENV)/run ## write README and documentation anew; copy figures: make docs RUNS=gtzan
+docs: $(VENV)/run ## write README and the pages of docs/ anew; copy figures: make docs RUNS=gtzan
 	$(BIN)/python -m src.docs $(RUNS)
 
 page: $(VENV)/run ## build the page to listen from the networks of a run: make page RUN=synthetic

@@ -270,7 +270,7 @@ def checkpoints(table: str, corpus: str) -> list[str]:
 
 def _changes(text: str) -> str:
     """Return the changed parameters of a recipe, of their JSON."""
-    told = {name: value or "none" for name, value in json.loads(text).items()}
+    told = {name: "none" if value == "" else value for name, value in json.loads(text).items()}
     return ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in told.items()
