@@ -149,14 +149,15 @@ def test_a_copy_of_a_notebook_has_no_sound_no_bars_and_keeps_its_answers():
 
 
 def test_gains_are_points_of_the_same_tracks(committed):
-    pair = {"corpus": "c", "checkpoint": "robust", "compared_with": "documented"}
+    pair = {"corpus": "c", "recipe": "robust", "compared_with": "documented", "seeds": "42, 43"}
     rows = [
         pair | {"measure": f"{unit}_accuracy", "value": value, "low": -0.1, "high": 0.2}
         for unit, value in (("clip", 0.015), ("song", -0.02))
     ]
     other = [row | {"split": "filtered", "value": 0.5} for row in rows]
+    other += [row | {"split": "random", "compared_with": "improved"} for row in rows]
     committed("recipe_gains", [row | {"split": "random"} for row in rows] + other)
-    line = "| `robust` less `documented` | 1.5 [-10, 20] | -2.0 [-10, 20] |"
+    line = "| `robust` less `documented` | 42, 43 | 1.5 [-10, 20] | -2.0 [-10, 20] |"
     assert tables.gains("c", "random").splitlines()[2:] == [line]
 
 

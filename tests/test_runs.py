@@ -28,23 +28,30 @@ def test_a_gain_is_counted_by_clip_and_by_song(segments):
     y = np.array([0, 0, 0, 2, 2, 2])
     first = predictions(segments, y, certain([0, 0, 1, 1, 1, 2]))  # 3 of 6 clips, 1 of 2 songs
     second = predictions(segments, y, certain([0, 0, 1, 2, 2, 2]))  # 5 of 6 clips, both songs
-    gain = paired_gain(first, second)
+    gain = paired_gain([(first, second)])
     assert gain["clip_accuracy"]["value"] == pytest.approx(1 / 3)
     assert gain["song_accuracy"]["value"] == 0.5
     assert gain["song_accuracy"]["n_tracks"] == gain["song_accuracy"]["n_segments"] == 2
-    assert paired_gain(first, first)["clip_accuracy"]["value"] == 0
+    assert paired_gain([(first, first)])["clip_accuracy"]["value"] == 0
+    both = paired_gain([(first, second), (first, first)])
+    assert both["clip_accuracy"]["value"] == pytest.approx(1 / 6)
+    assert both["song_accuracy"]["value"] == 0.25
+    assert both["song_accuracy"]["n_tracks"] == 2
+
+
+def training_result(name, seed):
+    measured = {"value": 0.8, "low": 0.7, "high": 0.9, "n_tracks": 15}
+    test = {"clip_accuracy": measured, "song_accuracy": measured | {"value": 0.9}}
+    test |= {"macro_recall": {"clip": 0.75, "song": 0.85}}
+    facts = {"corpus": "c", "split": "random", "checkpoint": name, "seed": seed, "epochs": 3}
+    return facts | {"parameters": {"CHANGES": {"epochs": 3}}, "test": test}
 
 
 def test_every_training_of_a_run_has_a_row(tmp_path, monkeypatch):
     monkeypatch.setattr("src.paths.ROOT", tmp_path)
     paths = RunPaths("r")
-    measured = {"value": 0.8, "low": 0.7, "high": 0.9, "n_tracks": 15}
-    test = {"clip_accuracy": measured, "song_accuracy": measured | {"value": 0.9}}
-    test |= {"macro_recall": {"clip": 0.75, "song": 0.85}}
     for name, seed in (("robust", 42), ("improved_43", 43)):
-        facts = {"corpus": "c", "split": "random", "checkpoint": name, "seed": seed, "epochs": 3}
-        facts |= {"parameters": {"CHANGES": {"epochs": 3}}}
-        write_json(paths.metrics / f"training_{name}.json", facts | {"test": test})
+        write_json(paths.metrics / f"training_{name}.json", training_result(name, seed))
     table = training_rows(paths)
     assert table["recipe"].tolist() == ["improved", "robust"]
     assert table.loc[0].to_dict() == {
@@ -67,22 +74,32 @@ def test_every_training_of_a_run_has_a_row(tmp_path, monkeypatch):
     }
 
 
-def test_each_pair_of_checkpoints_is_compared(tmp_path, monkeypatch, segments):
+def test_each_pair_of_recipes_is_compared_on_the_same_seeds(tmp_path, monkeypatch, segments):
     monkeypatch.setattr("src.paths.ROOT", tmp_path)
     paths, y = RunPaths("r"), np.array([0, 0, 0, 2, 2, 2])
     assert recipe_gains(paths).empty
-    told = {"documented": [0, 0, 1, 1, 1, 2], "improved": [0, 0, 1, 2, 2, 2], "robust": y}
-    for name, predicted in told.items():
-        write_csv(
-            paths.metrics / f"predictions_{name}.csv", predictions(segments, y, certain(predicted))
-        )
-    gains = recipe_gains(paths, corpus="c").set_index(["checkpoint", "compared_with", "measure"])
-    assert len(gains) == 6
+    told = {
+        ("documented", 42): [0, 0, 1, 1, 1, 2],
+        ("documented_43", 43): [0, 0, 1, 2, 2, 2],
+        ("improved", 42): [0, 0, 1, 2, 2, 2],
+        ("improved_43", 43): y,
+        ("robust", 42): y,
+    }
+    for (name, seed), predicted in told.items():
+        table = predictions(segments, y, certain(predicted))
+        write_csv(paths.metrics / f"predictions_{name}.csv", table)
+        write_json(paths.metrics / f"training_{name}.json", training_result(name, seed))
+    write_json(paths.metrics / "training_other.json", training_result("other", 42))  # not judged
+    gains = recipe_gains(paths, corpus="c")
     assert (gains["corpus"] == "c").all()
-    clips = gains["value"].unstack()["clip_accuracy"]
-    assert clips["improved", "documented"] == pytest.approx(1 / 3)
-    assert clips["robust", "documented"] == pytest.approx(1 / 2)
-    assert clips["robust", "improved"] == pytest.approx(1 / 6)
+    gains = gains.set_index(["recipe", "compared_with", "seeds", "measure"])["value"].unstack()
+    assert gains["clip_accuracy"].to_dict() == {
+        ("improved", "documented", "42"): pytest.approx(1 / 3),
+        ("improved", "documented", "43"): pytest.approx(1 / 6),
+        ("improved", "documented", "42, 43"): pytest.approx(1 / 4),
+        ("robust", "documented", "42"): pytest.approx(1 / 2),
+        ("robust", "improved", "42"): pytest.approx(1 / 6),
+    }
 
 
 @pytest.mark.parametrize("crops", [False, True])

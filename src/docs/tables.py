@@ -95,18 +95,17 @@ def baselines(*runs: str) -> str:
     return markdown(pd.DataFrame(lines))
 
 
-def gains(corpus: str, split: str) -> str:
-    """Return what checkpoints have over others on the same test tracks, in percentage points."""
+def gains(corpus: str, split: str, compared_with: str = "documented") -> str:
+    """Return what recipes have over another one on the same test tracks, in percentage points."""
+    chosen = select("recipe_gains", corpus=corpus, split=split, compared_with=compared_with)
     lines = []
-    for (name, other), rows in select("recipe_gains", corpus=corpus, split=split).groupby(
-        ["checkpoint", "compared_with"], sort=False
-    ):
+    for (name, seeds), rows in chosen.groupby(["recipe", "seeds"], sort=False):
         cells = rows.set_index("measure")
         points = {
             shown_as: shown(cells.loc[measure], "value").replace("%", "")
             for shown_as, measure in (("clips", "clip_accuracy"), ("songs", "song_accuracy"))
         }
-        lines.append({"": f"`{name}` less `{other}`"} | points)
+        lines.append({"": f"`{name}` less `{compared_with}`", "seeds": seeds} | points)
     return markdown(pd.DataFrame(lines))
 
 

@@ -100,34 +100,40 @@ def predictions(segments: pd.DataFrame, y: np.ndarray, probabilities: np.ndarray
     )
 
 
-def paired_gain(first: pd.DataFrame, second: pd.DataFrame) -> dict:
-    """Return what the second of two tables of `predictions` has over the first, by accuracy.
+def paired_gain(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> dict:
+    """Return what the second table of `predictions` of each pair has over the first, by accuracy.
 
-    Both are of the same segments; the intervals are those of paired tracks.
+    One pair a seed, all of the same segments. The value is the mean over seeds; the interval is
+    that of paired tracks, each drawn with all its seeds: it tells nothing of seeds not trained.
     """
     gains = {}
     for measure, column in zip(ACCURACIES, ("predicted", "song_predicted"), strict=True):
-        tables = first, second
+        sides = zip(*pairs, strict=True)
         if measure == "song_accuracy":
-            tables = [table.drop_duplicates("track") for table in tables]
-        right = [(table[column] == table["true"]).to_numpy() for table in tables]
-        gains[measure] = difference_over_tracks(*right, tables[0]["track"].to_numpy())
+            sides = ([table.drop_duplicates("track") for table in side] for side in sides)
+        sides = [pd.concat(side) for side in sides]
+        right = [(table[column] == table["true"]).to_numpy() for table in sides]
+        gains[measure] = difference_over_tracks(*right, sides[0]["track"].to_numpy())
     return gains
 
 
 def recipe_gains(paths: RunPaths, **where: object) -> pd.DataFrame:
-    """Return what each checkpoint has over each before it by name, on the same test tracks.
+    """Return what each recipe has over each before it by name, on the same tracks and seeds.
 
-    Reads all `predictions_*.csv` of a run; one row a pair and accuracy, `where` in its first
-    columns. No rows for a single checkpoint.
+    Reads all `predictions_*.csv` of a run and the seeds of their `training_*.json`. One row a pair,
+    accuracy and seed, and one of all seeds that both were trained with, if these are several;
+    `where` in the first columns. No rows for a single recipe.
     """
-    files = sorted(paths.metrics.glob("predictions_*.csv"))
-    told = {file.stem.removeprefix("predictions_"): pd.read_csv(file) for file in files}
-    rows = [
-        where | {"checkpoint": second, "compared_with": first, "measure": measure} | gain
-        for first, second in combinations(told, 2)
-        for measure, gain in paired_gain(told[first], told[second]).items()
-    ]
+    told, rows = {}, []
+    for row in training_rows(paths).itertuples():
+        if (file := paths.metrics / f"predictions_{row.checkpoint}.csv").exists():
+            told.setdefault(row.recipe, {})[row.seed] = pd.read_csv(file)
+    for first, second in combinations(sorted(told), 2):
+        seeds = sorted(told[first].keys() & told[second].keys())
+        for chosen in [[seed] for seed in seeds] + [seeds] * (len(seeds) > 1):
+            gain = paired_gain([(told[first][seed], told[second][seed]) for seed in chosen])
+            names = {"recipe": second, "compared_with": first, "seeds": ", ".join(map(str, chosen))}
+            rows += [where | names | {"measure": name} | values for name, values in gain.items()]
     return pd.DataFrame(rows)
 
 
