@@ -177,11 +177,19 @@ def test_each_question_is_compared_with_the_mean_map_of_its_genre(subject, clips
     assert (gaps["value"] > 0.5).all()  # each map is the mean map of the genre it was asked for
 
 
-def test_another_genre_is_any_but_the_own():
-    y = np.repeat(np.arange(4), 200)
-    drawn = experiments.other_genres(y, 4, 0)
-    assert [sorted(set(drawn[y == k])) for k in range(2)] == [[1, 2, 3], [0, 2, 3]]
-    assert np.bincount(drawn).min() > 120
+def test_each_clip_is_asked_for_every_genre_but_its_own(subject, clips, monkeypatch):
+    asked = []
+
+    def answer(method, subject, X, targets):
+        asked.append(targets)
+        return subject.priors[targets]
+
+    monkeypatch.setattr(experiments, "maps_of", answer)
+    gap = experiments.other_genre_gap(subject, "gradcam", clips)
+    for k, genre in enumerate(clips.y):
+        assert sorted(targets[k] for targets in asked) == sorted(set(range(10)) - {genre})
+    own = own_genre_gap(subject.priors, np.arange(10), subject.priors)
+    np.testing.assert_allclose(gap, [np.delete(own, genre).mean() for genre in clips.y])
 
 
 def test_sanity_is_recorded_layer_by_layer(subject, clips):

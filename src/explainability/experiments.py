@@ -9,7 +9,7 @@ from src.attacks.adversarial import attack
 from src.explainability import faithfulness
 from src.explainability.bands import band_measures
 from src.explainability.boxes import BOX_EPS, attack_boxes, box_measures, draw_boxes
-from src.explainability.failures import own_genre_gap, resemblance
+from src.explainability.failures import mean_known, own_genre_gap, resemblance
 from src.explainability.gradcam import explain
 from src.explainability.methods import METHODS, Clips, Subject, maps_of
 from src.explainability.parts import part_measures
@@ -235,20 +235,17 @@ def band_records(subject: Subject, method: str, clips: Clips, attacked: Attacked
 
     Conditions are `clean <genre>` and `attacked <genre>`, by the clips' true genre; besides, how
     much more a clean map resembles the mean map of the genre that it explains than those of the
-    others: of the true genre (`clean`), and of another one drawn at random (`asked_other`), which
-    tells how much of it the question makes, whatever is played.
+    others: of the true genre (`clean`), and of each of the other genres in turn, their mean
+    (`asked_other`), which tells how much of it the question makes, whatever is played.
     """
     clean = maps_of(method, subject, clips.X, clips.y)
     after = maps_of(method, subject, attacked.X, attacked.predicted)
-    other = other_genres(clips.y, len(subject.priors), subject.seed)
-    asked = maps_of(method, subject, clips.X, other)
+    gaps = {"clean": own_genre_gap(clean, clips.y, subject.priors)}
+    gaps["asked_other"] = other_genre_gap(subject, method, clips)
     keys = {"checkpoint": subject.name, "method": method, "eps": 0.0}
     gaps = [
         records(clips.segments, {"own_genre_gap": gap}, condition=condition, **keys)
-        for condition, gap in (
-            ("clean", own_genre_gap(clean, clips.y, subject.priors)),
-            ("asked_other", own_genre_gap(asked, other, subject.priors)),
-        )
+        for condition, gap in gaps.items()
     ]
     return pd.concat(
         [
@@ -260,9 +257,15 @@ def band_records(subject: Subject, method: str, clips: Clips, attacked: Attacked
     )
 
 
-def other_genres(y: np.ndarray, n_genres: int, seed: int) -> np.ndarray:
-    """Return for each genre number another one, each of the others as likely."""
-    return (y + np.random.default_rng(seed).integers(1, n_genres, len(y))) % n_genres
+def other_genre_gap(subject: Subject, method: str, clips: Clips) -> np.ndarray:
+    """Return each clip's mean `own_genre_gap` when asked for every genre but its own."""
+    n_genres = len(subject.priors)
+    gaps = []
+    for step in range(1, n_genres):
+        asked = (clips.y + step) % n_genres
+        maps = maps_of(method, subject, clips.X, asked)
+        gaps.append(own_genre_gap(maps, asked, subject.priors))
+    return mean_known(np.stack(gaps, axis=1))
 
 
 def failure_records(

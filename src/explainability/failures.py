@@ -33,10 +33,10 @@ def own_genre_gap(maps: np.ndarray, y: np.ndarray, priors: np.ndarray) -> np.nda
     all_genres = np.stack([spearman(maps, np.broadcast_to(p, maps.shape)) for p in priors], axis=1)
     own = all_genres[np.arange(len(y)), y]
     others = np.where(np.arange(len(priors)) == np.asarray(y)[:, None], np.nan, all_genres)
-    return own - _mean_known(others)
+    return own - mean_known(others)
 
 
-def _mean_known(values: np.ndarray) -> np.ndarray:
+def mean_known(values: np.ndarray) -> np.ndarray:
     """Return the mean of each row's numbers, NaN for a row without any."""
     known = ~np.isnan(values)
     count = known.sum(axis=1)
