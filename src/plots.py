@@ -166,7 +166,7 @@ def checkpoints(ax: Axes, table: pd.DataFrame, baseline: dict) -> Axes:
     for k, (kind, colour) in enumerate((("clip", "tab:blue"), ("song", "tab:orange"))):
         value = table[f"{kind}_accuracy"] * 100
         ends = table[[f"{kind}_low", f"{kind}_high"]].astype(float).to_numpy().T * 100
-        errors = np.nan_to_num(np.abs(ends - value.to_numpy()))
+        errors = np.abs(ends - value.to_numpy())
         at = np.arange(len(table)) + (k - 0.5) * 0.2
         ax.errorbar(at, value, errors, fmt="os"[k], color=colour, capsize=3, label=f"{kind}s")
         level = baseline[f"{kind}_accuracy"]["value"] * 100

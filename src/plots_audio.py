@@ -100,8 +100,8 @@ def _curve(ax: Axes, rows: pd.DataFrame, colour: str, marker: str, label: str) -
 
 
 def _percent(shares: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Return shares in percent and the lengths (2, n) of their intervals, 0 where unknown."""
+    """Return shares in percent and the lengths (2, n) of their intervals, NaN where unknown."""
     table = pd.DataFrame(shares.tolist()).astype(float) * 100
     value = table["value"].to_numpy()
     errors = np.array([value - table["low"], table["high"] - value])
-    return value, np.nan_to_num(errors).clip(min=0)
+    return value, errors.clip(min=0)

@@ -6,6 +6,7 @@ import pytest
 import soundfile as sf
 import torch
 from IPython.display import HTML
+from matplotlib.container import ErrorbarContainer
 
 from src import plots, plots_audio
 from src.attacks import audio, channels, listening
@@ -444,6 +445,17 @@ def test_songs_are_judged_as_files_by_the_vote_over_their_segments(
     np.testing.assert_allclose(
         heard[1], librosa_log_mel(file.reshape(3, SEGMENT_SAMPLES)), atol=1e-6
     )
+
+
+def test_survival_of_too_few_tracks_has_no_interval(tables):
+    unknown = {"value": 0.5, "low": None, "high": None}
+    summary = summarize(tables[0])
+    (ax,) = plots.grid(1, 1)[1].flat
+    plots_audio.survival(ax, summary.assign(survival=[unknown] * len(summary)))
+    errors = [held for held in ax.containers if isinstance(held, ErrorbarContainer)]
+    assert errors
+    for bars in errors:
+        assert not np.isfinite(bars.lines[2][0].get_segments()).any()
 
 
 def test_figures_show_every_attack_and_channel(tables, tmp_path, clips):
