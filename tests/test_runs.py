@@ -7,6 +7,8 @@ from src.models.runs import paired_gain, predictions, recipe_gains, training_row
 from src.paths import RunPaths
 from src.results import write_csv, write_json
 
+DATA = {"corpus": "c", "split": "random", "fingerprint": "abc"}
+
 
 @pytest.fixture(name="segments")
 def _segments():
@@ -44,7 +46,8 @@ def training_result(name, seed):
     test = {"clip_accuracy": measured, "song_accuracy": measured | {"value": 0.9}}
     test |= {"macro_recall": {"clip": 0.75, "song": 0.85}}
     facts = {"corpus": "c", "split": "random", "checkpoint": name, "seed": seed, "epochs": 3}
-    return facts | {"parameters": {"CHANGES": {"epochs": 3}}, "test": test}
+    facts |= {"fingerprint": DATA["fingerprint"], "parameters": {"CHANGES": {"epochs": 3}}}
+    return facts | {"test": test}
 
 
 def test_every_training_of_a_run_has_a_row(tmp_path, monkeypatch):
@@ -77,20 +80,24 @@ def test_every_training_of_a_run_has_a_row(tmp_path, monkeypatch):
 def test_each_pair_of_recipes_is_compared_on_the_same_seeds(tmp_path, monkeypatch, segments):
     monkeypatch.setattr("src.paths.ROOT", tmp_path)
     paths, y = RunPaths("r"), np.array([0, 0, 0, 2, 2, 2])
-    assert recipe_gains(paths).empty
+    assert recipe_gains(paths, DATA).empty
     told = {
         ("documented", 42): [0, 0, 1, 1, 1, 2],
         ("documented_43", 43): [0, 0, 1, 2, 2, 2],
         ("improved", 42): [0, 0, 1, 2, 2, 2],
         ("improved_43", 43): y,
         ("robust", 42): y,
+        ("robust_43", 43): y,
     }
     for (name, seed), predicted in told.items():
         table = predictions(segments, y, certain(predicted))
         write_csv(paths.metrics / f"predictions_{name}.csv", table)
-        write_json(paths.metrics / f"training_{name}.json", training_result(name, seed))
+        result = training_result(name, seed)
+        if name == "robust_43":
+            result["parameters"]["CHANGES"] = {"epochs": 9}
+        write_json(paths.metrics / f"training_{name}.json", result)
     write_json(paths.metrics / "training_other.json", training_result("other", 42))  # not judged
-    gains = recipe_gains(paths, corpus="c")
+    gains = recipe_gains(paths, DATA)
     assert (gains["corpus"] == "c").all()
     gains = gains.set_index(["recipe", "compared_with", "seeds", "measure"])["value"].unstack()
     assert gains["clip_accuracy"].to_dict() == {
@@ -99,7 +106,10 @@ def test_each_pair_of_recipes_is_compared_on_the_same_seeds(tmp_path, monkeypatc
         ("improved", "documented", "42, 43"): pytest.approx(1 / 4),
         ("robust", "documented", "42"): pytest.approx(1 / 2),
         ("robust", "improved", "42"): pytest.approx(1 / 6),
+        ("robust", "documented", "43"): pytest.approx(1 / 6),
+        ("robust", "improved", "43"): 0,
     }
+    assert recipe_gains(paths, DATA | {"fingerprint": "of another split"}).empty
 
 
 @pytest.mark.parametrize("crops", [False, True])

@@ -103,8 +103,9 @@ def predictions(segments: pd.DataFrame, y: np.ndarray, probabilities: np.ndarray
 def paired_gain(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> dict:
     """Return what the second table of `predictions` of each pair has over the first, by accuracy.
 
-    One pair a seed, all of the same segments. The value is the mean over seeds; the interval is
-    that of paired tracks, each drawn with all its seeds: it tells nothing of seeds not trained.
+    One pair a seed, all of the same segments, which `n_segments` counts once a seed. The value is
+    the mean over seeds; the interval is that of paired tracks, each drawn with all its seeds: it
+    tells nothing of seeds not trained.
     """
     gains = {}
     for measure, column in zip(ACCURACIES, ("predicted", "song_predicted"), strict=True):
@@ -117,24 +118,42 @@ def paired_gain(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> dict:
     return gains
 
 
-def recipe_gains(paths: RunPaths, **where: object) -> pd.DataFrame:
+def recipe_gains(paths: RunPaths, data: dict) -> pd.DataFrame:
     """Return what each recipe has over each before it by name, on the same tracks and seeds.
 
-    Reads all `predictions_*.csv` of a run and the seeds of their `training_*.json`. One row a pair,
-    accuracy and seed, and one of all seeds that both were trained with, if these are several;
-    `where` in the first columns. No rows for a single recipe.
+    Reads all `predictions_*.csv` of a run whose `training_*.json` has the fingerprint of `data`,
+    the metadata of the run's arrays. One row a pair, accuracy and seed, and one of all seeds that
+    both were trained with, if these are several; recipes with other changes are other recipes. No
+    rows for a single one.
     """
-    told, rows = {}, []
-    for row in training_rows(paths).itertuples():
-        if (file := paths.metrics / f"predictions_{row.checkpoint}.csv").exists():
-            told.setdefault(row.recipe, {})[row.seed] = pd.read_csv(file)
+    told, rows = _told_by_recipe(paths, data["fingerprint"]), []
     for first, second in combinations(sorted(told), 2):
         seeds = sorted(told[first].keys() & told[second].keys())
         for chosen in [[seed] for seed in seeds] + [seeds] * (len(seeds) > 1):
             gain = paired_gain([(told[first][seed], told[second][seed]) for seed in chosen])
-            names = {"recipe": second, "compared_with": first, "seeds": ", ".join(map(str, chosen))}
-            rows += [where | names | {"measure": name} | values for name, values in gain.items()]
+            row = {name: data[name] for name in ("corpus", "split")}
+            row |= {"recipe": second[0], "compared_with": first[0]}
+            row |= {"seeds": ", ".join(map(str, chosen))}
+            rows += [row | {"measure": name} | values for name, values in gain.items()]
     return pd.DataFrame(rows)
+
+
+def _told_by_recipe(paths: RunPaths, fingerprint: str) -> dict[tuple, dict[int, pd.DataFrame]]:
+    """Return the predictions made on arrays, by seed, of each recipe with the same changes."""
+    told = {}
+    for file in sorted(paths.metrics.glob("training_*.json")):
+        result = read_json(file)
+        table = paths.metrics / f"predictions_{result['checkpoint']}.csv"
+        if result["fingerprint"] == fingerprint and table.exists():
+            changes = json.dumps(result["parameters"]["CHANGES"], sort_keys=True)
+            by_seed = told.setdefault((_recipe_of(result), changes), {})
+            by_seed[result["seed"]] = pd.read_csv(table)
+    return told
+
+
+def _recipe_of(result: dict) -> str:
+    """Return a checkpoint's name without its seed, which may be the suffix: `_43`."""
+    return result["checkpoint"].removesuffix(f"_{result['seed']}")
 
 
 def training_rows(paths: RunPaths) -> pd.DataFrame:
@@ -144,12 +163,9 @@ def training_rows(paths: RunPaths) -> pd.DataFrame:
 
 
 def _training_row(result: dict) -> dict:
-    """Return the row of one training: accuracies with their intervals.
-
-    The recipe is the checkpoint's name without its seed, which may be the suffix: `_43`.
-    """
+    """Return the row of one training: accuracies with their intervals."""
     row = {key: result[key] for key in ("corpus", "split")} | {
-        "recipe": result["checkpoint"].removesuffix(f"_{result['seed']}"),
+        "recipe": _recipe_of(result),
         "seed": result["seed"],
         "epochs": result["epochs"],
     }
