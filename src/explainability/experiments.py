@@ -235,21 +235,18 @@ def band_records(subject: Subject, method: str, clips: Clips, attacked: Attacked
 
     Conditions are `clean <genre>` and `attacked <genre>`, by the clips' true genre; besides, how
     much more a clean map resembles the mean map of the genre that it explains than those of the
-    others: of the true genre (`clean`), and of each of the other genres in turn, their mean
-    (`asked_other`), which tells how much of it the question makes, whatever is played.
+    others: of the true genre (`clean`), and of every genre in turn, their mean (`asked_any`), which
+    tells how much of it the question makes, whatever is played.
     """
     clean = maps_of(method, subject, clips.X, clips.y)
     after = maps_of(method, subject, attacked.X, attacked.predicted)
-    gaps = {"clean": own_genre_gap(clean, clips.y, subject.priors)}
-    gaps["asked_other"] = other_genre_gap(subject, method, clips)
+    own = {"own_genre_gap": own_genre_gap(clean, clips.y, subject.priors)}
+    any_genre = {"own_genre_gap": any_genre_gap(subject, method, clips)}
     keys = {"checkpoint": subject.name, "method": method, "eps": 0.0}
-    gaps = [
-        records(clips.segments, {"own_genre_gap": gap}, condition=condition, **keys)
-        for condition, gap in gaps.items()
-    ]
     return pd.concat(
         [
-            *gaps,
+            records(clips.segments, own, condition="clean", **keys),
+            records(clips.segments, any_genre, condition="asked_any", **keys),
             _by_genre(subject, method, clips, band_measures(clean), "clean ", 0.0),
             _by_genre(subject, method, clips, band_measures(after), "attacked ", attacked.eps),
         ],
@@ -257,12 +254,15 @@ def band_records(subject: Subject, method: str, clips: Clips, attacked: Attacked
     )
 
 
-def other_genre_gap(subject: Subject, method: str, clips: Clips) -> np.ndarray:
-    """Return each clip's mean `own_genre_gap` when asked for every genre but its own."""
-    n_genres = len(subject.priors)
+def any_genre_gap(subject: Subject, method: str, clips: Clips) -> np.ndarray:
+    """Return each clip's mean `own_genre_gap` over the questions for all genres, its own included.
+
+    What the clip shows whatever it is asked for cancels: it raises the gap of one question and
+    lowers those of the others. Empty maps do not count.
+    """
     gaps = []
-    for step in range(1, n_genres):
-        asked = (clips.y + step) % n_genres
+    for genre in range(len(subject.priors)):
+        asked = np.full(len(clips.y), genre)
         maps = maps_of(method, subject, clips.X, asked)
         gaps.append(own_genre_gap(maps, asked, subject.priors))
     return mean_known(np.stack(gaps, axis=1))
