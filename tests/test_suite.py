@@ -208,7 +208,9 @@ def test_bisection_narrows_the_bracket_and_its_segments_flip(target, records):
 def test_examples_are_the_first_the_middle_and_the_last_that_flip():
     table = pd.DataFrame({"smallest_eps": [0.3, 0.1, 0.05, 0.2, np.nan], "by_pgd": True})
     table.loc[[2, 4], "by_pgd"] = False
-    assert examples(table) == {"bad": 1, "middle": 3, "good": 0}
+    assert examples(table) == {"most fragile": 1, "middle": 3, "most robust": 0}
+    assert examples(table[:2]) == {"most fragile": 1, "most robust": 0}
+    assert examples(table[:1]) == {"most fragile": 0}
     assert examples(table[:0]) == {}
 
 

@@ -11,6 +11,7 @@ from src.data.frontend import DYNAMIC_RANGE_DB
 from src.models.evaluation import predict_logits
 
 STEPS = 3  # each halves what is left between standing and breaking
+CASES = {"most fragile": 1, "middle": 3, "most robust": 2}  # segments that it takes to have one
 
 
 def bracket(records: pd.DataFrame) -> pd.DataFrame:
@@ -71,8 +72,9 @@ def _bisect(model, X: np.ndarray, y: np.ndarray, brackets: pd.DataFrame, steps: 
 def examples(table: pd.DataFrame) -> dict[str, int]:
     """Return the rows of the most fragile, the middle and the most robust segment of `table`.
 
-    By smallest eps, among those that PGD flips. Empty if there is none.
+    By smallest eps, among those that PGD flips. Of two segments none is the middle one, a single
+    one is the most fragile; empty if there is none.
     """
     order = table.loc[table["by_pgd"], "smallest_eps"].sort_values(kind="stable").index
-    places = {"bad": 0, "middle": len(order) // 2, "good": len(order) - 1}
-    return {name: int(order[place]) for name, place in places.items()} if len(order) else {}
+    places = {"most fragile": 0, "middle": len(order) // 2, "most robust": -1}
+    return {case: int(order[places[case]]) for case, n in CASES.items() if len(order) >= n}
