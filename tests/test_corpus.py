@@ -92,7 +92,7 @@ def test_hidden_and_foreign_files_are_no_tracks(write_track, noise):
     (corpus / "rock" / "rock.00006").touch()
     (corpus / "rock" / "cover").touch()
     assert [path.name for path in find_tracks(corpus)] == ["rock.00000.wav"]
-    assert passed_over(corpus) == {".m4a": 1, ".txt": 1, "none": 2}
+    assert passed_over(corpus) == {".m4a": 1, ".txt": 1, "no ending": 2}
 
 
 @pytest.mark.parametrize("ending", [".wav", ".au", ".flac", ".mp3", ".ogg", ".WAV"])

@@ -195,6 +195,8 @@ def test_a_changed_corpus_folder_is_explored_again(repository, executed):
     assert ran_by(executed, "--dataset", "corpus") == []
     track.write_bytes(b"ab")
     assert ran_by(executed, "--dataset", "corpus") == ["explore"]
+    (track.parent / "notes.txt").touch()  # is passed over, and told so
+    assert ran_by(executed, "--dataset", "corpus") == ["explore"]
 
 
 def test_a_change_behind_a_linked_folder_is_explored_again(repository, executed):

@@ -188,15 +188,15 @@ def walk_audio(folder: Path) -> list[Path]:
 def passed_over(folder: Path) -> dict[str, int]:
     """Return how many files below a folder are no audio by their ending, by ending.
 
-    Files without an ending, as `rock.00003` or `rock`, are counted as "none".
+    Files without an ending, as `rock.00003` or `rock`, are counted as "no ending".
     """
     endings = Counter(_ending(path) for path in walk_files(folder))
     return {ending: n for ending, n in sorted(endings.items()) if ending not in ENDINGS}
 
 
 def _ending(path: Path) -> str:
-    """Return the ending of a file's name in small letters, "none" if there is but a number."""
-    return "none" if path.suffix[1:].isdigit() else path.suffix.lower() or "none"
+    """Return the ending of a file's name in small letters; a number is none."""
+    return "no ending" if path.suffix[1:].isdigit() else path.suffix.lower() or "no ending"
 
 
 def walk_files(folder: Path) -> list[Path]:
