@@ -172,7 +172,7 @@ def checkpoints(ax: Axes, table: pd.DataFrame, baseline: dict) -> Axes:
         level = baseline[f"{kind}_accuracy"]["value"] * 100
         ax.axhline(level, color=colour, linestyle="--", linewidth=0.8, label=f"baseline, {kind}s")
     ax.axhline(baseline["chance"] * 100, color="black", linestyle=":", label="chance")
-    ax.set_xticks(range(len(table)), table["recipe"], rotation=20, ha="right")
+    ax.set_xticks(range(len(table)), table["checkpoint"], rotation=20, ha="right")
     ax.set(xlabel="checkpoint", ylabel="accuracy (%)", ylim=(0, 102), xlim=(-0.6, len(table) - 0.4))
     ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return ax

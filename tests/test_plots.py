@@ -127,7 +127,7 @@ def test_intervals_of_a_single_track_are_left_out(ax):
 
 
 def test_checkpoints_stand_beside_baseline_and_chance_in_percent(ax):
-    row = {"recipe": "documented", "clip_accuracy": 0.8, "clip_low": 0.7, "clip_high": 0.85}
+    row = {"checkpoint": "documented_43", "clip_accuracy": 0.8, "clip_low": 0.7, "clip_high": 0.85}
     row |= {"song_accuracy": 0.9, "song_low": None, "song_high": None}
     levels = {"clip_accuracy": {"value": 0.6}, "song_accuracy": {"value": 0.7}, "chance": 0.1}
     plots.checkpoints(ax, pd.DataFrame([row]), levels)
@@ -138,6 +138,7 @@ def test_checkpoints_stand_beside_baseline_and_chance_in_percent(ax):
     assert not np.isfinite(songs.lines[2][0].get_segments()).any()  # no bar without an interval
     drawn = {line.get_label(): line.get_ydata()[0] for line in ax.get_lines()}
     assert (drawn["baseline, clips"], drawn["baseline, songs"], drawn["chance"]) == (60, 70, 10)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["documented_43"]
     ax.figure.canvas.draw()
 
 
