@@ -260,6 +260,13 @@ def test_a_table_has_the_mean_of_each_measure_with_its_interval():
     assert (line["low"], line["high"]) == (pytest.approx(0.3), pytest.approx(0.9))
 
 
+def test_clips_without_any_value_leave_a_table_without_rows():
+    rows = records(table(["a"], ["blues"]), {"own_genre_gap": np.array([np.nan])}, **KEYED)
+    found = summarize(rows, "corpus")
+    assert found.empty
+    assert found.columns.tolist() == COLUMNS
+
+
 def test_nissim_becomes_its_mean_and_its_variation():
     values = np.array([0.1, 0.2, 0.3, 0.4])
     rows = records(table([*"abcd"], ["blues"] * 4), {"nissim": values}, **KEYED)

@@ -35,7 +35,7 @@ def summarize(rows: pd.DataFrame, corpus: str) -> pd.DataFrame:
         for name, values in shown.items():
             line = dict(zip(KEYS, keys, strict=True)) | {"measure": name, "corpus": corpus}
             lines.append(line | _mean(name, values, group["track"].to_numpy()))
-    return pd.DataFrame(lines).rename(columns={"n_segments": "n_clips"})[COLUMNS]
+    return pd.DataFrame(lines).rename(columns={"n_segments": "n_clips"}).reindex(columns=COLUMNS)
 
 
 def differences(rows: pd.DataFrame, pairs: list[tuple], corpus: str) -> pd.DataFrame:
