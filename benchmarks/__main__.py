@@ -35,7 +35,7 @@ from src.models.recipes import DOCUMENTED
 from src.models.runs import load_named
 from src.paths import METRICS, RunPaths
 from src.results import provenance, write_json
-from src.runtime import one_thread
+from src.runtime import fast_dtype, one_thread, prepare_process
 
 TRACKS, SEGMENTS, ATTACKED, MAPS = 60, 320, 24, 64
 SOUNDS, SOUND_STEPS, SNR_DB = 64, 20, 40
@@ -48,6 +48,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--run", default="synthetic", help="run with arrays and a checkpoint")
     parser.add_argument("--checkpoint", default="documented")
     options = parser.parse_args(arguments)
+    prepare_process()
     paths = RunPaths(options.run)
     model, _ = load_named(paths, options.checkpoint)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
@@ -145,7 +146,7 @@ def training(paths: RunPaths, apart: Callable) -> tuple[dict, Callable]:
 
     losses = [_loss(work(), X, y) for work in (plainly, ours)]
     times = take_turns(plainly, ours, turns=3)
-    limit = limits.convolution_rate(torch.bfloat16, weights=True, backward=True)
+    limit = limits.convolution_rate(fast_dtype(), weights=True, backward=True)
     return report(times, len(data), "segments/s", limit, abs(losses[0] - losses[1])), ours
 
 
@@ -168,7 +169,7 @@ def attacks(paths: RunPaths, model: nn.Module, apart: Callable) -> tuple[dict, C
 
     times = take_turns(plainly, ours, turns=1)
     steps = len(X) * len(EPSILONS) * (ITERATIONS + 1)
-    limit = limits.convolution_rate(torch.bfloat16, weights=False, backward=True)
+    limit = limits.convolution_rate(fast_dtype(), weights=False, backward=True)
     lost, made = _lost(model, found, y), _steps_made(found["ours"])
     return report(times, steps, "segment-steps/s", limit, lost, made), ours
 
@@ -193,7 +194,7 @@ def waveform(paths: RunPaths, model: nn.Module, apart: Callable) -> tuple[dict, 
 
     times = take_turns(plainly, ours, turns=1)
     wrong = {name: (judge(model, made).argmax(axis=1) != y).mean() for name, made in found.items()}
-    limit = limits.convolution_rate(torch.bfloat16, weights=False, backward=True)
+    limit = limits.convolution_rate(fast_dtype(), weights=False, backward=True)
     lost = max(0.0, wrong["plain"] - wrong["ours"])
     return report(times, len(y) * SOUND_STEPS, "clip-steps/s", limit, lost), ours
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from src.data.frontend import HOP_LENGTH, N_FFT, SEGMENT_SAMPLES
 from src.models.cnn import WIDTHS
-from src.runtime import keep_freed_memory
+from src.runtime import memory_format, prepare_process
 
 BATCH = 64
 
@@ -33,7 +33,7 @@ def convolution_rate(dtype: torch.dtype, weights: bool, backward: bool) -> float
 
     In `channels_last`, batches of 64; `weights`: gradients of weights too; `backward`: any.
     """
-    keep_freed_memory()
+    prepare_process()
     total, channels, height, width = 0.0, 1, 128, 130
     for out in WIDTHS:
         for _ in range(2):
@@ -63,13 +63,11 @@ def _convolution(
     channels: int, out: int, size: tuple, dtype: torch.dtype, weights: bool, backward: bool
 ) -> float:
     """Return the seconds of one convolution of a batch, forward and backward."""
-    layer = nn.Conv2d(channels, out, 3, padding=1).to(
-        dtype=dtype, memory_format=torch.channels_last
-    )
+    layer = nn.Conv2d(channels, out, 3, padding=1).to(dtype=dtype, memory_format=memory_format())
     layer.requires_grad_(weights)
-    x = torch.rand(BATCH, channels, *size).to(dtype=dtype, memory_format=torch.channels_last)
+    x = torch.rand(BATCH, channels, *size).to(dtype=dtype, memory_format=memory_format())
     x.requires_grad_(backward and (channels > 1 or not weights))  # the first needs none to train
-    gradient = torch.rand(BATCH, out, *size).to(dtype=dtype, memory_format=torch.channels_last)
+    gradient = torch.rand(BATCH, out, *size).to(dtype=dtype, memory_format=memory_format())
 
     def work():
         result = layer(x)

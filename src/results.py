@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
-from src.runtime import EXACT_DTYPE, FAST_DTYPE
+from src.runtime import describe
 
 PACKAGES = (
     "music-genre-robustness",
@@ -93,12 +92,7 @@ def provenance(seed: int | None, parameters: dict, **data: object) -> dict:
         "seed": seed,
         "parameters": parameters,
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
-        "machine": {
-            "processor": platform.machine(),
-            "threads": torch.get_num_threads(),
-            "cuda": torch.cuda.is_available(),
-        },
-        "precision": {"training_and_gradients": str(FAST_DTYPE), "judging": str(EXACT_DTYPE)},
+        "machine": {"processor": platform.machine()} | describe(),
     }
 
 

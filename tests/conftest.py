@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import soundfile as sf
 
+from src import runtime
 from src.data.corpus import audit
 from src.data.loader import SegmentDataset, file_hash
 from src.data.preprocessor import write_processed
@@ -48,6 +49,21 @@ def slim_model(tmp_path_factory):
         train, val = (SegmentDataset(*planted(*how)) for how in ((1, 90), (2, 18)))
         fit(train, val, folder, genres=[*"abc"], fingerprint="", seed=0, recipe=recipe)
         return load_checkpoint(folder / CHECKPOINT_FILE)[0]
+
+
+@pytest.fixture
+def in_precision(monkeypatch):
+    """Return a function that makes training and gradients use a precision, whatever the CPU."""
+
+    def choose(name: str) -> None:
+        monkeypatch.setenv("PRECISION", name)
+        runtime.fast_dtype.cache_clear()
+        runtime.memory_format.cache_clear()
+
+    yield choose
+    monkeypatch.undo()
+    runtime.fast_dtype.cache_clear()
+    runtime.memory_format.cache_clear()
 
 
 class Clips(NamedTuple):

@@ -153,7 +153,8 @@ def test_attacked_segments_are_judged_by_the_network_itself(model, data, monkeyp
         assert np.array_equal(prediction, predict_logits(model, attacked).argmax(axis=1))
 
 
-def test_gradients_come_in_bfloat16_and_losses_in_float32(model, classifier, data):
+def test_gradients_come_in_bfloat16_and_losses_in_float32(model, classifier, data, in_precision):
+    in_precision("bfloat16")
     exact = predict_logits(model, data.X)
     np.testing.assert_allclose(classifier.predict(data.X[:, None]), exact, atol=1e-3)
     x = torch.from_numpy(data.X[:, None]).requires_grad_()

@@ -29,7 +29,7 @@ from src.attacks.records import make_records
 from src.data.frontend import N_FRAMES, N_MELS
 from src.models.cnn import GenreClassifierCNN, fold_batch_norm
 from src.models.evaluation import predict_logits
-from src.runtime import device, fast_precision, keep_freed_memory, set_seed
+from src.runtime import device, fast_precision, memory_format, set_seed
 from src.shards import SHARD, in_shards
 
 EPSILONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
@@ -47,7 +47,7 @@ class FastGradients(nn.Module):
 
     def __init__(self, model: GenreClassifierCNN):
         super().__init__()
-        self.model = fold_batch_norm(model).to(device(), memory_format=torch.channels_last)
+        self.model = fold_batch_norm(model).to(device(), memory_format=memory_format())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return logits (n, n_genres) of spectrograms (n, 1, n_mels, frames)."""
@@ -57,7 +57,6 @@ class FastGradients(nn.Module):
 
 def make_classifier(model: GenreClassifierCNN) -> PyTorchClassifier:
     """Return an ART classifier of the network, for the attacks' gradients."""
-    keep_freed_memory()
     return PyTorchClassifier(
         FastGradients(model),
         loss=nn.CrossEntropyLoss(),

@@ -20,7 +20,7 @@ from src.attacks.channels import to_16_bit
 from src.attacks.masking import hide, masking_levels, towards
 from src.data.frontend import SEGMENT_SAMPLES, LogMel
 from src.models.cnn import GenreClassifierCNN
-from src.runtime import device, keep_freed_memory, set_seed
+from src.runtime import device, set_seed
 
 WITHIN_RATIO = ("noise", "fgsm_waveform", "pgd_waveform", "pgd_linf")
 GROWING = ("pgd_waveform", "pgd_linf", "pgd_masked")  # a larger budget holds the smaller
@@ -45,7 +45,6 @@ class WaveformClassifier(nn.Module):
 
 def make_waveform_classifier(model: GenreClassifierCNN) -> PyTorchClassifier:
     """Return an ART classifier of waveforms, for the attacks' gradients."""
-    keep_freed_memory()
     network = WaveformClassifier(FastGradients(model)).to(device())
     return PyTorchClassifier(
         network,

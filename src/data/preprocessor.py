@@ -29,7 +29,7 @@ from src.data.frontend import (
 )
 from src.data.splits import SPLITS
 from src.results import whole_file, write_csv, write_json
-from src.runtime import keep_freed_memory, one_thread
+from src.runtime import one_thread
 
 AHEAD = 128  # tracks that are transformed at most before the first of them is written
 WHOLE_FRAMES = 1 + SEGMENTS_PER_TRACK * SEGMENT_SAMPLES // HOP_LENGTH
@@ -215,7 +215,6 @@ def _of_tracks(
 
     A slow disk must not let finished tracks pile up: joblib itself would go on and on.
     """
-    keep_freed_memory()
     front_end = LogMel()
     for start in range(0, len(rows), AHEAD):
         tracks = rows.iloc[start : start + AHEAD].itertuples()

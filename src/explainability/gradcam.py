@@ -21,7 +21,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from src.models.cnn import GenreClassifierCNN, fold_batch_norm
-from src.runtime import device, fast_precision, keep_freed_memory, set_seed
+from src.runtime import device, fast_precision, memory_format, set_seed
 from src.shards import in_shards
 
 CAMS = {
@@ -156,8 +156,7 @@ def _mapper(model: nn.Module, target_layer: str, method: str):
     Score-CAM, which asks the network once a channel, runs in bfloat16 and without its progress
     bar a segment.
     """
-    keep_freed_memory()
-    frozen = _frozen(model, target_layer).to(device(), memory_format=torch.channels_last)
+    frozen = _frozen(model, target_layer).to(device(), memory_format=memory_format())
     layer = frozen.get_submodule(target_layer)
     layer.register_forward_hook(_begin_gradients)
     cam = CAMS[method](frozen, [layer])

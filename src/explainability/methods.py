@@ -12,7 +12,7 @@ from torch import nn
 from src.attacks.adversarial import draw_segments
 from src.explainability.gradcam import CAMS, TARGET_LAYER, explain
 from src.models.evaluation import predict_logits
-from src.runtime import device, fast_precision
+from src.runtime import device, fast_precision, memory_format
 from src.shards import in_shards
 
 CONTROLS = ("randomcam", "frequency_prior", "blurred_random")
@@ -108,7 +108,7 @@ def integrated_gradients(
 def _integrate_shard(_number: int, X, targets, model, background, steps: int) -> np.ndarray:
     """Return the integrated gradients of one shard of segments."""
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
-    frozen = frozen.to(device(), memory_format=torch.channels_last)
+    frozen = frozen.to(device(), memory_format=memory_format())
     start = torch.from_numpy(np.array(background, dtype=np.float32))[None, None].to(device())
     with fast_precision():
         attributed = IntegratedGradients(frozen).attribute(

@@ -13,7 +13,7 @@ from torch import nn
 from src.models.cnn import GenreClassifierCNN
 from src.paths import ROOT, require
 from src.results import save_with
-from src.runtime import device
+from src.runtime import device, memory_format
 
 CHECKPOINT_FILE = "checkpoint.pt"
 FACTS = {"weights": dict, "genres": list, "fingerprint": str}
@@ -39,7 +39,7 @@ def load_checkpoint(path: Path, fingerprint: str | None = None) -> tuple[GenreCl
         )
     model = GenreClassifierCNN(len(content["genres"])).to(device())
     _fill(model, content.pop("weights"), path)
-    return model.to(memory_format=torch.channels_last).eval(), content
+    return model.to(memory_format=memory_format()).eval(), content
 
 
 def read_tensors(path: Path, parts: dict[str, type]) -> dict:

@@ -52,7 +52,7 @@ class GenreClassifierCNN(nn.Module):
         self.output = nn.Linear(channels, n_genres)
         self.pool = nn.MaxPool2d(2)
         self.relu = nn.ReLU(inplace=True)
-        self.drop_channels = nn.Dropout2d(0.15)
+        self.drop_channels = nn.Dropout2d(0.15, inplace=True)
         self.drop = nn.Dropout(0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -61,8 +61,8 @@ class GenreClassifierCNN(nn.Module):
         for block in range(1, len(WIDTHS) + 1):
             for conv in (1, 2):
                 x = self.get_submodule(f"conv{block}_{conv}")(x)
-                x = self.relu(self.get_submodule(f"bn{block}_{conv}")(x))
-            x = self.drop_channels(self.pool(x))
+                x = self.get_submodule(f"bn{block}_{conv}")(x)
+                x = self.relu(x if conv == 1 else self.drop_channels(self.pool(x)))
         x = x.mean(dim=(2, 3))
         for layer in range(1, len(DENSE) + 1):
             x = self.get_submodule(f"dense{layer}")(x)

@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from src.runtime import chunks, device, forget_read
+from src.runtime import chunks, device, forget_read, memory_format
 from src.statistics import mean_over_tracks
 
 BATCH_SIZE = 32
@@ -18,7 +18,7 @@ BASELINE_SEGMENTS = 50_000  # that the baseline learns from, at most
 
 def predict_logits(model: nn.Module, X: np.ndarray) -> np.ndarray:
     """Return float32 logits (n, n_genres) of segments (n, 128, 130), judged in float32."""
-    model = model.eval().to(device(), memory_format=torch.channels_last)
+    model = model.eval().to(device(), memory_format=memory_format())
     with torch.inference_mode():
         logits = [model(_to_batch(batch)).float().cpu().numpy() for batch in chunks(X, BATCH_SIZE)]
     return np.concatenate(logits)
@@ -99,4 +99,4 @@ def baseline_probabilities(
 def _to_batch(X: np.ndarray) -> torch.Tensor:
     """Turn segments (n, 128, 130) into a batch (n, 1, 128, 130) on the device."""
     batch = torch.from_numpy(np.array(X, dtype=np.float32))[:, None]
-    return batch.to(device(), memory_format=torch.channels_last)
+    return batch.to(device(), memory_format=memory_format())

@@ -6,7 +6,7 @@ from torch import nn
 
 from src.data.loader import SegmentDataset
 from src.models.cnn import fold_batch_norm
-from src.runtime import device, fast_precision
+from src.runtime import device, fast_precision, memory_format
 
 SINGLE_STEP, MULTI_STEP = 1.25, 0.5  # step size, of eps
 MEASURED_SEGMENTS, MEASURED_STEPS = 200, 10
@@ -44,7 +44,7 @@ def measure(model: nn.Module, val: SegmentDataset, eps: float) -> dict:
         return {}
     rows = np.linspace(0, len(val) - 1, min(MEASURED_SEGMENTS, len(val))).astype(int)
     X, y = (part.to(device()) for part in val.__getitems__(rows.tolist()))
-    folded = fold_batch_norm(model).to(memory_format=torch.channels_last)
+    folded = fold_batch_norm(model).to(memory_format=memory_format())
     steps = {"robust_accuracy": MEASURED_STEPS, "single_step_accuracy": 1}
     return {name: _accuracy(folded, perturb(folded, X, y, eps, n), y) for name, n in steps.items()}
 

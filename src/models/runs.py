@@ -23,6 +23,7 @@ from src.models.evaluation import vote
 from src.models.trainer import fit
 from src.paths import RunPaths
 from src.results import read_json
+from src.runtime import prepare_process
 from src.statistics import difference_over_tracks
 
 ACCURACIES = ("clip_accuracy", "song_accuracy")
@@ -192,6 +193,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--changes", type=json.loads, default={}, help="as JSON")
     parser.add_argument("--suffix", default="")
     options = parser.parse_args(arguments)
+    prepare_process()
     for name in options.recipes:
         train_recipe(RunPaths(options.run), name, options.changes, options.suffix, options.seed)
     return 0

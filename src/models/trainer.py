@@ -36,7 +36,7 @@ from src.models.checkpoints import (
 )
 from src.models.cnn import GenreClassifierCNN
 from src.results import save_with
-from src.runtime import device, fast_precision, keep_freed_memory, set_seed
+from src.runtime import device, fast_precision, memory_format, set_seed
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
 WARM_UP = 0.2
@@ -72,7 +72,6 @@ def fit(
     processes share each batch; batch norms see the part of their own process. Raises
     FloatingPointError if the loss stops being a number.
     """
-    keep_freed_memory()
     set_seed(seed)
     parts = _assemble(start or GenreClassifierCNN(len(genres)), len(train), recipe)
     crew = _gather_crew(parts["model"])
@@ -125,7 +124,7 @@ def state_key(
 def _assemble(model: GenreClassifierCNN, n_train: int, recipe: dict) -> dict:
     """Return network, optimizer, scheduler and, if the recipe averages, the averaged network."""
     model = copy.deepcopy(model).requires_grad_(True)
-    model = model.to(device(), memory_format=torch.channels_last)
+    model = model.to(device(), memory_format=memory_format())
     optimizer = torch.optim.Adam(
         model.parameters(), lr=recipe["lr"], weight_decay=recipe["weight_decay"]
     )
@@ -190,7 +189,7 @@ def _learn(parts: dict, crew: Crew, train: Dataset, recipe: dict, n_genres: int)
     batches = crew.accelerator.prepare_data_loader(loader)
     sums = torch.zeros(3, dtype=torch.float64)
     for X, y in _progress(batches, "train", crew, leave=False, unit="batch"):
-        X, y = X.to(device(), memory_format=torch.channels_last), y.to(device())
+        X, y = X.to(device(), memory_format=memory_format()), y.to(device())
         X = augment.filtered(X, recipe["filter_db"])
         X = augment.warped(X, recipe["warp"])
         X = augment.mask(X, recipe["mask_bands"], recipe["mask_frames"])
@@ -250,7 +249,7 @@ def _validate(model: nn.Module, crew: Crew, val: SegmentDataset, batch_size: int
     share = slice(crew.accelerator.process_index, None, crew.accelerator.num_processes)
     sums = torch.zeros(3, dtype=torch.float64)
     for X, y in make_loader(SegmentDataset(val.X[share], val.y[share]), batch_size):
-        X, y = X.to(device(), memory_format=torch.channels_last), y.to(device())
+        X, y = X.to(device(), memory_format=memory_format()), y.to(device())
         with fast_precision():
             logits = model(X).float()
         sums += _sums(nn.functional.cross_entropy(logits, y, reduction="sum"), logits, y)
