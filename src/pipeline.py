@@ -28,13 +28,14 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from src.data.audio_files import walk_files
+from src.models.recipes import default_recipes
 from src.paths import NOTEBOOKS, ROOT, STAGES, RunPaths, run_name
 from src.results import disk_fault, read_json, whole_file
 
 CELL_TIMEOUT = 24 * 3600  # seconds: a kernel killed for memory must not hang the run for ever
 START_TIMEOUT = 120
 QUIET = ["--IPKernelApp.log_level=ERROR"]  # a kernel on this machine need not warn of its ports
-ATTACK_TABLES = "attacks robustness comparison smallest_eps transfer songs corruptions".split()
+ATTACK_TABLES = "attacks robustness comparison minimal_eps transfer songs corruptions".split()
 AUDIO_TABLES = "audio_attacks audio_attacks_records".split()
 
 
@@ -146,7 +147,7 @@ def modules_of(notebook: Path) -> list[str]:
 def inputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
     """Return the files that a stage, with all of its parameters, reads from earlier stages."""
     data = [paths.processed / "tracks.csv", paths.processed / "metadata.json"]
-    names = parameters.get("CHECKPOINTS", [])
+    names = parameters.get("CHECKPOINTS") or default_recipes(_corpus_of(paths))
     checkpoints = [paths.models / name / "checkpoint.pt" for name in names]
     return {
         "explore": [],
@@ -159,7 +160,8 @@ def inputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
 
 def outputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
     """Return the files of a stage, with all of its parameters, that show that it has finished."""
-    names = [recipe + parameters["SUFFIX"] for recipe in parameters.get("RECIPES", [])]
+    recipes = parameters.get("RECIPES") or default_recipes(_corpus_of(paths))
+    names = [recipe + parameters.get("SUFFIX", "") for recipe in recipes]
     outputs = {
         "explore": [paths.processed / "source.json", paths.processed / "tracks.csv"],
         "preprocess": [
@@ -184,6 +186,12 @@ def outputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
         ],
     }
     return [*outputs[stage], paths.notebooks / f"{STAGES[stage]}.ipynb"]
+
+
+def _corpus_of(paths: RunPaths) -> str:
+    """Return the name of the corpus of a run; empty before `explore`."""
+    source = paths.processed / "source.json"
+    return read_json(source, {"corpus"})["corpus"] if source.exists() else ""
 
 
 def _has_audio(paths: RunPaths) -> bool:

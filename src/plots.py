@@ -203,13 +203,13 @@ def robustness(ax: Axes, table: pd.DataFrame, chance: float, title: str = "") ->
 def fragility(ax: Axes, table: pd.DataFrame, genres: list[str], title: str = "") -> Axes:
     """Draw the smallest eps (dB) that flips each segment, by genre, and each genre's median.
 
-    `table` comes from `fragility.smallest_eps`; triangles at the edge are segments that no eps
-    flips.
+    `table` comes from `minimal_perturbation.minimal_eps`; triangles at the edge are
+    segments that no eps flips.
     """
-    known = table["smallest_eps_db"].dropna()
+    known = table["minimal_eps_db"].dropna()
     low, edge = (known.min() / 2, known.max() * 2) if len(known) else (0.1, 10)
     for k in range(len(genres)):
-        values = table.loc[table["true"] == k, "smallest_eps_db"]
+        values = table.loc[table["true"] == k, "minimal_eps_db"]
         found = values.dropna()
         height = k + np.linspace(-0.25, 0.25, len(values)) if len(values) > 1 else np.full(1, k)
         ax.plot(found, height[: len(found)], ".", color="tab:blue")

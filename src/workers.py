@@ -1,20 +1,28 @@
-"""Where joblib computes: threads of this machine, or the workers of a Dask cluster."""
+"""Where joblib computes: in this process, or on the workers of a Dask cluster."""
 
+import atexit
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from dask.distributed import Client
 from joblib import parallel_config
 
 
+def use_cluster(scheduler: str) -> None:
+    """Let joblib compute on a cluster until this process ends: see `workers`."""
+    stack = ExitStack()
+    stack.enter_context(workers(scheduler))
+    atexit.register(stack.close)
+
+
 @contextmanager
 def workers(scheduler: str) -> Iterator[None]:
     """Let joblib compute on the cluster of a Dask scheduler, given by its address.
 
-    Empty: on this machine. Every worker must see the repository's files under the same paths; each
+    Empty: in this process. Every worker must see the repository's files under the same paths; each
     computes in one thread, so that results are those of one machine. Raises OSError if nothing
-    answers at the address, ValueError for a worker of several threads: they would share the
+    answers at the address, ValueError for a worker with several threads: they would share the
     random numbers of their process.
     """
     if not scheduler:
@@ -31,8 +39,8 @@ def _check_threads(scheduler: str, threads: dict[str, int]) -> None:
     several = [n for n in threads.values() if n > 1]
     if several:
         raise ValueError(
-            f"SCHEDULER={scheduler} has a worker of {several[0]} threads: random numbers drawn in "
-            "one process by several would not be those of one machine; start each with "
+            f"SCHEDULER={scheduler} has a worker with {several[0]} threads: random numbers drawn "
+            "in one process by several would not be those of one machine; start each with "
             "`dask worker --nthreads 1 --nworkers <cores>`."
         )
 

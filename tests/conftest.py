@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -7,9 +6,11 @@ import pytest
 import soundfile as sf
 
 from src import runtime
+from src.attacks.records import make_target
 from src.data.corpus import audit
 from src.data.loader import SegmentDataset, file_hash
 from src.data.preprocessor import write_processed
+from src.data.segments import Segments
 from src.data.splits import split_tracks
 from src.models import cnn
 from src.models.checkpoints import CHECKPOINT_FILE, load_checkpoint
@@ -66,22 +67,20 @@ def in_precision(monkeypatch):
     runtime.memory_format.cache_clear()
 
 
-class Clips(NamedTuple):
-    """Segments, the genres that the slim network hears (but for two), their table."""
-
-    X: np.ndarray
-    y: np.ndarray
-    segments: pd.DataFrame
-
-
 @pytest.fixture(scope="session")
 def clips(slim_model):
-    """Return 24 segments of six tracks, two of them heard wrongly."""
+    """Return 24 segments of six tracks, two of them predicted wrongly."""
     X, _ = planted(3, 24)
     y = predict_logits(slim_model, X).argmax(axis=1)
     y[[4, 9]] = (y[[4, 9]] + 1) % 3
     segments = pd.DataFrame({"segment": np.arange(24) * 2, "track": np.repeat([*"abcdef"], 4)})
-    return Clips(X, y, segments.assign(genre=[*"abc"] * 8))
+    return Segments(X, y, segments.assign(genre=[*"abc"] * 8))
+
+
+@pytest.fixture(scope="session")
+def target(slim_model, clips):
+    """Return the slim network with the segments that it is attacked on."""
+    return make_target(slim_model, clips)
 
 
 @pytest.fixture

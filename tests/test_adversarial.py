@@ -4,20 +4,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
+from art.estimators.classification import PyTorchClassifier
 from conftest import planted
 
 from src.attacks import adversarial
 from src.attacks.adversarial import (
     EPSILONS,
     METHODS,
+    Search,
     attack,
-    attack_growing,
     check_contract,
-    draw_segments,
-    first_flips,
     make_classifier,
-    sweep,
 )
+from src.attacks.suite import first_success, sweep
+from src.data.segments import draw_segments
 from src.models.evaluation import predict_logits, softmax
 
 ITERATIONS = 10
@@ -40,9 +41,9 @@ def data(clips):
 
 
 @pytest.fixture(scope="module")
-def records(model, data):
-    X, y, segments = data
-    tables = [sweep(name, model, X, segments, y, EPSILONS, ITERATIONS) for name in ("fgsm", "pgd")]
+def records(target):
+    search = Search(ITERATIONS, early_stopping=True)
+    tables = [sweep(name, target, EPSILONS, search) for name in ("fgsm", "pgd")]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -53,9 +54,9 @@ def accuracy(model, X, y):
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("eps", [0.001, 0.05, 1])
 def test_an_attack_stays_within_eps_and_range(name, eps, model, data):
-    X, y, _ = data
+    X, y = data[:2]
     before = X.copy()
-    attacked = attack(name, model, X, y, eps, ITERATIONS)
+    attacked = attack(name, model, X, y, eps, Search(ITERATIONS))
     assert (attacked.shape, attacked.dtype) == (X.shape, np.float32)
     assert np.isfinite(attacked).all()
     assert 0 < np.abs(attacked - X).max() <= eps + 1e-6
@@ -67,13 +68,13 @@ def test_an_attack_stays_within_eps_and_range(name, eps, model, data):
 @pytest.mark.parametrize("name", ["fgsm", "pgd"])
 def test_silence_is_attacked_within_bounds(name, model):
     X = np.zeros((2, 128, 130), dtype=np.float32)
-    assert np.isfinite(attack(name, model, X, np.array([0, 1]), EPS, ITERATIONS)).all()
+    assert np.isfinite(attack(name, model, X, np.array([0, 1]), EPS, Search(ITERATIONS))).all()
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_eps_zero_changes_nothing(name, model, data):
-    X, y, _ = data
-    assert np.array_equal(attack(name, model, X, y, 0, ITERATIONS), X)
+    X, y = data[:2]
+    assert np.array_equal(attack(name, model, X, y, 0, Search(ITERATIONS)), X)
 
 
 @pytest.mark.parametrize("eps", [-0.01, 1.01, float("nan"), float("inf")])
@@ -101,11 +102,10 @@ def test_the_contract_catches_a_broken_attack():
 
 
 def test_an_attack_that_breaks_its_contract_is_not_returned(model, data, monkeypatch):
-    class Rough:
-        def generate(self, X, y):
-            return X + np.float32(0.2)
+    def rough(model, X, y, eps, search):
+        return X + np.float32(0.2)
 
-    monkeypatch.setitem(adversarial.METHODS, "fgsm", lambda *_: Rough())
+    monkeypatch.setitem(adversarial.METHODS, "fgsm", rough)
     with pytest.raises(AssertionError, match="left its bounds"):
         attack("fgsm", model, *data[:2], 0.1)
 
@@ -115,42 +115,98 @@ def test_the_network_attacked_here_has_learnt(model):
 
 
 def test_pgd_harms_at_least_as_much_as_fgsm_and_both_far_more_than_noise(model, data):
-    X, _, _ = data
+    X = data.X
     y = predict_logits(model, X).argmax(axis=1)
     rng = np.random.default_rng(0)
     noisy = (X + rng.choice([-EPS, EPS], X.shape)).clip(0, 1)
     fgsm, pgd = (
-        accuracy(model, attack(name, model, X, y, EPS, ITERATIONS), y) for name in ("fgsm", "pgd")
+        accuracy(model, attack(name, model, X, y, EPS, Search(ITERATIONS)), y)
+        for name in ("fgsm", "pgd")
     )
     assert pgd <= fgsm <= accuracy(model, noisy, y) - 0.5
 
 
 def test_attacks_raise_the_loss_of_the_true_genre(model, data):
-    X, y, _ = data
+    X, y = data[:2]
     rows = np.arange(len(y))
     for name in ("fgsm", "pgd"):
-        attacked = predict_logits(model, attack(name, model, X, y, 0.005, ITERATIONS))
+        attacked = predict_logits(model, attack(name, model, X, y, 0.005, Search(ITERATIONS)))
         clean = predict_logits(model, X)
         loss = [-np.log(softmax(logits)[rows, y]) for logits in (clean, attacked)]
         assert (loss[1] > loss[0]).all()
 
 
 def test_the_random_start_depends_on_the_seed_alone(model, data):
-    X, y, _ = data
-    first, again = (attack("pgd", model, X, y, EPS, 1, seed=1) for _ in range(2))
+    X, y = data[:2]
+    first, again = (attack("pgd", model, X, y, EPS, Search(1, seed=1)) for _ in range(2))
     assert np.array_equal(first, again)
-    assert not np.array_equal(first, attack("pgd", model, X, y, EPS, 1, seed=2))
-    assert np.array_equal(*(attack("fgsm", model, X, y, EPS, seed=s) for s in (1, 2)))
+    assert not np.array_equal(first, attack("pgd", model, X, y, EPS, Search(1, seed=2)))
+    assert np.array_equal(*(attack("fgsm", model, X, y, EPS, Search(seed=s)) for s in (1, 2)))
 
 
-def test_attacked_segments_are_judged_by_the_network_itself(model, data, monkeypatch):
-    X, y, _ = data
-    contrary = copy.deepcopy(model)
+def test_attacked_segments_are_judged_by_the_network_itself(target, monkeypatch):
+    contrary = copy.deepcopy(target.model)
     for parameter in contrary.output.parameters():
         parameter.data.neg_()
     monkeypatch.setattr(adversarial, "make_classifier", lambda _: make_classifier(contrary))
-    for _, attacked, prediction in attack_growing("pgd", model, X, y, (0.002, EPS), ITERATIONS):
-        assert np.array_equal(prediction, predict_logits(model, attacked).argmax(axis=1))
+    _, flipped = first_success("pgd", target, (0.002, EPS), Search(ITERATIONS))
+    records = sweep("pgd", target, (0.002, EPS), Search(ITERATIONS))
+    assert not records["success"].any()
+    assert np.array_equal(flipped, target.data.X)
+
+
+def one_hot(y):
+    return np.eye(3, dtype=np.float32)[y]
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_pgd_makes_the_steps_of_art(targeted, model, data, classifier, monkeypatch, in_precision):
+    in_precision("float32")
+    monkeypatch.setattr(adversarial.np.random, "uniform", lambda *_: np.zeros_like(data.X)[:, None])
+    name = "pgd_targeted" if targeted else "pgd"
+    goal = (data.y + 1) % 3 if targeted else data.y
+    library = ProjectedGradientDescent(
+        classifier, eps=EPS, eps_step=EPS / 4, max_iter=ITERATIONS, targeted=targeted, verbose=False
+    )
+    expected = library.generate(data.X[:, None], goal)[:, 0]
+    made = attack(name, model, data.X, goal, EPS, Search(ITERATIONS))
+    assert np.mean(np.abs(made - expected) > 1e-6) < 0.01  # signs of gradients near zero
+
+
+def test_fgsm_is_that_of_art(model, data, classifier, in_precision):
+    in_precision("float32")
+    expected = FastGradientMethod(classifier, eps=EPS).generate(data.X[:, None], data.y)[:, 0]
+    made = attack("fgsm", model, data.X, data.y, EPS)
+    assert np.mean(np.abs(made - expected) > 1e-6) < 0.01
+
+
+def test_early_stopping_flips_the_same_segments_with_fewer_gradients(target, monkeypatch):
+    work = []
+
+    class Counting(PyTorchClassifier):
+        def loss_gradient(self, x, y, **options):
+            work.append(len(x))
+            return super().loss_gradient(x, y, **options)
+
+    monkeypatch.setattr(adversarial, "PyTorchClassifier", Counting)
+    found, gradients = {}, {}
+    for stops in (False, True):
+        work.clear()
+        made = attack("pgd", target.model, *target.data[:2], 0.02, Search(ITERATIONS, 42, stops))
+        found[stops] = target.predict(made) != target.data.y
+        gradients[stops] = sum(work)
+    assert found[True].tolist() == found[False].tolist()
+    assert 0.2 < found[True].mean() < 1
+    assert gradients[False] == ITERATIONS * len(target.data.y)
+    assert gradients[True] < 0.8 * gradients[False]
+
+
+def test_bins_with_an_eps_of_zero_stay_as_they_are(model, data):
+    eps = np.zeros_like(data.X)
+    eps[:, 20:40, 10:50] = EPS
+    made = attack("pgd", model, data.X, data.y, eps, Search(ITERATIONS))
+    assert np.array_equal(made[eps == 0], data.X[eps == 0])
+    assert (np.abs(made - data.X).max(axis=(1, 2)) > 0.9 * EPS).all()
 
 
 def test_gradients_come_in_bfloat16_and_losses_in_float32(model, classifier, data, in_precision):
@@ -173,7 +229,7 @@ def test_segments_are_drawn_evenly_over_tracks():
 
 def test_each_segment_may_have_an_eps_of_its_own(model, data):
     eps = np.linspace(0.001, 0.1, len(data.X))
-    attacked = attack("pgd", model, data.X, data.y, eps, ITERATIONS)
+    attacked = attack("pgd", model, data.X, data.y, eps, Search(ITERATIONS))
     largest = np.abs(attacked - data.X).max(axis=(1, 2))
     np.testing.assert_allclose(largest, eps, rtol=1e-3)
     eps[3] = 2
@@ -183,7 +239,7 @@ def test_each_segment_may_have_an_eps_of_its_own(model, data):
 
 def test_targeted_pgd_brings_the_genre_it_is_given_closer(model, data):
     aim = (data.y + 1) % 3
-    attacked = attack("pgd_targeted", model, data.X, aim, 0.005, ITERATIONS)
+    attacked = attack("pgd_targeted", model, data.X, aim, 0.005, Search(ITERATIONS))
     rows = np.arange(len(aim))
     before, after = (softmax(predict_logits(model, x))[rows, aim] for x in (data.X, attacked))
     assert (after > before).all()
@@ -206,12 +262,12 @@ def test_all_segments_are_taken_if_there_are_fewer():
 
 @pytest.mark.parametrize("n", [0, -1])
 def test_at_least_one_segment_must_be_asked_for(n):
-    with pytest.raises(ValueError, match=f"{n} segments were asked for"):
+    with pytest.raises(ValueError, match=f"The number of segments is {n}"):
         draw_segments(np.array([*"aab"]), n, seed=0)
 
 
 def test_a_sweep_has_one_record_a_segment_attack_and_eps(records, data):
-    X, y, segments = data
+    X, y, segments = data[:3]
     assert len(records) == 2 * len(EPSILONS) * len(X)
     assert not records.duplicated(["attack", "eps", "segment"]).any()
     for _, rows in records.groupby(["attack", "eps"]):
@@ -258,19 +314,18 @@ def test_the_perturbation_of_fgsm_grows_with_eps(records):
     np.testing.assert_allclose(fgsm["linf"], fgsm["eps"], rtol=1e-3)
 
 
-def test_epsilons_may_come_in_any_order(model, data, records):
-    X, y, segments = data
-    again = sweep("pgd", model, X, segments, y, EPSILONS[::-1], ITERATIONS)
+def test_epsilons_may_come_in_any_order(target, records):
+    again = sweep("pgd", target, EPSILONS[::-1], Search(ITERATIONS, early_stopping=True))
     pd.testing.assert_frame_equal(again, records[records["attack"] == "pgd"].reset_index(drop=True))
 
 
-def test_the_smallest_flips_agree_with_the_records(model, data, records):
-    X, y, segments = data
+def test_the_smallest_flips_agree_with_the_records(target, records):
+    X, y, segments = target.data[:3]
     for name in ("fgsm", "pgd"):
-        smallest, flipped = first_flips(name, model, X, y, epsilons=EPSILONS, iterations=ITERATIONS)
+        smallest, flipped = first_success(name, target, EPSILONS, Search(ITERATIONS))
         found = ~np.isnan(smallest)
         assert 0 < found.sum() < len(X)
-        predicted = predict_logits(model, flipped).argmax(axis=1)
+        predicted = target.predict(flipped)
         assert (predicted[found] != y[found]).all()
         assert np.array_equal(flipped[~found], X[~found])
         assert (np.abs(flipped - X)[found].max(axis=(1, 2)) <= smallest[found] + 1e-6).all()

@@ -161,7 +161,7 @@ def test_log_mels_cannot_be_corrupted(tmp_path):
 
 
 def test_the_table_counts_each_checkpoint_at_each_severity(slim_model, clips):
-    X, y, segments = clips
+    X, y, segments, _ = clips
     made = [("none", 0, X), ("mp3", 8, X[::-1])]
     models = {"documented": slim_model, "robust": slim_model}
     table = corruption_table(models, made, y, segments["track"].to_numpy(), "tiny", "random")

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kagglehub import http_resolver
 
-from src.attacks.adversarial import attack, attack_growing, draw_segments
+from src.attacks.adversarial import Search, attack
 from src.attacks.records import make_records
+from src.attacks.suite import sweep
 from src.data import audio_files, download, log_mels
 from src.data.audio_files import find_tracks, read_audio
 from src.data.corpus import audit, load_tracks
@@ -27,6 +28,7 @@ from src.data.frontend import LogMel
 from src.data.loader import load_metadata, load_split, load_whole_tracks
 from src.data.log_mels import read_log_mels
 from src.data.preprocessor import segment_audio
+from src.data.segments import draw_segments
 from src.paths import RunPaths
 from src.results import read_json, write_csv, write_json
 from src.statistics import FEWEST_TRACKS, mean_over_tracks
@@ -495,7 +497,7 @@ def test_a_silent_kaggle_server_is_left_after_the_timeout(tmp_path, monkeypatch)
 
 def test_draws_from_nothing_are_refused():
     for n in (0, -3, float("nan")):
-        with pytest.raises(ValueError, match="segments were asked for: give"):
+        with pytest.raises(ValueError, match="The number of segments is"):
             draw_segments(np.array(["a"]), n, 0)
     with pytest.raises(ValueError, match="0 segments to draw from"):
         draw_segments(np.array([]), 5, 0)
@@ -504,9 +506,9 @@ def test_draws_from_nothing_are_refused():
 def test_attacks_without_epsilons_or_iterations_are_refused():
     X, y = np.zeros((2, 128, 130), np.float32), np.zeros(2, int)
     with pytest.raises(ValueError, match="0 epsilons to attack at"):
-        next(attack_growing("pgd", None, X, y, ()))
-    with pytest.raises(ValueError, match="0 iterations were asked for"):
-        attack("pgd", None, X, y, 0.01, iterations=0)
+        sweep("pgd", None, (), Search())
+    with pytest.raises(ValueError, match="The number of iterations is 0"):
+        attack("pgd", None, X, y, 0.01, Search(iterations=0))
 
 
 @settings(max_examples=40, deadline=None)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from src import runtime
-from src.attacks.adversarial import attack
+from src.attacks.adversarial import Search, attack
 from src.models.evaluation import predict_logits
 from src.paths import ROOT
 from src.statistics import difference_over_tracks
@@ -106,10 +106,10 @@ def test_attacks_succeed_alike_in_both_precisions(slim_model, clips, in_precisio
     success = {}
     for name in ("float32", "bfloat16"):
         in_precision(name)
-        attacked = attack("pgd", slim_model, clips.X, clips.y, EPS, ITERATIONS)
+        attacked = attack("pgd", slim_model, clips.X, clips.y, EPS, Search(ITERATIONS))
         success[name] = predict_logits(slim_model, attacked).argmax(axis=1) != clips.y
     assert 0.2 < success["float32"].mean() < 1
-    tracks = clips.segments["track"].to_numpy()
+    tracks = clips.table["track"].to_numpy()
     gap = difference_over_tracks(success["float32"], success["bfloat16"], tracks)
     assert gap["low"] <= 0 <= gap["high"]
     assert abs(gap["value"]) < 0.1

@@ -6,36 +6,25 @@ import pandas as pd
 import pytest
 
 from src.attacks import blackbox, suite
-from src.attacks.adversarial import sweep
+from src.attacks.adversarial import Search
 from src.attacks.blackbox import hop_skip_jump, make_oracle
 from src.attacks.flags import look_at_network, raise_flags
-from src.attacks.fragility import bracket, examples, smallest_eps
-from src.attacks.records import NOISES, WORST_CASE, left_standing
-from src.attacks.suite import BLACK_BOX, Budget, Target, evaluate, runner_up, stages
+from src.attacks.minimal_perturbation import eps_bounds, examples, minimal_eps
+from src.attacks.records import NOISES, WORST_CASE, make_target
+from src.attacks.suite import BLACK_BOX, Budgets, Stage, evaluate, robust_mask, runner_up, stages
+from src.effort import choose_effort
 from src.models.evaluation import predict_logits
 
 EPSILONS = (0.002, 0.01, 0.1)
-BUDGET = Budget(
-    epsilons=EPSILONS,
-    suite_epsilons=(0.002, 0.01),
-    iterations=5,
-    n_restarts=2,
-    doubled_eps=0.01,
-    square_queries=5,
-    n_hard_label=3,
-    hard_label_steps=1,
-)
+BUDGETS = Budgets(EPSILONS, suite=(0.002, 0.01), doubled=0.01)
+NUMBERS = {"iterations": 5, "n_restarts": 2, "square_queries": 5, "n_hard_label": 3}
+EFFORT = choose_effort("quick", NUMBERS | {"hard_label_steps": 1})
 SLOW = ["pgd_restarts", "pgd_doubled", "pgd_targeted", "apgd_ce", "apgd_dlr", "square"]
 
 
 @pytest.fixture(scope="module")
-def target(slim_model, clips):
-    return Target(slim_model, clips.X, clips.segments, clips.y)
-
-
-@pytest.fixture(scope="module")
 def records(target):
-    return evaluate(target, BUDGET, seed=1)
+    return evaluate(target, BUDGETS, EFFORT, seed=1)
 
 
 def broken(records, attack, eps):
@@ -76,16 +65,19 @@ def test_each_slow_attack_adds_to_those_before_it(records):
 
 def test_slow_attacks_are_given_what_stands_alone(target, monkeypatch):
     given = []
+    attack = suite.attack
 
-    def note(kind, model, X, y, eps, iterations, seed):
-        given.append((kind, eps, len(X)))
+    def note(method, model, X, y, eps, search):
+        if method in ("fgsm", "pgd") and search.seed == 1:
+            return attack(method, model, X, y, eps, search)
+        given.append((method, eps, len(X)))
         return np.array(X)
 
     monkeypatch.setattr(suite, "attack", note)
-    found = evaluate(target, BUDGET._replace(n_hard_label=0), seed=1)
+    found = evaluate(target, BUDGETS, EFFORT._replace(n_hard_label=0), seed=1)
     for eps in (0.002, 0.01):
         swept = found[found["attack"].isin(("fgsm", "pgd"))]
-        standing = len(left_standing(swept, eps))
+        standing = robust_mask(target, swept, eps).sum()
         assert {n for _, e, n in given if e == eps} == {standing}
         assert 0 < standing < 22 or eps == 0.002
 
@@ -101,37 +93,37 @@ def test_records_stay_in_the_ball_and_name_their_maker(records):
     assert (worst["made_by"] != "").all()
 
 
-def test_failures_of_apgd_have_no_size_since_it_returns_its_start(target, monkeypatch):
-    def start(kind, model, X, y, eps, iterations, seed):
+def test_failures_of_apgd_have_no_size_since_it_returns_its_start(target, records, monkeypatch):
+    def start(method, model, X, y, eps, search):
         return np.array(X) * (1 - 1e-6)
 
     monkeypatch.setattr(suite, "attack", start)
-    swept = sweep("pgd", target.model, *target[1:], (0.002,), 1)
-    logits = predict_logits(target.model, target.X)
-    arguments = (left_standing(swept, 0.002), logits, 0.002, 1, 1)
-    for kind, known in (("apgd_ce", False), ("pgd", True)):
-        made = suite._attack_standing(target, kind, *arguments)
-        assert len(made) > 0
-        assert (made["linf"].notna() == known).all()
+    swept = records[records["attack"] == "pgd"]
+    standing = target.data.numbers[robust_mask(target, swept, 0.002)]
+    for method, known in (("apgd_ce", False), ("pgd", True)):
+        made = suite._run(target, swept, Stage(method, method, 1), 0.002, 1)
+        rows = made[made["segment"].isin(standing)]
+        assert len(rows) > 0
+        assert (rows["linf"].notna() == known).all()
 
 
 def test_an_attack_without_budget_is_left_out():
-    names = [name for name, *_ in stages(BUDGET, 0.01, n_genres=3)]
+    names = [stage.name for stage in stages(BUDGETS, EFFORT, 0.01, n_genres=3)]
     assert names == SLOW
-    none = BUDGET._replace(n_restarts=1, square_queries=0)
-    assert [s[0] for s in stages(none, 0.002, n_genres=2)] == ["pgd_targeted", "apgd_ce"]
+    none = EFFORT._replace(n_restarts=1, square_queries=0)
+    assert [s.name for s in stages(BUDGETS, none, 0.002, n_genres=2)] == ["pgd_targeted", "apgd_ce"]
 
 
 def test_the_suite_needs_its_eps_among_those_of_the_sweep(target):
     with pytest.raises(ValueError, match=r"eps \[0.03\] of the suite are not among"):
-        evaluate(target, BUDGET._replace(suite_epsilons=(0.03,)), seed=1)
+        evaluate(target, BUDGETS._replace(suite=(0.03,)), EFFORT, seed=1)
 
 
 @pytest.mark.parametrize("eps", [-0.1, 1.5, float("nan")])
 def test_an_eps_of_no_meaning_is_refused_by_its_parameter(target, eps):
-    budget = BUDGET._replace(epsilons=(0.01, eps))
+    budgets = BUDGETS._replace(sweep=(0.01, eps))
     with pytest.raises(ValueError, match=rf"^EPSILONS has {eps}: eps lies in \[0, 1\]"):
-        evaluate(target, budget, seed=1)
+        evaluate(target, budgets, EFFORT, seed=1)
 
 
 def test_the_runner_up_is_the_best_of_the_wrong_genres():
@@ -148,7 +140,8 @@ def test_the_oracle_answers_as_the_float32_network_and_asks_once(target, monkeyp
         lambda model, X: asked.append(len(X)) or predict_logits(model, X),
     )
     oracle = make_oracle(target.model)
-    batch = np.concatenate([target.X[:4], target.X[:2]])[:, None]
+    X = target.data.X
+    batch = np.concatenate([X[:4], X[:2]])[:, None]
     for _ in range(2):
         logits = oracle.predict(batch)
     np.testing.assert_allclose(logits, predict_logits(target.model, batch[:, 0]), atol=1e-5)
@@ -156,28 +149,26 @@ def test_the_oracle_answers_as_the_float32_network_and_asks_once(target, monkeyp
 
 
 def test_hop_skip_jump_finds_a_change_no_larger_than_another_clip(target):
-    oracle = make_oracle(target.model)
-    heard = oracle.predict(target.X[:, None]).argmax(axis=1)
-    rows = np.array([1, 7])
-    found = hop_skip_jump(oracle, target.X, rows, steps=2, seed=0)
-    now = predict_logits(target.model, found).argmax(axis=1)
-    assert (now != heard[rows]).all()
-    change = np.abs(found - target.X[rows]).max(axis=(1, 2))
+    few = target.take(np.array([1, 7]))
+    found = hop_skip_jump(make_oracle(target.model), target, few, steps=2, seed=0)
+    assert (target.predict(found) != few.predicted).all()
+    change = np.abs(found - few.data.X).max(axis=(1, 2))
     nearest = [
-        min(np.abs(target.X[heard != heard[row]] - target.X[row]).max(axis=(1, 2))) for row in rows
+        np.abs(target.data.X[target.predicted != now] - x).max(axis=(1, 2)).min()
+        for x, now in zip(few.data.X, few.predicted, strict=True)
     ]
     assert (change <= nearest).all()
     assert (change < nearest).any()
 
 
 def test_a_segment_without_another_genre_in_sight_is_left_alone(target):
-    one = np.repeat(target.X[:1], 3, axis=0)
-    found = hop_skip_jump(make_oracle(target.model), one, np.array([0]), steps=2, seed=0)
-    assert np.array_equal(found, one[:1])
+    one = target.take(np.array([0]))
+    found = hop_skip_jump(make_oracle(target.model), one, one, steps=2, seed=0)
+    assert np.array_equal(found, one.data.X)
 
 
 def test_brackets_hold_the_eps_at_which_a_segment_breaks(records):
-    brackets = bracket(records)
+    brackets = eps_bounds(records)
     assert len(brackets) == 22  # those that are right
     for segment, row in brackets.iterrows():
         steps = [eps for eps in EPSILONS if segment in broken(records, WORST_CASE, eps)]
@@ -186,27 +177,27 @@ def test_brackets_hold_the_eps_at_which_a_segment_breaks(records):
 
 
 def test_bisection_narrows_the_bracket_and_its_segments_flip(target, records):
-    table, flipped = smallest_eps(target, records, n=12, iterations=5, seed=0)
+    table, flipped = minimal_eps(target, records, 12, Search(5, 0))
     assert len(table) == len(flipped) == 12
-    edges = bracket(records).loc[table["segment"]]
-    number = pd.Index(target.segments["segment"]).get_indexer(table["segment"])
+    edges = eps_bounds(records).loc[table["segment"]]
+    number = pd.Index(target.data.numbers).get_indexer(table["segment"])
     known = table["by_pgd"].to_numpy()
     assert known.sum() >= 6
-    heard = predict_logits(target.model, flipped).argmax(axis=1)
-    assert (heard == table["predicted"])[known].all()
-    assert (heard != table["true"])[known].all()
-    change = np.abs(flipped - target.X[number]).max(axis=(1, 2))
-    assert (change <= table["smallest_eps"] + 1e-6)[known].all()
+    now = target.predict(flipped)
+    assert (now == table["predicted"])[known].all()
+    assert (now != table["true"])[known].all()
+    change = np.abs(flipped - target.data.X[number]).max(axis=(1, 2))
+    assert (change <= table["minimal_eps"] + 1e-6)[known].all()
     assert (change[~known] == 0).all()
-    smallest, breaks = table["smallest_eps"].to_numpy(), edges["breaks"].to_numpy()
+    smallest, breaks = table["minimal_eps"].to_numpy(), edges["breaks"].to_numpy()
     assert (smallest <= breaks)[known].all()
     assert (smallest > edges["stands"].to_numpy())[known].all()
     assert (smallest < breaks)[known].any()
-    np.testing.assert_allclose(table["smallest_eps_db"], 80 * table["smallest_eps"])
+    np.testing.assert_allclose(table["minimal_eps_db"], 80 * table["minimal_eps"])
 
 
 def test_examples_are_the_first_the_middle_and_the_last_that_flip():
-    table = pd.DataFrame({"smallest_eps": [0.3, 0.1, 0.05, 0.2, np.nan], "by_pgd": True})
+    table = pd.DataFrame({"minimal_eps": [0.3, 0.1, 0.05, 0.2, np.nan], "by_pgd": True})
     table.loc[[2, 4], "by_pgd"] = False
     assert examples(table) == {"most fragile": 1, "middle": 3, "most robust": 0}
     assert examples(table[:2]) == {"most fragile": 1, "most robust": 0}
@@ -224,11 +215,13 @@ def masked(slim_model):
 
 
 def test_a_network_that_masks_its_gradients_raises_flags(masked, slim_model, target):
-    hidden = target._replace(model=masked)
-    budget = BUDGET._replace(suite_epsilons=(0.01,), n_hard_label=2)
+    hidden = make_target(masked, target.data)
+    budgets, effort = BUDGETS._replace(suite=(0.01,)), EFFORT._replace(n_hard_label=2)
     raised = {}
     for name, case in (("masked", hidden), ("open", target)):
-        flags = raise_flags(evaluate(case, budget, seed=1), look_at_network(case), 1 / 3, 2)
+        flags = raise_flags(
+            evaluate(case, budgets, effort, seed=1), look_at_network(case), 1 / 3, 2
+        )
         raised[name] = {flag["flag"] for flag in flags if flag["raised"]}
     signs = {"zero_gradients", "above_chance_at_large_eps"}
     assert signs <= raised["masked"]

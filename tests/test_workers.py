@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -7,13 +9,16 @@ from dask.distributed import LocalCluster
 from joblib import Parallel, delayed
 
 from src import shards
-from src.attacks.adversarial import sweep
-from src.attacks.suite import Budget, Target, evaluate
+from src.attacks.adversarial import Search
+from src.attacks.records import make_target
+from src.attacks.suite import Budgets, evaluate, sweep
 from src.data.corpus import audit
 from src.data.preprocessor import write_processed
 from src.data.splits import split
+from src.effort import choose_effort
 from src.explainability.boxes import attack_boxes, draw_boxes
 from src.explainability.methods import Subject, maps_of
+from src.paths import ROOT
 from src.runtime import one_thread
 from src.shards import in_shards
 from src.workers import workers
@@ -74,7 +79,7 @@ def test_workers_of_several_threads_are_refused():
     with LocalCluster(
         n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
     ) as several:
-        said = "has a worker of 2 threads: random numbers"
+        said = "has a worker with 2 threads: random numbers"
         with pytest.raises(ValueError, match=said), workers(several.scheduler_address):
             pass
 
@@ -96,8 +101,7 @@ def test_a_cluster_makes_the_attacks_that_one_machine_makes(
     name, cluster, slim_model, clips, monkeypatch
 ):
     monkeypatch.setattr(shards, "SHARD", 5)
-    X, y, segments = clips
-    arguments = (name, slim_model, X, segments, y, (0.005, 0.05), 4, 1)
+    arguments = (name, make_target(slim_model, clips), (0.005, 0.05), Search(4, 1))
     with one_thread():
         alone = sweep(*arguments)
         with workers(cluster):
@@ -122,13 +126,25 @@ def test_a_cluster_makes_the_suite_and_the_boxes_that_one_machine_makes(
     cluster, slim_model, clips, monkeypatch
 ):
     monkeypatch.setattr(shards, "SHARD", 5)
-    budget = Budget((0.005, 0.05), (0.05,), 2, 2, 0.05, 2, 0, 0)
-    options = (draw_boxes(24, 1), 0.2, 3, 1)
-    target = Target(slim_model, clips.X, clips.segments, clips.y)
+    budgets = Budgets((0.005, 0.05), (0.05,), 0.05)
+    numbers = {"iterations": 2, "n_restarts": 2, "square_queries": 2, "n_hard_label": 0}
+    effort = choose_effort("quick", numbers)
+    options = (draw_boxes(24, 1), Search(3, 1))
+    target = make_target(slim_model, clips)
     with one_thread():
-        alone = evaluate(target, budget, 1)
+        alone = evaluate(target, budgets, effort, 1)
         boxed = attack_boxes(slim_model, clips.X, clips.y, *options)
         with workers(cluster):
-            shared = evaluate(target, budget, 1)
+            shared = evaluate(target, budgets, effort, 1)
             assert np.array_equal(attack_boxes(slim_model, clips.X, clips.y, *options), boxed)
     pd.testing.assert_frame_equal(shared, alone)
+
+
+def test_a_notebook_uses_the_cluster_until_it_ends(cluster):
+    code = (
+        "import os; from joblib import Parallel, delayed; from src.workers import use_cluster;"
+        f"use_cluster({cluster!r});"
+        "print(os.getpid() not in Parallel(2)(delayed(os.getpid)() for _ in range(8)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "True", done.stderr

@@ -1,46 +1,54 @@
 """Attacks on log-mel spectrograms through the Adversarial Robustness Toolbox (ART).
 
-Threat model: the attacker knows network and gradients (white box) and may change every bin of a
-spectrogram in [0, 1] by at most `eps` (L-infinity), which is 80 * eps in dB. Gradients are
-computed fast (batch norms folded, bfloat16), losses in float32; whether an attack succeeded is
-judged by the float32 network alone. Attacks are made in fixed shards of 64 segments
-(`src.shards`).
+Threat model: the attacker knows the model and its gradients (white box) and may change every bin of
+a spectrogram in [0, 1] by at most `eps` (L-infinity), which is 80 * eps in dB. Gradients use
+`src.runtime.fast_precision` and batch norms folded into the layers before them; losses and
+predictions are float32. Attacks run in fixed shards of 64 segments (`src.shards`).
 """
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
-from art.attacks.evasion import (
-    AutoProjectedGradientDescent,
-    FastGradientMethod,
-    ProjectedGradientDescent,
-    SquareAttack,
-)
+from art.attacks.evasion import AutoProjectedGradientDescent, SquareAttack
 from art.estimators.classification import PyTorchClassifier
+from art.utils import to_categorical
 from torch import nn
-from tqdm.auto import tqdm
 
 from src.attacks.blackbox import make_oracle
-from src.attacks.records import make_records
 from src.data.frontend import N_FRAMES, N_MELS
 from src.models.cnn import GenreClassifierCNN, fold_batch_norm
-from src.models.evaluation import predict_logits
 from src.runtime import device, fast_precision, memory_format, set_seed
 from src.shards import SHARD, in_shards
 
 EPSILONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 ITERATIONS = 40
 STEP_SHARE = 0.25
+CHECK_EVERY = 1.5  # growth of the number of steps between two checks for early stopping
 TOLERANCE = 1e-6
 BATCH_SIZE = SHARD
 
 
+class Search(NamedTuple):
+    """How an attack searches: iterations, seed of what is random, early stopping.
+
+    With early stopping PGD leaves a segment alone once the model's prediction is wrong (targeted
+    PGD: once it is the target class). The set of successful segments is the same; the adversarial
+    examples are less confident.
+    """
+
+    iterations: int = ITERATIONS
+    seed: int = 42
+    early_stopping: bool = False
+
+
+DEFAULT_SEARCH = Search()
+
+
 class FastGradients(nn.Module):
-    """A frozen evaluation copy of a network: gradients in bfloat16, all else in float32.
+    """A frozen evaluation copy of a model: gradients in fast precision, predictions in float32.
 
     Attacks that compare losses (APGD) would take the rounding of bfloat16 for progress.
     """
@@ -52,11 +60,11 @@ class FastGradients(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return logits (n, n_genres) of spectrograms (n, 1, n_mels, frames)."""
         with fast_precision() if x.requires_grad else nullcontext():
-            return self.model(x).float()
+            return self.model(x.contiguous(memory_format=memory_format())).float()
 
 
 def make_classifier(model: GenreClassifierCNN) -> PyTorchClassifier:
-    """Return an ART classifier of the network, for the attacks' gradients."""
+    """Return an ART classifier of the model, for the attacks' gradients."""
     return PyTorchClassifier(
         FastGradients(model),
         loss=nn.CrossEntropyLoss(),
@@ -73,187 +81,144 @@ def attack(
     X: np.ndarray,
     y: np.ndarray,
     eps: float | np.ndarray,
-    iterations: int = ITERATIONS,
-    seed: int = 42,
+    search: Search = DEFAULT_SEARCH,
 ) -> np.ndarray:
-    """Return attacked segments, float32 (n, 128, 130) in [0, 1] with |attacked - X| <= eps.
+    """Return adversarial examples of segments.
 
-    `name` is one of METHODS: "fgsm" (Goodfellow et al. 2015), "pgd" and "pgd_targeted" (Madry et
-    al. 2018; steps of eps / 4 from a random start), "apgd_ce" and "apgd_dlr" (Croce and Hein 2020,
-    on cross-entropy and on the difference of logits ratio, which needs three genres) or "square"
-    (Andriushchenko et al. 2020; without gradients, `iterations` are queries).
-    `y` holds the true genre numbers, for "pgd_targeted" those to be reached. eps = 0 returns X
-    unchanged; PGD takes one eps a segment too (n,) and then starts at the segment itself. For
-    segments that it does not fool APGD returns where it started from, not its best point. What is
-    random is drawn for each shard of 64 segments from the seed and the shard's number, so that it
-    does not matter where the shards are computed (`src.workers`).
-    Raises ValueError for an unknown name, an eps outside [0, 1] or no iterations, AssertionError
-    if the attack broke its bounds.
+    Parameters
+    ----------
+    name : one of METHODS: "fgsm" (Goodfellow et al. 2015), "pgd" and "pgd_targeted" (Madry et al.
+        2018; steps of eps / 4 from a random start), "apgd_ce" and "apgd_dlr" (Croce and Hein 2020;
+        cross-entropy and difference of logits ratio, which needs three genres) or "square"
+        (Andriushchenko et al. 2020; without gradients, iterations are queries).
+    X : segments (n, 128, 130) in [0, 1].
+    y : true genre numbers (n,); for "pgd_targeted" the target classes.
+    eps : L-infinity bound in [0, 1]. FGSM and PGD also accept one per segment (n,) or one per bin
+        (n, 128, 130), where 0 leaves a bin unchanged.
+    search : iterations, seed and early stopping. Random numbers are drawn per shard of 64 segments
+        from the seed and the shard's number, wherever the shards are computed.
+
+    Returns
+    -------
+    float32 (n, 128, 130) in [0, 1] with |returned - X| <= eps; X where eps is 0. APGD returns its
+    starting point, not its best one, where it does not succeed.
+
+    Raises
+    ------
+    ValueError for an unknown name, an eps outside [0, 1] or no iterations; AssertionError if the
+    attack broke its bounds.
     """
     if name not in METHODS:
         raise ValueError(f"{name} is not an attack known here: give one of {', '.join(METHODS)}.")
-    if iterations < 1:
-        raise ValueError(f"{iterations} iterations were asked for: give at least 1.")
+    if search.iterations < 1:
+        raise ValueError(f"The number of iterations is {search.iterations}: give at least 1.")
     if not (np.all(np.greater_equal(eps, 0)) and np.all(np.less_equal(eps, 1))):
         raise ValueError(f"eps is {eps}: it must lie in [0, 1], where 0.01 is 0.8 dB.")
     X = np.array(X, dtype=np.float32)
     if np.all(np.equal(eps, 0)) or len(X) == 0:
         return X
-    arrays = X, np.asarray(y), np.broadcast_to(eps, len(X))
-    options = np.ndim(eps) > 0, name, model, iterations, seed
-    attacked = in_shards(name, _attack_shard, arrays, *options)
-    check_contract(X, attacked, eps)
+    bounds = np.asarray(eps, dtype=np.float32)
+    bounds = bounds.reshape(bounds.shape + (1,) * (3 - bounds.ndim))
+    bounds = np.broadcast_to(bounds, (len(X), *bounds.shape[1:]))
+    attacked = in_shards(name, _attack_shard, (X, np.asarray(y), bounds), name, model, search)
+    check_contract(X, attacked, bounds)
     return attacked
 
 
 def check_contract(X: np.ndarray, attacked: np.ndarray, eps: float | np.ndarray) -> None:
     """Raise AssertionError if attacked segments leave the ball, the range or the finite numbers.
 
-    `eps` is one for all segments (n, 128, 130) or one each (n,).
+    `eps` is one for all segments (n, 128, 130) or an array that broadcasts to them.
     """
-    largest = np.abs(attacked - X).max(axis=(1, 2))
-    low, high = float(attacked.min()), float(attacked.max())
-    if not (np.all(largest <= eps + TOLERANCE) and low >= 0 and high <= 1):
+    change, low, high = np.abs(attacked - X), float(attacked.min()), float(attacked.max())
+    if not (np.all(change <= np.asarray(eps) + TOLERANCE) and low >= 0 and high <= 1):
         raise AssertionError(
-            f"The attack at eps = {eps} changed a bin by {largest.max()} and reached "
+            f"The attack at eps = {np.max(eps)} changed a bin by {change.max()} and reached "
             f"[{low}, {high}]: it left its bounds or is not finite; its result is not used."
         )
 
 
-def draw_segments(tracks: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """Return the sorted rows of `n` segments spread evenly over the tracks, at random within each.
-
-    `tracks` (rows,) names each row's track. All rows if there are fewer than `n`.
-    Raises ValueError if `n` is below 1 (or NaN) or there are no rows.
-    """
-    if not n >= 1:
-        raise ValueError(f"{n} segments were asked for: give N_SEGMENTS of at least 1.")
-    if len(tracks) == 0:
-        raise ValueError("There are 0 segments to draw from: the split may be empty; widen it.")
-    shuffled = pd.Series(tracks).sample(frac=1, random_state=seed)
-    turn = shuffled.groupby(shuffled).cumcount()
-    return np.sort(turn.sort_values(kind="stable").index[:n].to_numpy())
-
-
-def sweep(
-    name: str,
-    model: GenreClassifierCNN,
-    X: np.ndarray,
-    segments: pd.DataFrame,
-    y: np.ndarray,
-    epsilons: tuple = EPSILONS,
-    iterations: int = ITERATIONS,
-    seed: int = 42,
-) -> pd.DataFrame:
-    """Attack segments at each eps; return one row a segment and eps.
-
-    Only segments that the network gets right are attacked; the others count as wrong throughout,
-    unchanged. With PGD a segment broken at a small eps is broken at each larger one, whose ball
-    holds the smaller ball: it keeps its perturbation and is not attacked again. FGSM, whose step
-    is eps itself, is made anew at each eps.
-    The columns are those of `make_records`.
-    """
-    clean = predict_logits(model, X).argmax(axis=1)
-    growing = attack_growing(name, model, X, y, epsilons, iterations, seed)
-    rows = [
-        make_records(name, eps, X, attacked, segments, y, clean, prediction)
-        for eps, attacked, prediction in growing
-    ]
-    return pd.concat(rows, ignore_index=True)
-
-
-def attack_growing(
-    name: str,
-    model: GenreClassifierCNN,
-    X: np.ndarray,
-    y: np.ndarray,
-    epsilons: tuple = EPSILONS,
-    iterations: int = ITERATIONS,
-    seed: int = 42,
-) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
-    """Yield eps, attacked segments and predicted genres, the smallest eps first.
-
-    Which segments are attacked at which eps is told in `sweep`. The arrays are used again for the
-    next eps: copy what is to be kept. Raises ValueError without epsilons.
-    """
-    if len(epsilons) == 0:
-        raise ValueError("There are 0 epsilons to attack at: give EPSILONS of at least one.")
-    clean = predict_logits(model, X).argmax(axis=1)
-    attacked, prediction = np.array(X, dtype=np.float32), clean.copy()
-    for eps in tqdm(sorted(epsilons), desc=name, unit="eps"):
-        todo = np.flatnonzero((prediction if name == "pgd" else clean) == y)
-        attacked[todo] = attack(name, model, X[todo], y[todo], eps, iterations, seed)
-        if len(todo):
-            prediction[todo] = predict_logits(model, attacked[todo]).argmax(axis=1)
-        yield eps, attacked, prediction
-
-
-def first_flips(
-    name: str, model: GenreClassifierCNN, X: np.ndarray, y: np.ndarray, **options
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the smallest eps that flips each segment (NaN if none) and the segment so attacked.
-
-    Segments that are wrong from the start or never flip are returned unchanged. Options are
-    those of `attack_growing`.
-    """
-    smallest, flipped = np.full(len(X), np.nan), np.array(X, dtype=np.float32)
-    right = predict_logits(model, X).argmax(axis=1) == y
-    for eps, attacked, prediction in attack_growing(name, model, X, y, **options):
-        new = right & (prediction != y) & np.isnan(smallest)
-        smallest[new], flipped[new] = eps, attacked[new]
-    return smallest, flipped
-
-
 def _attack_shard(
-    number: int, X, y, eps, own_eps: bool, name: str, model, iterations: int, seed: int
+    number: int, X: np.ndarray, y: np.ndarray, eps: np.ndarray, name: str, model, search: Search
 ) -> np.ndarray:
-    """Return one shard of segments (n, 128, 130) attacked, each with its own eps or all alike."""
-    estimator = make_oracle(model) if name == "square" else make_classifier(model)
-    set_seed(seed, number)
-    method = METHODS[name](estimator, eps if own_eps else float(eps[0]), iterations)
-    return method.generate(X[:, None], y)[:, 0]
+    """Return one shard of adversarial examples (n, 128, 130)."""
+    set_seed(search.seed, number)
+    return METHODS[name](model, X[:, None], y, eps[:, None], search)[:, 0]
 
 
-def _fgsm(estimator, eps: float, iterations: int) -> FastGradientMethod:
-    """Return one step of size eps; `iterations` does not matter."""
-    return FastGradientMethod(estimator, eps=eps, batch_size=BATCH_SIZE)
+def _fgsm(model, X: np.ndarray, y: np.ndarray, eps: np.ndarray, search: Search) -> np.ndarray:
+    """Return one step of size eps along the sign of the gradient."""
+    gradient = make_classifier(model).loss_gradient(X, _one_hot(model, y))
+    return (X + eps * np.sign(gradient)).clip(0, 1)
 
 
-def _pgd(estimator, eps, iterations: int, targeted: bool = False) -> ProjectedGradientDescent:
-    """Return steps of eps / 4; ART cannot draw random starts for several eps (n,) at once."""
-    several = np.ndim(eps) > 0
-    size = np.reshape(eps, (-1, 1, 1, 1)).astype(np.float32) if several else eps
-    return ProjectedGradientDescent(
-        estimator,
-        eps=size,
-        eps_step=size * STEP_SHARE,
-        max_iter=iterations,
-        num_random_init=0 if several else 1,
-        targeted=targeted,
-        batch_size=BATCH_SIZE,
-        verbose=False,
-    )
+def _pgd(
+    model, X: np.ndarray, y: np.ndarray, eps: np.ndarray, search: Search, targeted: bool = False
+) -> np.ndarray:
+    """Return steps of eps / 4 from a random start, each projected on the ball and on [0, 1].
+
+    The same steps as ART's ProjectedGradientDescent, which knows neither early stopping nor random
+    starts with several eps.
+    """
+    classifier, one_hot = make_classifier(model), _one_hot(model, y)
+    low, high = (X - eps).clip(0, 1), (X + eps).clip(0, 1)
+    start = np.random.uniform(-1, 1, X.shape).astype(np.float32)  # noqa: NPY002 - seeded by shard
+    attacked, active = (X + eps * start).clip(low, high), np.arange(len(X))
+    step, checks = STEP_SHARE * eps * (-1 if targeted else 1), _checks(search)
+    for iteration in range(1, search.iterations + 1):
+        gradient = classifier.loss_gradient(attacked[active], one_hot[active])
+        moved = attacked[active] + step[active] * np.sign(gradient)
+        attacked[active] = moved.clip(low[active], high[active])
+        if iteration in checks:
+            predicted = classifier.predict(attacked[active], BATCH_SIZE).argmax(axis=1)
+            active = active[(predicted == y[active]) != targeted]
+        if not len(active):
+            break
+    return attacked
 
 
-def _apgd(estimator, eps: float, iterations: int, loss: str) -> AutoProjectedGradientDescent:
+def _checks(search: Search) -> set[int]:
+    """Return after which iterations successful segments are retired: 1, 2, 3, 5, 8, 12, 18, ..."""
+    checks, next_check = set(), 1
+    while search.early_stopping and next_check < search.iterations:
+        checks.add(next_check)
+        next_check = max(next_check + 1, round(next_check * CHECK_EVERY))
+    return checks
+
+
+def _apgd(
+    model, X: np.ndarray, y: np.ndarray, eps: np.ndarray, search: Search, loss: str
+) -> np.ndarray:
     """Return steps that start at 2 eps and halve where the loss no longer grows."""
-    return AutoProjectedGradientDescent(
-        estimator,
-        eps=eps,
-        eps_step=2 * eps,
-        max_iter=iterations,
+    size = float(eps.max())
+    method = AutoProjectedGradientDescent(
+        make_classifier(model),
+        eps=size,
+        eps_step=2 * size,
+        max_iter=search.iterations,
         nb_random_init=1,
         loss_type=loss,
         batch_size=BATCH_SIZE,
         verbose=False,
     )
+    return method.generate(X, y)
 
 
-def _square(estimator, eps: float, iterations: int) -> SquareAttack:
+def _square(model, X: np.ndarray, y: np.ndarray, eps: np.ndarray, search: Search) -> np.ndarray:
     """Return a random search over squares of +-eps, without gradients."""
-    return SquareAttack(
-        estimator, eps=eps, max_iter=iterations, batch_size=BATCH_SIZE, verbose=False
+    method = SquareAttack(
+        make_oracle(model),
+        eps=float(eps.max()),
+        max_iter=search.iterations,
+        batch_size=BATCH_SIZE,
+        verbose=False,
     )
+    return method.generate(X, y)
+
+
+def _one_hot(model, y: np.ndarray) -> np.ndarray:
+    """Return genre numbers as rows (n, n_genres) of zeros and a one."""
+    return to_categorical(y, model.output.out_features)
 
 
 METHODS = {

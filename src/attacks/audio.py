@@ -122,8 +122,8 @@ def sweep_resynthesis(
     todo = np.flatnonzero(clips.clean[FILE_CHANNEL] == clips.y)
     wanted, sounds, seen = np.zeros_like(X), clips.samples.copy(), clips.clean[FILE_CHANNEL].copy()
     if len(todo):
-        options = (clips.y[todo], eps, iterations, seed)
-        attacked = adversarial.attack("pgd", model, X[todo], *options)
+        search = adversarial.Search(iterations, seed)
+        attacked = adversarial.attack("pgd", model, X[todo], clips.y[todo], eps, search)
         wanted[todo], seen[todo] = (
             attacked - X[todo],
             predict_logits(model, attacked).argmax(axis=1),

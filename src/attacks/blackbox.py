@@ -38,28 +38,22 @@ def make_oracle(model: GenreClassifierCNN) -> BlackBoxClassifierNeuralNetwork:
 
 
 def hop_skip_jump(
-    oracle: BlackBoxClassifierNeuralNetwork,
-    X: np.ndarray,
-    rows: np.ndarray,
-    steps: int,
-    seed: int,
+    oracle: BlackBoxClassifierNeuralNetwork, target, few, steps: int, seed: int
 ) -> np.ndarray:
-    """Return segments `rows` of X (n, 128, 130) moved as little as it takes to turn the answer.
+    """Return the segments of `few` (n, 128, 130) moved as little as it takes to flip them.
 
-    HopSkipJump (Chen et al. 2020) in L-infinity, from the nearest segment of X that is heard as
-    another genre; only predicted genres are used. It seeks a small change, not one within a given
-    eps: how large the change is tells for which eps it counts. A segment that finds no start is
-    returned as it is.
+    HopSkipJump (Chen et al. 2020) in L-infinity, from the nearest segment of `target` that is
+    predicted as another genre; only predictions are used. It seeks a small change, not one within a
+    given eps: the size of the change decides for which eps it counts. A segment without a start is
+    returned as it is. `few` and `target` are `Target`s of the same model.
     """
     set_seed(seed)
-    heard = oracle.predict(X[:, None]).argmax(axis=1)
-    found = np.array(X[rows], dtype=np.float32)
-    for position, row in enumerate(tqdm(rows, desc="hop_skip_jump", unit="segment")):
-        others = np.flatnonzero(heard != heard[row])
+    found = np.array(few.data.X)
+    for position, x in enumerate(tqdm(few.data.X, "hop_skip_jump", unit="segment")):
+        others = target.data.X[target.predicted != few.predicted[position]]
         if len(others) and steps:
-            distance = np.abs(X[others] - X[row]).max(axis=(1, 2))
-            start = np.array(X[others[distance.argmin()]], dtype=np.float32)
-            found[position] = _nearer(oracle, X[row], start, steps)
+            distance = np.abs(others - x).max(axis=(1, 2))
+            found[position] = _nearer(oracle, x, others[distance.argmin()], steps)
     return found
 
 

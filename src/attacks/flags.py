@@ -9,9 +9,8 @@ import pandas as pd
 from torch import nn
 
 from src.attacks.adversarial import TOLERANCE, make_classifier
-from src.attacks.records import CLEAN, NOISES, WORST_CASE
-from src.attacks.suite import BLACK_BOX, Target
-from src.models.evaluation import predict_logits
+from src.attacks.records import CLEAN, NOISES, WORST_CASE, Target
+from src.attacks.suite import BLACK_BOX
 from src.statistics import mean_over_tracks
 
 POINT = 0.01 + 1e-9  # a point and what rounding may add to it
@@ -111,11 +110,10 @@ def _no_better(first: pd.DataFrame, chance: float) -> list[str]:
 
 def look_at_network(target: Target) -> dict:
     """Return whether outputs are probabilities and how many right segments have no gradient."""
-    logits = predict_logits(target.model, target.X)
-    rows = np.flatnonzero(logits.argmax(axis=1) == target.y)
+    correct = target.data.take(np.flatnonzero(target.correct))
     return {
-        "probabilities": are_probabilities(logits),
-        "zero_gradients": zero_gradients(target.model, target.X[rows], target.y[rows]),
+        "probabilities": are_probabilities(target.logits),
+        "zero_gradients": zero_gradients(target.model, correct.X, correct.y),
     }
 
 

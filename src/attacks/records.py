@@ -1,9 +1,14 @@
 """Records of attacks: one row a segment, attack and eps, from which every number is counted."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 
 from src.data.frontend import DYNAMIC_RANGE_DB
+from src.data.segments import Segments, draw_segments
+from src.models.cnn import GenreClassifierCNN
+from src.models.evaluation import predict_logits
 from src.statistics import difference_over_tracks, mean_over_tracks
 
 CLEAN, WORST_CASE = "clean", "worst_case"
@@ -17,44 +22,82 @@ COMPARISON_COLUMNS = (
 ).split()
 
 
-def make_records(
-    name: str,
-    eps: float,
-    X: np.ndarray,
-    attacked: np.ndarray,
-    segments: pd.DataFrame,
-    y: np.ndarray,
-    clean: np.ndarray,
-    prediction: np.ndarray,
-) -> pd.DataFrame:
-    """Return one row a segment (n, 128, 130) for one attack at one eps.
+class Target(NamedTuple):
+    """A model under attack, the segments it is attacked on and its clean logits (n, n_genres)."""
 
-    Columns: segment, track, true, attack, eps, eps_db, clean_prediction, adversarial_prediction,
-    success (right before, wrong after), linf, l2, snr_db (missing for an unchanged segment),
-    lowest, highest (of the attacked segment), made_by (the attack that made the change; empty for
-    none) and start (which of its random starts).
+    model: GenreClassifierCNN
+    data: Segments
+    logits: np.ndarray
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The clean predictions (n,)."""
+        return self.logits.argmax(axis=1)
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Which segments (n,) the model predicts correctly before any attack."""
+        return self.predicted == self.data.y
+
+    @property
+    def n_genres(self) -> int:
+        """The number of genres."""
+        return self.logits.shape[1]
+
+    def take(self, rows: np.ndarray) -> "Target":
+        """Return the target with some of its segments; `rows` are positions."""
+        return Target(self.model, self.data.take(rows), self.logits[rows])
+
+    def sample(self, n: int, seed: int) -> "Target":
+        """Return the target with `n` of its segments, spread evenly over the tracks."""
+        return self.take(draw_segments(self.data.tracks, n, seed))
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Return the model's float32 predictions (n,) of segments (n, 128, 130)."""
+        if len(X) == 0:
+            return np.zeros(0, dtype=int)
+        return predict_logits(self.model, X).argmax(axis=1)
+
+
+def make_target(model: GenreClassifierCNN, data: Segments) -> Target:
+    """Return a target; its clean logits are computed here, once."""
+    data = data._replace(X=np.array(data.X, dtype=np.float32))
+    return Target(model, data, predict_logits(model, data.X))
+
+
+def make_records(
+    target: Target, attack: str, eps: float, attacked: np.ndarray, predicted: np.ndarray
+) -> pd.DataFrame:
+    """Return one row per segment for one attack at one eps.
+
+    `attacked` (n, 128, 130) are the target's segments after the attack, `predicted` (n,) their
+    predictions. Columns: segment, track, true, attack, eps, eps_db, clean_prediction,
+    adversarial_prediction, success (correct before, wrong after), linf, l2, snr_db (missing for an
+    unchanged segment), lowest, highest (of the attacked segment), made_by (the attack that made the
+    change; empty for none) and start (which of its random starts).
     """
+    X, y, table, _ = target.data
     change, bins = attacked - X, (1, 2)
     signal, energy = np.square(X).sum(axis=bins), np.square(change).sum(axis=bins)
     with np.errstate(divide="ignore"):
         snr = 10 * np.log10(signal / energy)
     return pd.DataFrame(
         {
-            "segment": segments["segment"].to_numpy(),
-            "track": segments["track"].to_numpy(),
+            "segment": table["segment"].to_numpy(),
+            "track": table["track"].to_numpy(),
             "true": y,
-            "attack": name,
+            "attack": attack,
             "eps": eps,
             "eps_db": eps * DYNAMIC_RANGE_DB,
-            "clean_prediction": clean,
-            "adversarial_prediction": prediction,
-            "success": (clean == y) & (prediction != y),
+            "clean_prediction": target.predicted,
+            "adversarial_prediction": predicted,
+            "success": target.correct & (predicted != y),
             "linf": np.abs(change).max(axis=bins),
             "l2": np.sqrt(energy),
             "snr_db": np.where(energy > 0, snr, np.nan),
             "lowest": attacked.min(axis=bins),
             "highest": attacked.max(axis=bins),
-            "made_by": np.where(energy > 0, name, ""),
+            "made_by": np.where(energy > 0, attack, ""),
             "start": 1,
         }
     )
@@ -77,13 +120,6 @@ def worst_case(records: pd.DataFrame, eps: float, name: str = WORST_CASE) -> pd.
     rows = order.drop_duplicates("segment").sort_values("segment")
     rows = rows.assign(attack=name, eps=eps, eps_db=eps * DYNAMIC_RANGE_DB)
     return rows[records.columns].reset_index(drop=True)
-
-
-def left_standing(records: pd.DataFrame, eps: float) -> set:
-    """Return the segments right before and not broken by any attack at `eps` or a smaller one."""
-    right = records["clean_prediction"] == records["true"]
-    broken = records["success"] & (records["eps"] <= eps)
-    return set(records.loc[right, "segment"]) - set(records.loc[broken, "segment"])
 
 
 def robustness_table(records: pd.DataFrame, corpus: str, split: str) -> pd.DataFrame:

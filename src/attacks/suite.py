@@ -1,4 +1,4 @@
-"""The suite: all attacks on one checkpoint, the slow ones on what the fast ones left standing."""
+"""The suite: all attacks on one model, the slow ones on the segments that are still robust."""
 
 from typing import NamedTuple
 
@@ -6,84 +6,108 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from src.attacks.adversarial import (
-    EPSILONS,
-    ITERATIONS,
-    attack,
-    check_contract,
-    draw_segments,
-    sweep,
-)
+from src.attacks.adversarial import EPSILONS, Search, attack, check_contract
 from src.attacks.blackbox import hop_skip_jump, make_oracle
-from src.attacks.controls import noise_records
-from src.attacks.records import left_standing, make_records, worst_case
-from src.models.cnn import GenreClassifierCNN
-from src.models.evaluation import predict_logits
+from src.attacks.noise import noise_records
+from src.attacks.records import Target, make_records, worst_case
+from src.effort import Effort
 
 BLACK_BOX = ("square", "hop_skip_jump")
 NO_BEST_POINT = ("apgd_ce", "apgd_dlr")  # where they fail, they return where they started from
 SIZES = ["linf", "l2", "snr_db", "lowest", "highest"]
 
 
-class Budget(NamedTuple):
-    """How hard to try. `suite_epsilons` and `doubled_eps` must be among `epsilons`."""
+class Budgets(NamedTuple):
+    """Perturbation budgets. `suite` and `doubled` must be among `sweep`."""
 
-    epsilons: tuple = EPSILONS
-    suite_epsilons: tuple = (0.01, 0.02)
-    iterations: int = ITERATIONS
-    n_restarts: int = 5
-    doubled_eps: float = 0.01
-    square_queries: int = 200
-    n_hard_label: int = 6
-    hard_label_steps: int = 5
+    sweep: tuple = EPSILONS
+    suite: tuple = (0.01,)
+    doubled: float = 0.01
 
 
-class Target(NamedTuple):
-    """What is attacked: a network, segments (n, 128, 130), their table, their true genres."""
+class Stage(NamedTuple):
+    """One slow attack of the suite: its name in the records, its method and how it searches."""
 
-    model: GenreClassifierCNN
-    X: np.ndarray
-    segments: pd.DataFrame
-    y: np.ndarray
+    name: str
+    method: str
+    iterations: int
+    starts: int = 1
 
 
-def evaluate(target: Target, budget: Budget, seed: int) -> pd.DataFrame:
-    """Return records of all attacks, both noises and the worst case, one row a segment each.
+def evaluate(target: Target, budgets: Budgets, effort: Effort, seed: int) -> pd.DataFrame:
+    """Return records of all attacks, both noises and the worst case, one row per segment each.
 
-    FGSM and PGD (one start) run at every eps; at `suite_epsilons` then, each on the segments that
-    all before it left standing: PGD from `n_restarts` - 1 more starts, PGD with twice the
-    iterations (at `doubled_eps`), targeted PGD, APGD on two losses, Square. Their rows tell how
-    segments fare against this attack and all before it. HopSkipJump tries a few segments on its
-    own. The worst case is over all of them; noise is not among them.
+    FGSM and PGD (one start) run at every eps; at `budgets.suite` then, each on the segments that
+    all before it left correct: PGD from more random starts, PGD with twice the iterations (at
+    `budgets.doubled`), targeted PGD, APGD on two losses, Square. Their rows combine this attack and
+    all before it. HopSkipJump runs on a few segments by itself. The worst case is over all of them;
+    noise is not among them. PGD stops early on each segment that it flips.
     Raises ValueError for eps outside [0, 1] or of the suite that are not among those of the sweep.
     """
-    _check(budget)
-    arguments = (*target, budget.epsilons, budget.iterations, seed)
-    pgd = sweep("pgd", *arguments)
-    records = pd.concat([sweep("fgsm", *arguments), pgd], ignore_index=True)
-    records = _press(target, budget, records, seed)
-    records = pd.concat([_hard_label(target, budget, seed), records], ignore_index=True)
-    worst = [worst_case(records, eps) for eps in sorted(budget.epsilons)]
-    noise = noise_records(target.model, target.X, target.segments, target.y, pgd, seed)
-    return pd.concat([records, *worst, noise], ignore_index=True)
+    _check(budgets)
+    search = Search(effort.iterations, seed, early_stopping=True)
+    pgd = sweep("pgd", target, budgets.sweep, search)
+    records = pd.concat([sweep("fgsm", target, budgets.sweep, search), pgd], ignore_index=True)
+    for eps in tqdm(sorted(budgets.suite), "suite", unit="eps"):
+        for stage in stages(budgets, effort, eps, target.n_genres):
+            records = pd.concat([records, _run(target, records, stage, eps, seed)])
+    records = pd.concat([_hard_label(target, budgets, effort, seed), records], ignore_index=True)
+    worst = [worst_case(records, eps) for eps in sorted(budgets.sweep)]
+    return pd.concat([records, *worst, noise_records(target, pgd, seed)], ignore_index=True)
 
 
-def stages(budget: Budget, eps: float, n_genres: int) -> list[tuple[str, str, int, int]]:
-    """Return name, attack, iterations and number of starts of each slow attack at one eps.
+def sweep(name: str, target: Target, epsilons: tuple, search: Search) -> pd.DataFrame:
+    """Attack segments at each eps; return one row per segment and eps, as `make_records` does.
 
-    An attack with a budget of zero is left out, the one on logit ratios with two genres too.
+    Only segments that the model predicts correctly are attacked; the others count as wrong
+    throughout, unchanged. With PGD a segment broken at a small eps is broken at each larger one,
+    whose ball holds the smaller ball: it keeps its perturbation. FGSM, whose step is eps itself,
+    runs anew at each eps. Raises ValueError without epsilons.
     """
-    n = budget.iterations
-    double = 2 * n if eps == budget.doubled_eps else 0
+    if len(epsilons) == 0:
+        raise ValueError("There are 0 epsilons to attack at: give EPSILONS of at least one.")
+    attacked, predicted = np.array(target.data.X, dtype=np.float32), target.predicted.copy()
+    records = []
+    for eps in tqdm(sorted(epsilons), name, unit="eps"):
+        rows = np.flatnonzero((predicted if name == "pgd" else target.predicted) == target.data.y)
+        new, predicted[rows] = _attack_rows(name, target, rows, eps, search)
+        attacked[rows] = new
+        records.append(make_records(target, name, eps, attacked, predicted))
+    return pd.concat(records, ignore_index=True)
+
+
+def first_success(
+    name: str, target: Target, epsilons: tuple, search: Search
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the smallest eps (n,) that flips each segment, and its adversarial example.
+
+    NaN and the unchanged segment where the clean prediction is wrong or no eps flips it.
+    """
+    smallest, flipped = np.full(len(target.data.y), np.nan), target.data.X.copy()
+    rows = np.flatnonzero(target.correct)
+    for eps in tqdm(sorted(epsilons), name, unit="eps"):
+        attacked, predicted = _attack_rows(name, target, rows, eps, search)
+        success = predicted != target.data.y[rows]
+        smallest[rows[success]], flipped[rows[success]] = eps, attacked[success]
+        rows = rows[~success]
+    return smallest, flipped
+
+
+def stages(budgets: Budgets, effort: Effort, eps: float, n_genres: int) -> list[Stage]:
+    """Return the slow attacks at one eps.
+
+    An attack without iterations or starts is left out, the one on logit ratios with two genres too.
+    """
+    n = effort.iterations
     ladder = [
-        ("pgd_restarts", "pgd", n, budget.n_restarts - 1),
-        ("pgd_doubled", "pgd", double, 1),
-        ("pgd_targeted", "pgd_targeted", n, 1),
-        ("apgd_ce", "apgd_ce", n, 1),
-        ("apgd_dlr", "apgd_dlr", n * (n_genres > 2), 1),
-        ("square", "square", budget.square_queries, 1),
+        Stage("pgd_restarts", "pgd", n, effort.n_restarts - 1),
+        Stage("pgd_doubled", "pgd", 2 * n if eps == budgets.doubled else 0),
+        Stage("pgd_targeted", "pgd_targeted", n),
+        Stage("apgd_ce", "apgd_ce", n),
+        Stage("apgd_dlr", "apgd_dlr", n if n_genres > 2 else 0),
+        Stage("square", "square", effort.square_queries),
     ]
-    return [stage for stage in ladder if stage[2] > 0 and stage[3] > 0]
+    return [stage for stage in ladder if stage.iterations > 0 and stage.starts > 0]
 
 
 def runner_up(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -93,69 +117,66 @@ def runner_up(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
     return others.argmax(axis=1)
 
 
-def _press(target: Target, budget: Budget, records: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Return records with those of the slow attacks appended, the smallest eps first."""
-    logits = predict_logits(target.model, target.X)
-    for eps in tqdm(sorted(budget.suite_epsilons), desc="suite", unit="eps"):
-        for name, kind, iterations, starts in stages(budget, eps, logits.shape[1]):
-            new = [records]
-            for start in range(1, starts + 1):
-                standing = left_standing(pd.concat(new), eps)
-                options = (eps, iterations, seed + start)
-                made = _attack_standing(target, kind, standing, logits, *options)
-                new.append(made.assign(made_by=name, start=start))
-            after = worst_case(pd.concat(new), eps, name)
-            records = pd.concat([records, after], ignore_index=True)
-    return records
-
-
-def _attack_standing(
-    target: Target, kind: str, standing: set, logits, eps, iterations, seed
+def _run(
+    target: Target, records: pd.DataFrame, stage: Stage, eps: float, seed: int
 ) -> pd.DataFrame:
-    """Return one row for each segment that is left standing at eps, attacked once."""
-    rows = np.flatnonzero(target.segments["segment"].isin(standing))
-    X, y = target.X[rows], target.y[rows]
-    aim = runner_up(logits[rows], y) if kind == "pgd_targeted" else y
-    attacked = attack(kind, target.model, X, aim, eps, iterations, seed)
-    heard = predict_logits(target.model, attacked).argmax(axis=1) if len(rows) else y
-    made = make_records(kind, eps, X, attacked, target.segments.iloc[rows], y, y, heard)
-    if kind in NO_BEST_POINT:
-        made[SIZES] = made[SIZES].where(made["success"])
-    return made
+    """Return one row per segment: how it fares against one slow attack and all before it."""
+    made, robust = [records], robust_mask(target, records, eps)
+    for start in range(1, stage.starts + 1):
+        rows = np.flatnonzero(robust)
+        search = Search(stage.iterations, seed + start, early_stopping=True)
+        attacked, predicted = _attack_rows(stage.method, target, rows, eps, search)
+        new = make_records(target.take(rows), stage.method, eps, attacked, predicted)
+        if stage.method in NO_BEST_POINT:
+            new[SIZES] = new[SIZES].where(new["success"])
+        made.append(new.assign(made_by=stage.name, start=start))
+        robust[rows] = predicted == target.data.y[rows]
+    return worst_case(pd.concat(made), eps, stage.name)
 
 
-def _hard_label(target: Target, budget: Budget, seed: int) -> pd.DataFrame:
-    """Return records of HopSkipJump on a few right segments, at each eps that its change fits."""
-    clean = predict_logits(target.model, target.X).argmax(axis=1)
-    right = np.flatnonzero(clean == target.y)
-    if min(budget.n_hard_label, budget.hard_label_steps, len(right)) < 1:
+def robust_mask(target: Target, records: pd.DataFrame, eps: float) -> np.ndarray:
+    """Return which segments (n,) are correct and not broken at `eps` or below in the records."""
+    broken = records.loc[records["success"] & (records["eps"] <= eps), "segment"]
+    return target.correct & ~np.isin(target.data.numbers, broken)
+
+
+def _attack_rows(
+    method: str, target: Target, rows: np.ndarray, eps: float, search: Search
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return adversarial examples of some rows and the model's predictions for them."""
+    X, y = target.data.X[rows], target.data.y[rows]
+    goal = runner_up(target.logits[rows], y) if method == "pgd_targeted" else y
+    attacked = attack(method, target.model, X, goal, eps, search)
+    return attacked, target.predict(attacked)
+
+
+def _hard_label(target: Target, budgets: Budgets, effort: Effort, seed: int) -> pd.DataFrame:
+    """Return records of HopSkipJump on a few correct segments, at each eps that its change fits."""
+    correct = np.flatnonzero(target.correct)
+    if min(effort.n_hard_label, effort.hard_label_steps, len(correct)) < 1:
         return pd.DataFrame()
-    tracks = target.segments["track"].to_numpy()[right]
-    rows = right[draw_segments(tracks, budget.n_hard_label, seed)]
-    oracle = make_oracle(target.model)
-    found = hop_skip_jump(oracle, target.X, rows, budget.hard_label_steps, seed)
-    X, y, segments = target.X[rows], target.y[rows], target.segments.iloc[rows]
+    few = target.take(correct).sample(effort.n_hard_label, seed)
+    found = hop_skip_jump(make_oracle(target.model), target, few, effort.hard_label_steps, seed)
     tables = []
-    for eps in sorted(budget.epsilons):
-        fits = np.abs(found - X).max(axis=(1, 2)) <= eps
-        attacked = np.where(fits[:, None, None], found, X)
-        check_contract(X, attacked, eps)
-        heard = predict_logits(target.model, attacked).argmax(axis=1)
-        tables.append(make_records("hop_skip_jump", eps, X, attacked, segments, y, y, heard))
+    for eps in sorted(budgets.sweep):
+        fits = np.abs(found - few.data.X).max(axis=(1, 2)) <= eps
+        attacked = np.where(fits[:, None, None], found, few.data.X)
+        check_contract(few.data.X, attacked, eps)
+        tables.append(make_records(few, "hop_skip_jump", eps, attacked, target.predict(attacked)))
     return pd.concat(tables, ignore_index=True)
 
 
-def _check(budget: Budget) -> None:
+def _check(budgets: Budgets) -> None:
     """Raise ValueError for eps outside [0, 1] or of the suite that the sweep has not."""
-    for eps in budget.epsilons:
+    for eps in budgets.sweep:
         if not 0 <= eps <= 1:
             raise ValueError(
                 f"EPSILONS has {eps}: eps lies in [0, 1], where 0.01 is 0.8 dB; dB may have been "
                 "given, divide them by 80."
             )
-    unknown = {*budget.suite_epsilons, budget.doubled_eps} - set(budget.epsilons)
-    if budget.suite_epsilons and unknown:
+    unknown = {*budgets.suite, budgets.doubled} - set(budgets.sweep)
+    if budgets.suite and unknown:
         raise ValueError(
             f"eps {sorted(unknown)} of the suite are not among those of the sweep "
-            f"{sorted(budget.epsilons)}: add them to EPSILONS or leave them out."
+            f"{sorted(budgets.sweep)}: add them to EPSILONS or leave them out."
         )

@@ -4,14 +4,11 @@ Source: Praher, Prinz, Flexer and Widmer 2021, arXiv 2107.09045.
 """
 
 import numpy as np
-from art.attacks.evasion import ProjectedGradientDescent
 
-from src.attacks.adversarial import BATCH_SIZE, STEP_SHARE, check_contract, make_classifier
+from src.attacks.adversarial import Search, attack
 from src.data.frontend import N_FRAMES, N_MELS
 from src.explainability.gradcam import flat, is_empty
 from src.models.cnn import GenreClassifierCNN
-from src.runtime import set_seed
-from src.shards import in_shards
 
 BOX_BANDS, BOX_FRAMES = 48, 44  # about an eighth of the area
 BOX_EPS = 0.2  # 16 dB: a small box needs more than the whole spectrogram
@@ -29,41 +26,14 @@ def draw_boxes(n: int, seed: int) -> np.ndarray:
 
 
 def attack_boxes(
-    model: GenreClassifierCNN,
-    X: np.ndarray,
-    y: np.ndarray,
-    boxes: np.ndarray,
-    eps: float,
-    iterations: int,
-    seed: int,
+    model: GenreClassifierCNN, X: np.ndarray, y: np.ndarray, boxes: np.ndarray, search: Search
 ) -> np.ndarray:
-    """Return segments (n, 128, 130) attacked by PGD within `eps` and within their boxes.
+    """Return segments (n, 128, 130) attacked by PGD within `BOX_EPS` and within their boxes.
 
-    `y` are the true genres, `boxes` (n, 128, 130) where bins may change. Random starts are drawn
-    for each shard of 64 segments. Raises AssertionError if the attack broke its bounds.
+    `y` are the true genres, `boxes` (n, 128, 130) where bins may change. Raises AssertionError if
+    the attack broke its bounds.
     """
-    X = np.array(X, dtype=np.float32)
-    options = model, eps, iterations, seed
-    attacked = in_shards("boxes", _attack_shard, (X, np.asarray(y), boxes), *options)
-    check_contract(X, attacked, eps)
-    if not np.array_equal(attacked[~boxes], X[~boxes]):
-        raise AssertionError("The attack changed bins outside its box: its result is not used.")
-    return attacked
-
-
-def _attack_shard(number: int, X, y, boxes, model, eps, iterations, seed) -> np.ndarray:
-    """Return one shard of segments (n, 128, 130) attacked within their boxes."""
-    set_seed(seed, number)
-    method = ProjectedGradientDescent(
-        make_classifier(model),
-        eps=eps,
-        eps_step=eps * STEP_SHARE,
-        max_iter=iterations,
-        num_random_init=1,
-        batch_size=BATCH_SIZE,
-        verbose=False,
-    )
-    return method.generate(X[:, None], y, mask=boxes[:, None].astype(float))[:, 0]
+    return attack("pgd", model, X, y, BOX_EPS * boxes.astype(np.float32), search)
 
 
 def box_measures(maps: np.ndarray, boxes: np.ndarray) -> dict[str, np.ndarray]:

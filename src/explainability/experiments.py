@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from src.attacks.adversarial import attack
+from src.attacks.adversarial import Search, attack
 from src.explainability import faithfulness
 from src.explainability.bands import band_measures
 from src.explainability.boxes import BOX_EPS, attack_boxes, box_measures, draw_boxes
@@ -64,7 +64,8 @@ def attack_clips(
     """Attack clips by PGD at each eps anew; noise is the attack's own change, its bins shuffled."""
     found = []
     for eps in epsilons:
-        X = attack("pgd", subject.model, clips.X, clips.y, eps, iterations, subject.seed)
+        search = Search(iterations, subject.seed)
+        X = attack("pgd", subject.model, clips.X, clips.y, eps, search)
         predicted = predict_logits(subject.model, X).argmax(axis=1)
         found.append(Attacked(eps, X, predicted, shuffled_change(clips.X, X, subject.seed)))
     return found
@@ -181,7 +182,8 @@ def box_attack(
 ) -> tuple[Clips, np.ndarray, np.ndarray, np.ndarray]:
     """Attack clips in one random box each; return those that flip, attacked, new genre, boxes."""
     boxes = draw_boxes(len(clips.y), subject.seed)
-    X = attack_boxes(subject.model, clips.X, clips.y, boxes, BOX_EPS, iterations, subject.seed)
+    search = Search(iterations, subject.seed)
+    X = attack_boxes(subject.model, clips.X, clips.y, boxes, search)
     predicted = predict_logits(subject.model, X).argmax(axis=1)
     flipped = np.flatnonzero(predicted != clips.y)
     return clips.take(flipped), X[flipped], predicted[flipped], boxes[flipped]

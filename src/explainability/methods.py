@@ -9,7 +9,7 @@ from captum.attr import IntegratedGradients
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from src.attacks.adversarial import draw_segments
+from src.data.segments import draw_segments
 from src.explainability.gradcam import CAMS, TARGET_LAYER, explain
 from src.models.evaluation import predict_logits
 from src.runtime import device, fast_precision, memory_format
@@ -17,6 +17,7 @@ from src.shards import in_shards
 
 CONTROLS = ("randomcam", "frequency_prior", "blurred_random")
 METHODS = (*(name for name in CAMS if name not in CONTROLS), "integrated_gradients")
+SLOW_METHODS = ("scorecam", "integrated_gradients")  # seconds per map
 REFERENCE_CLIPS = 80  # behind the mean maps of all genres
 BLUR_BINS = 8  # a cell of the last convolution covers 8 x 8 bins
 STEPS = 16  # of the path of integrated gradients

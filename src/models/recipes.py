@@ -1,7 +1,8 @@
 """Recipes: what each of the three trainings does, as plain parameters.
 
-`documented` is the specification's; `improved` goes on from there with what small spectrogram
-networks are known to gain from; `robust` goes on with attacked spectrograms.
+`documented` is the specification's; `improved` starts from it and adds data augmentation and
+weight averaging; `robust` starts from it with adversarial training. `short` and `short_robust`
+take minutes.
 """
 
 DOCUMENTED = {
@@ -49,7 +50,37 @@ ROBUST = IMPROVED | {
     "adversarial_steps": 1,
 }
 
-RECIPES = {"documented": DOCUMENTED, "improved": IMPROVED, "robust": ROBUST}
+SHORT = DOCUMENTED | {
+    "epochs": 6,
+    "patience": 6,
+    "batch_size": 32,
+    "lr": 0.003,
+    "schedule": "one_cycle",
+}
+
+SHORT_ROBUST = SHORT | {
+    "epochs": 3,
+    "patience": 3,
+    "start_from": "short",
+    "adversarial_eps": 0.01,
+    "adversarial_steps": 1,
+}
+
+RECIPES = {
+    "documented": DOCUMENTED,
+    "improved": IMPROVED,
+    "robust": ROBUST,
+    "short": SHORT,
+    "short_robust": SHORT_ROBUST,
+}
+
+
+def default_recipes(corpus: str) -> list[str]:
+    """Return the recipes that notebook 3 trains on a corpus, unless others are given.
+
+    Short ones on the embedded corpus, whose purpose is a first look within minutes.
+    """
+    return ["short", "short_robust"] if corpus == "synthetic" else ["documented", "robust"]
 
 
 def recipe(name: str, changes: dict) -> dict:

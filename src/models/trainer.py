@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from src.data.loader import SegmentDataset, make_loader
-from src.models import augment, cnn, hardening
+from src.models import adversarial_training, augment, cnn
 from src.models.checkpoints import (
     CHECKPOINT_FILE,
     FACTS,
@@ -113,7 +113,7 @@ def state_key(
     fingerprint: str, seed: int, recipe: dict, start: GenreClassifierCNN | None = None
 ) -> str:
     """Return a hash of all that decides the weights: data, seed, recipe, start, training code."""
-    modules = (cnn, augment, hardening, sys.modules[__name__])
+    modules = (cnn, augment, adversarial_training, sys.modules[__name__])
     code = [inspect.getsource(module) for module in modules]
     state = {} if start is None else start.state_dict()
     weights = [tensor.double().sum().item() for tensor in state.values()]
@@ -167,7 +167,7 @@ def _run_epoch(
         broadcast(buffer)  # batch norms: those of the first process, which are saved
     validated = _validate(model, crew, val, recipe["batch_size"])
     _check_number(validated["loss"])  # the last step may have spoilt the weights
-    measured = hardening.measure(model, val, recipe["adversarial_eps"])
+    measured = adversarial_training.measure(model, val, recipe["adversarial_eps"])
     for name, value in measured.items():
         measured[name] = crew.accelerator.reduce(torch.tensor(value), "mean").item()
     return {
@@ -195,7 +195,7 @@ def _learn(parts: dict, crew: Crew, train: Dataset, recipe: dict, n_genres: int)
         X = augment.mask(X, recipe["mask_bands"], recipe["mask_frames"])
         if recipe["adversarial_eps"]:
             steps = recipe["adversarial_steps"]
-            X = hardening.perturb(model, X, y, recipe["adversarial_eps"], steps)
+            X = adversarial_training.perturb(model, X, y, recipe["adversarial_eps"], steps)
         X, targets = mixup(X, y) if mixup else (X, y)
         crew.model.train()
         with fast_precision():

@@ -8,7 +8,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from src.attacks.adversarial import EPSILONS, attack
-from src.attacks.controls import noise_linf
+from src.attacks.noise import noise_linf
 from src.explainability.gradcam import explain
 from src.explainability.shift import top_overlap
 from src.models.evaluation import predict_logits, softmax

@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from src.data.loader import SegmentDataset
-from src.models import cnn, hardening
+from src.models import adversarial_training, cnn
+from src.models.adversarial_training import measure, overfitted_epochs, perturb
 from src.models.cnn import GenreClassifierCNN
-from src.models.hardening import measure, overfitted_epochs, perturb
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ class Brightness(nn.Module):
 
 
 def test_robust_accuracy_is_lost_where_the_budget_reaches_the_other_side(monkeypatch):
-    monkeypatch.setattr(hardening, "fold_batch_norm", lambda model: model)
+    monkeypatch.setattr(adversarial_training, "fold_batch_norm", lambda model: model)
     X = np.full((8, 128, 32), 0.4, dtype=np.float32)
     X[::2] = 0.7
     val = SegmentDataset(X, np.array([1, 0] * 4))

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
-from src.attacks.adversarial import sweep
-from src.attacks.controls import noise_l2, noise_linf, noise_records
+from src.attacks.adversarial import Search
+from src.attacks.noise import noise_l2, noise_linf, noise_records
+from src.attacks.records import make_target
+from src.attacks.suite import sweep
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +40,9 @@ def test_noise_depends_on_the_seed_alone(cut):
     assert not np.array_equal(one, other)
 
 
-def test_noise_on_record_is_as_large_as_the_attack(slim_model, clips):
-    X, y, segments = clips
-    pgd = sweep("pgd", slim_model, X, segments, y, (0.005, 0.05), 5)
-    noise = noise_records(slim_model, X, segments, y, pgd, seed=1)
+def test_noise_on_record_is_as_large_as_the_attack(target):
+    pgd = sweep("pgd", target, (0.005, 0.05), Search(5))
+    noise = noise_records(target, pgd, seed=1)
     assert noise.groupby(["attack", "eps"]).size().tolist() == [24] * 4
     for eps, rows in noise.groupby("eps"):
         made = pgd[pgd["eps"] == eps].set_index("segment")
@@ -58,8 +59,9 @@ def test_noise_on_record_is_as_large_as_the_attack(slim_model, clips):
 
 
 def test_noise_may_be_measured_where_no_segment_is_right(slim_model, clips):
-    X, y, segments = clips
-    pgd = sweep("pgd", slim_model, X[:2], segments[:2], (y[:2] + 1) % 3, (0.01,), 1)
-    noise = noise_records(slim_model, X[:2], segments[:2], (y[:2] + 1) % 3, pgd, seed=1)
+    two = clips.take(np.arange(2))
+    wrong = make_target(slim_model, two._replace(y=(two.y + 1) % 3))
+    pgd = sweep("pgd", wrong, (0.01,), Search(1))
+    noise = noise_records(wrong, pgd, seed=1)
     assert np.isfinite(noise["l2"]).all()
     assert not noise["success"].any()

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.attacks.adversarial import attack
-from src.attacks.whole_tracks import attack_tracks, draw_tracks, judge_tracks, transfer_table
+from src.attacks.adversarial import Search, attack
+from src.attacks.transfer import attack_tracks, evaluate_transfer, transfer_table
+from src.data.segments import draw_tracks
 from src.models.evaluation import predict_logits, softmax
 
 EPS = 0.02
@@ -13,7 +14,7 @@ EPS = 0.02
 
 @pytest.fixture(scope="module")
 def models(slim_model):
-    """Return the slim network and one that hears the first two genres the other way round."""
+    """Return the slim network and one that predicts the first two genres the other way round."""
     other = copy.deepcopy(slim_model)
     for values in (other.output.weight.data, other.output.bias.data):
         values[:2] = values[:2].flip(0)
@@ -22,18 +23,18 @@ def models(slim_model):
 
 @pytest.fixture(scope="module")
 def versions(models, clips):
-    return attack_tracks(models, clips.X, clips.y, EPS, iterations=5, seed=1)
+    return attack_tracks(models, clips, EPS, Search(5, 1))
 
 
 @pytest.fixture(scope="module")
-def judged(models, versions, clips):
-    return judge_tracks(models, versions, clips.y, clips.segments["track"].to_numpy(), EPS)
+def evaluated(models, versions, clips):
+    return evaluate_transfer(models, versions, clips, EPS)
 
 
-def test_the_diagonal_of_transfer_is_the_white_box_attack(models, clips, judged):
-    table = transfer_table(judged, "tiny", "random").set_index(["made_on", "checkpoint", "unit"])
+def test_the_diagonal_of_transfer_is_the_white_box_attack(models, clips, evaluated):
+    table = transfer_table(evaluated, "tiny", "random").set_index(["made_on", "checkpoint", "unit"])
     for name, model in models.items():
-        attacked = attack("pgd", model, clips.X, clips.y, EPS, 5, seed=1)
+        attacked = attack("pgd", model, clips.X, clips.y, EPS, Search(5, 1))
         right = predict_logits(model, attacked).argmax(axis=1) == clips.y
         assert table.loc[(name, name, "clip"), "accuracy"] == right.mean()
         assert right.mean() < table.loc[("clean", name, "clip"), "accuracy"]
@@ -49,19 +50,19 @@ def test_every_version_is_as_large_as_it_says(versions, clips):
 
 
 def test_songs_are_judged_by_the_mean_probability_of_all_their_segments(
-    models, versions, clips, judged
+    models, versions, clips, evaluated
 ):
-    songs = judged[judged["unit"] == "song"]
+    songs = evaluated[evaluated["unit"] == "song"]
     assert (songs.groupby(["made_on", "checkpoint"]).size() == 6).all()
     rows = songs[(songs["made_on"] == "one") & (songs["checkpoint"] == "other")]
     probabilities = softmax(predict_logits(models["other"], versions["one"]))
-    tracks = clips.segments["track"]
+    tracks = clips.table["track"]
     for row in rows.itertuples():
         assert row.predicted == probabilities[tracks == row.track].mean(axis=0).argmax()
 
 
-def test_the_table_states_its_eps_and_its_tracks(judged):
-    table = transfer_table(judged, "tiny", "random")
+def test_the_table_states_its_eps_and_its_tracks(evaluated):
+    table = transfer_table(evaluated, "tiny", "random")
     clean = table["made_on"] == "clean"
     assert (table.loc[clean, "eps"] == 0).all()
     assert (table.loc[~clean, "eps"] == EPS).all()
@@ -81,5 +82,5 @@ def test_tracks_are_drawn_whole_and_evenly_over_genres():
     assert drawn.drop_duplicates("track").groupby("genre").size().tolist() == [2, 2, 2]
     assert np.array_equal(rows, draw_tracks(segments, 6, seed=0))
     assert len(draw_tracks(segments, 99, seed=0)) == 36
-    with pytest.raises(ValueError, match="0 tracks were asked for"):
+    with pytest.raises(ValueError, match="The number of tracks is 0"):
         draw_tracks(segments, 0, seed=0)

@@ -1,11 +1,9 @@
-"""Controls: noise of the same size as an attack, on the same segments."""
+"""Random noise of the size of an attack, on the same segments: the baseline of every attack."""
 
 import numpy as np
 import pandas as pd
-from torch import nn
 
-from src.attacks.records import make_records
-from src.models.evaluation import predict_logits
+from src.attacks.records import Target, make_records
 
 FITTING_STEPS = 12
 
@@ -35,29 +33,20 @@ def noise_l2(X: np.ndarray, l2: np.ndarray, seed: int) -> np.ndarray:
     return (X + scale[:, None, None] * noise).clip(0, 1)
 
 
-def noise_records(
-    model: nn.Module,
-    X: np.ndarray,
-    segments: pd.DataFrame,
-    y: np.ndarray,
-    pgd: pd.DataFrame,
-    seed: int,
-) -> pd.DataFrame:
+def noise_records(target: Target, pgd: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Return records of both noises for every eps of `pgd`, the records of a sweep with PGD.
 
     `noise_linf` has the eps of the attack, `noise_l2` the L2 norm of PGD's change of each segment;
     where that was made at a smaller eps (the segment was broken there already), in proportion, and
     where there is none (the segment was wrong before), at the others' median.
     """
-    clean = predict_logits(model, X).argmax(axis=1)
-    rows = []
+    X, rows = target.data.X, []
     for eps, made in pgd.groupby("eps"):
-        share = made.set_index("segment").eval("l2 / linf")[segments["segment"]].to_numpy()
+        share = made.set_index("segment").eval("l2 / linf")[target.data.numbers].to_numpy()
         share = np.where(np.isnan(share), np.nanmedian(share) if made["linf"].any() else 1, share)
         noisy = {"noise_linf": noise_linf(X, eps, seed), "noise_l2": noise_l2(X, eps * share, seed)}
         for name, changed in noisy.items():
-            heard = predict_logits(model, changed).argmax(axis=1)
-            rows.append(make_records(name, eps, X, changed, segments, y, clean, heard))
+            rows.append(make_records(target, name, eps, changed, target.predict(changed)))
     return pd.concat(rows, ignore_index=True)
 
 

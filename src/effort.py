@@ -1,0 +1,82 @@
+"""How much notebooks 4 and 5 compute: one level instead of a dozen numbers."""
+
+from typing import NamedTuple
+
+
+class Effort(NamedTuple):
+    """Sizes of the evaluation; `quick` and `full` are in EFFORTS."""
+
+    n_segments: int  # test segments under attack, drawn evenly over the test tracks
+    iterations: int  # of PGD (steps of eps / 4) and APGD
+    n_restarts: int  # random starts of PGD in the suite
+    square_queries: int  # of Square per segment
+    n_hard_label: int  # segments of HopSkipJump
+    hard_label_steps: int  # of HopSkipJump; step k takes 50 * sqrt(k) queries
+    n_minimal: int  # segments whose minimal eps is found by bisection
+    n_tracks: int  # whole tracks under attack, for transfer and the track-level vote
+    n_corrupted: int  # test segments whose audio is corrupted
+    n_audio: int  # test segments attacked as audio
+    n_songs: int  # test tracks attacked as 30 s files
+    audio_iterations: int  # of PGD on samples
+    n_explained: int  # test segments whose saliency maps are evaluated
+    n_methods: int  # of these, segments for all attribution methods
+    n_slow: int  # of these, segments for methods that take seconds per map (and for ROAD)
+    explain_iterations: int  # of PGD where saliency maps under attack are evaluated
+
+
+EFFORTS = {
+    "quick": Effort(
+        n_segments=40,
+        iterations=40,
+        n_restarts=3,
+        square_queries=100,
+        n_hard_label=2,
+        hard_label_steps=5,
+        n_minimal=12,
+        n_tracks=4,
+        n_corrupted=24,
+        n_audio=24,
+        n_songs=2,
+        audio_iterations=10,
+        n_explained=24,
+        n_methods=8,
+        n_slow=2,
+        explain_iterations=10,
+    ),
+    "full": Effort(
+        n_segments=100,
+        iterations=40,
+        n_restarts=5,
+        square_queries=1000,
+        n_hard_label=30,
+        hard_label_steps=20,
+        n_minimal=40,
+        n_tracks=20,
+        n_corrupted=100,
+        n_audio=100,
+        n_songs=10,
+        audio_iterations=20,
+        n_explained=60,
+        n_methods=30,
+        n_slow=10,
+        explain_iterations=10,
+    ),
+}
+
+
+def choose_effort(name: str, changes: dict) -> Effort:
+    """Return an effort level with some of its numbers changed.
+
+    Raises ValueError for an unknown level or number, and for a number below 0.
+    """
+    if name not in EFFORTS:
+        raise ValueError(f"EFFORT={name} is unknown: give one of {', '.join(EFFORTS)}.")
+    if unknown := set(changes) - set(Effort._fields):
+        raise ValueError(
+            f"EFFORT_CHANGES has {', '.join(sorted(unknown))}, which is unknown: give some of "
+            f"{', '.join(Effort._fields)}."
+        )
+    for field, value in changes.items():
+        if type(value) is not int or value < 0:
+            raise ValueError(f"EFFORT_CHANGES has {field}={value!r}: give a whole number from 0.")
+    return EFFORTS[name]._replace(**changes)
