@@ -28,7 +28,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from src.data.audio_files import walk_files
-from src.models.recipes import default_recipes
+from src.models.recipes import DEFAULT_SEED, checkpoint_name, default_recipes
 from src.paths import NOTEBOOKS, ROOT, STAGES, RunPaths, run_name
 from src.results import disk_fault, read_json, whole_file
 
@@ -161,7 +161,8 @@ def inputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
 def outputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
     """Return the files of a stage, with all of its parameters, that show that it has finished."""
     recipes = parameters.get("RECIPES") or default_recipes(_corpus_of(paths))
-    names = [recipe + parameters.get("SUFFIX", "") for recipe in recipes]
+    suffix, seed = parameters.get("SUFFIX", ""), parameters.get("SEED", DEFAULT_SEED)
+    names = [checkpoint_name(recipe, suffix, seed) for recipe in recipes]
     outputs = {
         "explore": [paths.processed / "source.json", paths.processed / "tracks.csv"],
         "preprocess": [

@@ -15,7 +15,7 @@ from src.data.splits import split_tracks
 from src.models import cnn
 from src.models.checkpoints import CHECKPOINT_FILE, load_checkpoint
 from src.models.evaluation import predict_logits
-from src.models.recipes import DOCUMENTED
+from src.models.recipes import Training
 from src.models.trainer import fit
 from src.paths import RunPaths
 from src.results import write_csv
@@ -37,7 +37,7 @@ def planted(seed, n):
 def slim_model(tmp_path_factory):
     """Return a slim network that has learnt the planted patterns."""
     folder = tmp_path_factory.mktemp("model")
-    recipe = DOCUMENTED | {
+    changes = {
         "epochs": 15,
         "batch_size": 8,
         "lr": 0.005,
@@ -48,7 +48,7 @@ def slim_model(tmp_path_factory):
         patch.setattr(cnn, "WIDTHS", (8, 16, 16, 16))
         patch.setattr(cnn, "DENSE", (64, 64))
         train, val = (SegmentDataset(*planted(*how)) for how in ((1, 90), (2, 18)))
-        fit(train, val, folder, genres=[*"abc"], fingerprint="", seed=0, recipe=recipe)
+        fit(train, val, folder, Training("documented", changes, "", 0, [*"abc"], ""))
         return load_checkpoint(folder / CHECKPOINT_FILE)[0]
 
 

@@ -19,7 +19,7 @@ from src.data.loader import SegmentDataset, file_hash, load_split
 from src.explainability.gradcam import explain
 from src.models import cnn
 from src.models.evaluation import predict_logits, softmax
-from src.models.recipes import DOCUMENTED
+from src.models.recipes import DOCUMENTED, Training
 from src.models.runs import load_named
 from src.models.trainer import fit
 from src.page import pictures, sounds
@@ -87,9 +87,9 @@ def make_run(run, corpus, name):
     facts = {"tracks_sha256": file_hash(paths.processed / "tracks.csv")}
     metadata = preprocessor.write_processed(corpus, tracks, paths.processed, facts, 1)
     train, val = (SegmentDataset(*load_split(paths, part)[:2]) for part in ("train", "val"))
-    facts = {"genres": GENRES, "fingerprint": metadata["fingerprint"], "recipe": RECIPE}
     for seed, network in enumerate(NETWORKS):
-        fit(train, val, paths.models / network, seed=seed, **facts)
+        training = Training("documented", RECIPE, "", seed, GENRES, metadata["fingerprint"])
+        fit(train, val, paths.models / network, training)
     write_csv(paths.metrics / "robustness.csv", robustness())
     return paths
 

@@ -11,7 +11,7 @@ import torch
 from src.data.loader import SegmentDataset
 from src.models import cnn, trainer
 from src.models.checkpoints import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
-from src.models.recipes import DOCUMENTED
+from src.models.recipes import DOCUMENTED, Training
 from src.models.trainer import BEST_FILE, STATE_FILE, epochs_since_best, fit
 
 GENRES = ["blues", "jazz"]
@@ -50,11 +50,8 @@ def train(folder, seed=0, fingerprint="data", start=None, **changed):
         planted(1),
         planted(2, 16),
         folder,
-        genres=GENRES,
-        fingerprint=fingerprint,
-        seed=seed,
-        recipe=RECIPE | changed,
-        start=start,
+        Training("documented", RECIPE | changed, "", seed, GENRES, fingerprint),
+        start,
     )
     return [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in history]
 
@@ -246,6 +243,9 @@ def test_a_checkpoint_carries_its_recipe(tmp_path):
     model, facts = load_checkpoint(tmp_path / CHECKPOINT_FILE, "data")
     assert len(facts.pop("key")) == 64
     assert facts == {
+        "name": "documented",
+        "changes": RECIPE | {"epochs": 1},
+        "suffix": "",
         "genres": GENRES,
         "fingerprint": "data",
         "seed": 0,

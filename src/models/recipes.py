@@ -5,6 +5,10 @@ weight averaging; `robust` starts from it with adversarial training. `short` and
 take minutes.
 """
 
+from typing import NamedTuple
+
+DEFAULT_SEED = 42  # that checkpoints do not carry in their names
+
 DOCUMENTED = {
     "epochs": 50,  # at most
     "patience": 10,  # epochs without a better one before stopping
@@ -21,7 +25,7 @@ DOCUMENTED = {
     "label_smoothing": 0.0,
     "averaging": 0.0,  # epochs over which weights are averaged, exponentially; 0: none
     "random_labels": False,  # genres of training tracks shuffled: a control for explanations
-    "start_from": "",  # checkpoint that training starts from; empty: from scratch
+    "start_from": "",  # recipe with suffix to start from, of the same seed; empty: from scratch
     "adversarial_eps": 0.0,  # budget of adversarial training, of the range [0, 1]; 0: none
     "adversarial_steps": 0,  # 1: single step from a random start; more: PGD
 }
@@ -81,6 +85,40 @@ def default_recipes(corpus: str) -> list[str]:
     Short ones on the embedded corpus, whose purpose is a first look within minutes.
     """
     return ["short", "short_robust"] if corpus == "synthetic" else ["documented", "robust"]
+
+
+class Training(NamedTuple):
+    """One training: its recipe with changes, its seed, and the data that it belongs to.
+
+    `suffix` distinguishes trainings with different changes. `genres` are in alphabetical order,
+    `fingerprint` is that of the arrays.
+    """
+
+    name: str
+    changes: dict
+    suffix: str
+    seed: int
+    genres: list[str]
+    fingerprint: str
+
+    @property
+    def recipe(self) -> dict:
+        """The recipe's parameters with the changes."""
+        return recipe(self.name, self.changes)
+
+    @property
+    def checkpoint(self) -> str:
+        """The name of the checkpoint."""
+        return checkpoint_name(self.name, self.suffix, self.seed)
+
+    def facts(self) -> dict:
+        """Return what the checkpoint records."""
+        return self._asdict() | {"recipe": self.recipe}
+
+
+def checkpoint_name(recipe_name: str, suffix: str, seed: int) -> str:
+    """Return a checkpoint's name: recipe, suffix and, unless it is the default, the seed."""
+    return recipe_name + suffix + ("" if seed == DEFAULT_SEED else f"_{seed}")
 
 
 def recipe(name: str, changes: dict) -> dict:

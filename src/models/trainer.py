@@ -5,10 +5,8 @@ The same loop runs in one process or, by `accelerate launch`, in several that sh
 
 import copy
 import hashlib
-import inspect
 import json
 import shutil
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +23,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from src.data.loader import SegmentDataset, make_loader
-from src.models import adversarial_training, augment, cnn
+from src.models import adversarial_training, augment
 from src.models.checkpoints import (
     CHECKPOINT_FILE,
     FACTS,
@@ -35,11 +33,13 @@ from src.models.checkpoints import (
     save_checkpoint,
 )
 from src.models.cnn import GenreClassifierCNN
+from src.models.recipes import Training
 from src.results import save_with
 from src.runtime import device, fast_precision, memory_format, set_seed
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
 WARM_UP = 0.2
+TRAINING_VERSION = 1  # raise it with every change of code that changes trained weights
 STATE_FILE, BEST_FILE = "state.pt", "best.pt"
 
 
@@ -54,41 +54,51 @@ def fit(
     train: Dataset,
     val: SegmentDataset,
     folder: Path,
-    *,
-    genres: list[str],
-    fingerprint: str,
-    seed: int,
-    recipe: dict,
+    training: Training,
     start: GenreClassifierCNN | None = None,
 ) -> list[dict]:
-    """Train the network and return its history, one dict an epoch; the best epoch is kept.
+    """Train a model and keep its best epoch as `checkpoint.pt`.
 
-    `recipe` is one of `src.models.recipes`; `start` the network to go on from. The best epoch has
-    the lowest validation loss or, in adversarial training, the highest robust accuracy on
-    validation segments. bfloat16 and `channels_last`. After each epoch the state goes to `folder`;
-    a later call with the same data, seed, recipe, start and code goes on from there and ends with
-    the same weights as an undisturbed one. The best epoch so far lies in `folder` as `best.pt` and
-    becomes `checkpoint.pt` at the end: what has that name was trained to the end. Several
-    processes share each batch; batch norms see the part of their own process. Raises
-    FloatingPointError if the loss stops being a number.
+    The best epoch has the lowest validation loss or, in adversarial training, the highest robust
+    accuracy on validation segments. After each epoch the state goes to `folder`; a later call with
+    the same data, training, start and `TRAINING_VERSION` resumes from there and ends with the same
+    weights as an uninterrupted one. The best epoch so far is `best.pt`; it becomes `checkpoint.pt`
+    when training has ended. Several processes share each batch; batch norms see the part of their
+    own process.
+
+    Parameters
+    ----------
+    train, val : segments (1, 128, 130) with genre numbers.
+    folder : where state and checkpoint are written.
+    training : recipe, seed, genres and fingerprint of the data.
+    start : model whose weights training starts from; by default random ones.
+
+    Returns
+    -------
+    The history, one dict per epoch.
+
+    Raises
+    ------
+    FloatingPointError if the loss is no longer finite.
     """
-    set_seed(seed)
-    parts = _assemble(start or GenreClassifierCNN(len(genres)), len(train), recipe)
+    set_seed(training.seed)
+    recipe, n_genres = training.recipe, len(training.genres)
+    parts = _assemble(start or GenreClassifierCNN(n_genres), len(train), recipe)
     crew = _gather_crew(parts["model"])
-    key = state_key(fingerprint, seed, recipe, start)
+    key = state_key(training, start)
     history = _load_state(folder, key, parts)
-    progress = _progress(range(len(history), recipe["epochs"]), "epochs", crew, unit="epoch")
-    for epoch in progress:
+    epochs = _progress(range(len(history), recipe["epochs"]), training.checkpoint, crew)
+    for epoch in epochs:
         if epochs_since_best(history) >= recipe["patience"]:
             break
-        set_seed(seed, epoch)
-        history.append(_run_epoch(parts, crew, train, val, recipe, len(genres)))
+        set_seed(training.seed, epoch)
+        history.append(_run_epoch(parts, crew, train, val, recipe, n_genres))
         if recipe["schedule"] == "plateau":
             parts["scheduler"].step(history[-1]["val_loss"])
-        facts = {"genres": genres, "fingerprint": fingerprint, "seed": seed, "recipe": recipe}
         if crew.accelerator.is_main_process:
-            _save_epoch(folder, parts, history, facts | {"epoch": epoch + 1, "key": key})
-        progress.set_postfix({k: f"{v:.3g}" for k, v in history[-1].items()})
+            facts = training.facts() | {"epoch": epoch + 1, "key": key}
+            _save_epoch(folder, parts, history, facts)
+        epochs.set_postfix({k: f"{v:.3g}" for k, v in history[-1].items()})
     if crew.accelerator.is_main_process:
         save_with(folder / CHECKPOINT_FILE, lambda part: shutil.copyfile(folder / BEST_FILE, part))
     crew.accelerator.wait_for_everyone()
@@ -104,20 +114,17 @@ def epochs_since_best(history: list[dict]) -> int:
     return len(scores) - 1 - int(np.argmin(scores)) if scores else 0
 
 
-def judged(parts: dict) -> GenreClassifierCNN:
-    """Return the network that is validated and kept: the averaged one if there is one."""
+def kept_model(parts: dict) -> GenreClassifierCNN:
+    """Return the model that is validated and kept: the averaged one if there is one."""
     return parts["average"].module if "average" in parts else parts["model"]
 
 
-def state_key(
-    fingerprint: str, seed: int, recipe: dict, start: GenreClassifierCNN | None = None
-) -> str:
-    """Return a hash of all that decides the weights: data, seed, recipe, start, training code."""
-    modules = (cnn, augment, adversarial_training, sys.modules[__name__])
-    code = [inspect.getsource(module) for module in modules]
+def state_key(training: Training, start: GenreClassifierCNN | None = None) -> str:
+    """Return a hash of all that decides the weights: data, seed, recipe, start, code version."""
     state = {} if start is None else start.state_dict()
     weights = [tensor.double().sum().item() for tensor in state.values()]
-    content = [fingerprint, seed, recipe, weights, code, torch.__version__]
+    decides = [training.fingerprint, training.seed, training.recipe, weights]
+    content = [*decides, TRAINING_VERSION, torch.__version__]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -149,9 +156,9 @@ def _gather_crew(model: nn.Module) -> Crew:
     return Crew(accelerator, accelerator.prepare_model(model))
 
 
-def _progress(steps: Iterable, name: str, crew: Crew, **options: object) -> tqdm:
-    """Return a progress bar, shown by one of the processes."""
-    return tqdm(steps, name, disable=not crew.accelerator.is_main_process, **options)
+def _progress(epochs: Iterable, name: str, crew: Crew) -> tqdm:
+    """Return a progress bar over epochs, shown by one of the processes."""
+    return tqdm(epochs, name, unit="epoch", disable=not crew.accelerator.is_main_process)
 
 
 def _run_epoch(
@@ -162,7 +169,7 @@ def _run_epoch(
     rate = parts["optimizer"].param_groups[0]["lr"]
     trained = _learn(parts, crew, train, recipe, n_genres)
     seconds = time.perf_counter() - begin
-    model = judged(parts)
+    model = kept_model(parts)
     for buffer in model.buffers():
         broadcast(buffer)  # batch norms: those of the first process, which are saved
     validated = _validate(model, crew, val, recipe["batch_size"])
@@ -188,7 +195,8 @@ def _learn(parts: dict, crew: Crew, train: Dataset, recipe: dict, n_genres: int)
     loader = make_loader(train, recipe["batch_size"], shuffle=True)
     batches = crew.accelerator.prepare_data_loader(loader)
     sums = torch.zeros(3, dtype=torch.float64)
-    for X, y in _progress(batches, "train", crew, leave=False, unit="batch"):
+    hidden = not crew.accelerator.is_main_process
+    for X, y in tqdm(batches, "train", leave=False, unit="batch", disable=hidden):
         X, y = X.to(device(), memory_format=memory_format()), y.to(device())
         X = augment.filtered(X, recipe["filter_db"])
         X = augment.warped(X, recipe["warp"])
@@ -259,7 +267,7 @@ def _validate(model: nn.Module, crew: Crew, val: SegmentDataset, batch_size: int
 def _save_epoch(folder: Path, parts: dict, history: list, facts: dict) -> None:
     """Write the network, if the last epoch is the best, and all that the next depends on."""
     if epochs_since_best(history) == 0:
-        save_checkpoint(folder / BEST_FILE, judged(parts), **facts)
+        save_checkpoint(folder / BEST_FILE, kept_model(parts), **facts)
     _save_state(folder, facts["key"], parts, history)
 
 

@@ -3,7 +3,12 @@ import pandas as pd
 import pytest
 
 from src.models import runs
-from src.models.runs import paired_gain, predictions, recipe_gains, training_rows
+from src.models.comparison import (
+    accuracy_difference,
+    prediction_table,
+    recipe_gains,
+    training_rows,
+)
 from src.paths import RunPaths
 from src.results import write_csv, write_json
 
@@ -20,7 +25,7 @@ def certain(predicted):
 
 
 def test_predictions_have_a_row_a_segment_and_the_vote_of_its_song(segments):
-    table = predictions(segments, np.array([0, 0, 0, 2, 2, 2]), certain([0, 0, 1, 1, 1, 2]))
+    table = prediction_table(segments, np.array([0, 0, 0, 2, 2, 2]), certain([0, 0, 1, 1, 1, 2]))
     assert table["predicted"].tolist() == [0, 0, 1, 1, 1, 2]
     assert table["song_predicted"].tolist() == [0, 0, 0, 1, 1, 1]
     np.testing.assert_allclose(table["confidence"], 0.8)
@@ -28,14 +33,14 @@ def test_predictions_have_a_row_a_segment_and_the_vote_of_its_song(segments):
 
 def test_a_gain_is_counted_by_clip_and_by_song(segments):
     y = np.array([0, 0, 0, 2, 2, 2])
-    first = predictions(segments, y, certain([0, 0, 1, 1, 1, 2]))  # 3 of 6 clips, 1 of 2 songs
-    second = predictions(segments, y, certain([0, 0, 1, 2, 2, 2]))  # 5 of 6 clips, both songs
-    gain = paired_gain([(first, second)])
+    first = prediction_table(segments, y, certain([0, 0, 1, 1, 1, 2]))  # 3 of 6 clips, 1 of 2 songs
+    second = prediction_table(segments, y, certain([0, 0, 1, 2, 2, 2]))  # 5 of 6 clips, both songs
+    gain = accuracy_difference([(first, second)])
     assert gain["clip_accuracy"]["value"] == pytest.approx(1 / 3)
     assert gain["song_accuracy"]["value"] == 0.5
     assert gain["song_accuracy"]["n_tracks"] == gain["song_accuracy"]["n_segments"] == 2
-    assert paired_gain([(first, first)])["clip_accuracy"]["value"] == 0
-    both = paired_gain([(first, second), (first, first)])
+    assert accuracy_difference([(first, first)])["clip_accuracy"]["value"] == 0
+    both = accuracy_difference([(first, second), (first, first)])
     assert both["clip_accuracy"]["value"] == pytest.approx(1 / 6)
     assert both["song_accuracy"]["value"] == 0.25
     assert both["song_accuracy"]["n_tracks"] == 2
@@ -46,6 +51,7 @@ def training_result(name, seed):
     test = {"clip_accuracy": measured, "song_accuracy": measured | {"value": 0.9}}
     test |= {"macro_recall": {"clip": 0.75, "song": 0.85}}
     facts = {"corpus": "c", "split": "random", "checkpoint": name, "seed": seed, "epochs": 3}
+    facts |= {"recipe": name.removesuffix(f"_{seed}"), "suffix": ""}
     facts |= {"fingerprint": DATA["fingerprint"], "parameters": {"CHANGES": {"epochs": 3}}}
     return facts | {"test": test}
 
@@ -90,7 +96,7 @@ def test_each_pair_of_recipes_is_compared_on_the_same_seeds(tmp_path, monkeypatc
         ("robust_43", 43): y,
     }
     for (name, seed), predicted in told.items():
-        table = predictions(segments, y, certain(predicted))
+        table = prediction_table(segments, y, certain(predicted))
         write_csv(paths.metrics / f"predictions_{name}.csv", table)
         result = training_result(name, seed)
         if name == "robust_43":

@@ -1,0 +1,116 @@
+"""Comparing the trainings of a run: predictions, accuracy differences on the same tracks."""
+
+import json
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from src.models.evaluation import vote
+from src.paths import RunPaths
+from src.results import read_json
+from src.statistics import difference_over_tracks
+
+ACCURACIES = ("clip_accuracy", "song_accuracy")
+
+
+def prediction_table(
+    segments: pd.DataFrame, y: np.ndarray, probabilities: np.ndarray
+) -> pd.DataFrame:
+    """Return one row per segment: segment, track, true, predicted, prediction of its track.
+
+    `probabilities` (n, n_genres); `confidence` is that of the predicted genre.
+    """
+    songs = vote(probabilities, segments["track"].to_numpy(), y).set_index("track")
+    return pd.DataFrame(
+        {
+            "segment": segments["segment"].to_numpy(),
+            "track": segments["track"].to_numpy(),
+            "true": y,
+            "predicted": probabilities.argmax(axis=1),
+            "confidence": probabilities.max(axis=1),
+            "song_predicted": songs["predicted"].loc[segments["track"]].to_numpy(),
+        }
+    )
+
+
+def accuracy_difference(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> dict:
+    """Return the accuracy of the second table of each pair less that of the first.
+
+    One pair of `prediction_table`s per seed, all of the same segments, which `n_segments` counts
+    once per seed. The value is the mean over seeds; the interval is that of paired tracks, each
+    drawn with all its seeds: it does not cover seeds that were not trained.
+    """
+    gains = {}
+    for measure, column in zip(ACCURACIES, ("predicted", "song_predicted"), strict=True):
+        sides = zip(*pairs, strict=True)
+        if measure == "song_accuracy":
+            sides = ([table.drop_duplicates("track") for table in side] for side in sides)
+        sides = [pd.concat(side) for side in sides]
+        right = [(table[column] == table["true"]).to_numpy() for table in sides]
+        gains[measure] = difference_over_tracks(*right, sides[0]["track"].to_numpy())
+    return gains
+
+
+def recipe_gains(paths: RunPaths, data: dict) -> pd.DataFrame:
+    """Return the accuracy differences between all pairs of recipes, on the same tracks and seeds.
+
+    Reads all `predictions_*.csv` of a run whose `training_*.json` has the fingerprint of `data`,
+    the metadata of the run's arrays. One row per pair, accuracy and seed, and one over all seeds
+    that both were trained with, if these are several; recipes with other changes are other recipes.
+    No rows for a single one.
+    """
+    tables, rows = _predictions_by_recipe(paths, data["fingerprint"]), []
+    for first, second in combinations(sorted(tables), 2):
+        seeds = sorted(tables[first].keys() & tables[second].keys())
+        for chosen in [[seed] for seed in seeds] + [seeds] * (len(seeds) > 1):
+            gain = accuracy_difference(
+                [(tables[first][seed], tables[second][seed]) for seed in chosen]
+            )
+            row = {name: data[name] for name in ("corpus", "split")}
+            row |= {"recipe": second[0], "compared_with": first[0]}
+            row |= {"seeds": ", ".join(map(str, chosen))}
+            rows += [row | {"measure": name} | values for name, values in gain.items()]
+    return pd.DataFrame(rows)
+
+
+def _predictions_by_recipe(
+    paths: RunPaths, fingerprint: str
+) -> dict[tuple, dict[int, pd.DataFrame]]:
+    """Return the predictions made on arrays, by seed, of each recipe with the same changes."""
+    found = {}
+    for file in sorted(paths.metrics.glob("training_*.json")):
+        result = read_json(file)
+        table = paths.metrics / f"predictions_{result['checkpoint']}.csv"
+        if result["fingerprint"] == fingerprint and table.exists():
+            changes = json.dumps(result["parameters"]["CHANGES"], sort_keys=True)
+            by_seed = found.setdefault((result["recipe"] + result["suffix"], changes), {})
+            by_seed[result["seed"]] = pd.read_csv(table)
+    return found
+
+
+def training_rows(paths: RunPaths) -> pd.DataFrame:
+    """Return one row per checkpoint of a run, of its `training_*.json`, in order of their names."""
+    files = sorted(paths.metrics.glob("training_*.json"))
+    return pd.DataFrame([_training_row(read_json(file)) for file in files])
+
+
+def _training_row(result: dict) -> dict:
+    """Return the row of one training: accuracies with their intervals."""
+    row = {key: result[key] for key in ("corpus", "split")} | {
+        "recipe": result["recipe"] + result["suffix"],
+        "seed": result["seed"],
+        "epochs": result["epochs"],
+    }
+    for measure in ACCURACIES:
+        values = result["test"][measure]
+        row |= {measure: values["value"]}
+        row |= {f"{measure.split('_')[0]}_{end}": values[end] for end in ("low", "high")}
+    recall = result["test"]["macro_recall"]
+    return row | {
+        "macro_recall": recall["clip"],
+        "n_tracks": result["test"]["song_accuracy"]["n_tracks"],
+        "song_macro_recall": recall["song"],
+        "checkpoint": result["checkpoint"],
+        "changes": json.dumps(result["parameters"]["CHANGES"]),
+    }
