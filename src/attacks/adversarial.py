@@ -22,13 +22,13 @@ from art.attacks.evasion import (
 )
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
-from tqdm.auto import tqdm
 
 from src.attacks.blackbox import make_oracle
 from src.attacks.records import make_records
 from src.data.frontend import N_FRAMES, N_MELS
 from src.models.cnn import GenreClassifierCNN, fold_batch_norm
 from src.models.evaluation import predict_logits
+from src.progress import progress
 from src.runtime import device, fast_precision, memory_format, set_seed
 from src.shards import SHARD, in_shards
 
@@ -180,7 +180,7 @@ def attack_growing(
         raise ValueError("There are 0 epsilons to attack at: give EPSILONS of at least one.")
     clean = predict_logits(model, X).argmax(axis=1)
     attacked, prediction = np.array(X, dtype=np.float32), clean.copy()
-    for eps in tqdm(sorted(epsilons), desc=name, unit="eps"):
+    for eps in progress(sorted(epsilons), name, unit="eps"):
         todo = np.flatnonzero((prediction if name == "pgd" else clean) == y)
         attacked[todo] = attack(name, model, X[todo], y[todo], eps, iterations, seed)
         if len(todo):

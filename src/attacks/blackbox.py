@@ -3,11 +3,11 @@
 import numpy as np
 from art.attacks.evasion import HopSkipJump
 from art.estimators.classification import BlackBoxClassifierNeuralNetwork
-from tqdm.auto import tqdm
 
 from src.data.frontend import N_FRAMES, N_MELS
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits
+from src.progress import progress
 from src.runtime import set_seed
 
 FIRST_QUERIES = 50
@@ -54,7 +54,7 @@ def hop_skip_jump(
     set_seed(seed)
     heard = oracle.predict(X[:, None]).argmax(axis=1)
     found = np.array(X[rows], dtype=np.float32)
-    for position, row in enumerate(tqdm(rows, desc="hop_skip_jump", unit="segment")):
+    for position, row in enumerate(progress(rows, "hop_skip_jump", unit="segment")):
         others = np.flatnonzero(heard != heard[row])
         if len(others) and steps:
             distance = np.abs(X[others] - X[row]).max(axis=(1, 2))

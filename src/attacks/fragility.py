@@ -2,13 +2,13 @@
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from src.attacks.adversarial import attack, draw_segments
 from src.attacks.records import WORST_CASE
 from src.attacks.suite import Target
 from src.data.frontend import DYNAMIC_RANGE_DB
 from src.models.evaluation import predict_logits
+from src.progress import progress
 
 STEPS = 3  # each halves what is left between standing and breaking
 CASES = {"most fragile": 1, "middle": 3, "most robust": 2}  # segments that it takes to have one
@@ -58,7 +58,7 @@ def _bisect(model, X: np.ndarray, y: np.ndarray, brackets: pd.DataFrame, steps: 
     low, high = (brackets[side].to_numpy(dtype=float).copy() for side in ("stands", "breaks"))
     flipped, predicted = X.copy(), np.full(len(X), -1)
     rows = np.flatnonzero(~np.isnan(high))
-    for step in tqdm(range((steps + 1) * (len(rows) > 0)), desc="smallest eps", unit="step"):
+    for step in progress(range((steps + 1) * (len(rows) > 0)), "smallest eps", unit="step"):
         eps = high.copy() if step == 0 else (low + high) / 2
         attacked = attack("pgd", model, X[rows], y[rows], eps[rows], iterations)
         heard = predict_logits(model, attacked).argmax(axis=1)

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from src.attacks.adversarial import (
     EPSILONS,
@@ -19,6 +18,7 @@ from src.attacks.controls import noise_records
 from src.attacks.records import left_standing, make_records, worst_case
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits
+from src.progress import progress
 
 BLACK_BOX = ("square", "hop_skip_jump")
 NO_BEST_POINT = ("apgd_ce", "apgd_dlr")  # where they fail, they return where they started from
@@ -96,7 +96,7 @@ def runner_up(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _press(target: Target, budget: Budget, records: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Return records with those of the slow attacks appended, the smallest eps first."""
     logits = predict_logits(target.model, target.X)
-    for eps in tqdm(sorted(budget.suite_epsilons), desc="suite", unit="eps"):
+    for eps in progress(sorted(budget.suite_epsilons), "suite", unit="eps"):
         for name, kind, iterations, starts in stages(budget, eps, logits.shape[1]):
             new = [records]
             for start in range(1, starts + 1):

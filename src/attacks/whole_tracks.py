@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from src.attacks.adversarial import ITERATIONS, attack
 from src.attacks.controls import noise_linf
@@ -10,6 +9,7 @@ from src.attacks.records import CLEAN
 from src.data.frontend import DYNAMIC_RANGE_DB
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits, softmax, vote
+from src.progress import progress
 from src.statistics import mean_over_tracks
 
 
@@ -40,7 +40,7 @@ def attack_tracks(
     eps, those wrong before too: they vote as well, and other networks may hear them rightly.
     """
     versions = {CLEAN: np.array(X, dtype=np.float32), "noise_linf": noise_linf(X, eps, seed)}
-    for name, model in tqdm(models.items(), desc="whole tracks", unit="checkpoint"):
+    for name, model in progress(models.items(), "whole tracks", unit="checkpoint"):
         versions[name] = attack("pgd", model, X, y, eps, iterations, seed)
     return versions
 
