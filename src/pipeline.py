@@ -8,8 +8,10 @@ notebook, the modules that the notebook imports, its input files and its paramet
 import argparse
 import ast
 import json
+import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -26,6 +28,7 @@ from doit.tools import config_changed
 from filelock import FileLock, Timeout
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
 
 from src.data.audio_files import walk_files
 from src.models.recipes import DEFAULT_SEED, checkpoint_name, default_recipes
@@ -209,6 +212,8 @@ def run_notebook(stage: str, parameters: dict, paths: RunPaths) -> TaskFailed | 
     """
     output = paths.notebooks / f"{STAGES[stage]}.ipynb"
     running, failed = (output.with_suffix(f".{state}.ipynb") for state in ("running", "failed"))
+    os.environ |= {"STAGE": stage, "PROGRESS": "bars" if sys.__stderr__.isatty() else "lines"}
+    begin = time.monotonic()
     try:
         papermill.execute_notebook(
             notebook_of(stage),
@@ -219,6 +224,7 @@ def run_notebook(stage: str, parameters: dict, paths: RunPaths) -> TaskFailed | 
             execution_timeout=CELL_TIMEOUT,
             start_timeout=START_TIMEOUT,
             extra_arguments=QUIET,
+            progress_bar=False,
         )
     except PapermillExecutionError as error:
         reason = f"{error.ename}: {error.evalue}"
@@ -229,6 +235,7 @@ def run_notebook(stage: str, parameters: dict, paths: RunPaths) -> TaskFailed | 
     else:
         running.replace(output)
         failed.unlink(missing_ok=True)
+        print(f"{stage} finished in {tqdm.format_interval(time.monotonic() - begin)}")
         return None
     running.replace(failed)
     return TaskFailed(f"{stage}: {reason}\n(more is in {failed.relative_to(ROOT)})")

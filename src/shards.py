@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 from joblib import Parallel, delayed
-from tqdm.auto import tqdm
+
+from src.progress import progress
 
 SHARD = 64  # segments; results depend on it where something is random
 LONG = 5  # shards that deserve a progress bar
@@ -26,5 +27,9 @@ def in_shards(
         for number, rows in enumerate(shards)
     )
     made = Parallel(return_as="generator")(jobs)  # one job, or as many as the cluster has workers
-    progress = tqdm(made, name, len(shards), leave=False, disable=len(shards) < LONG, unit="shard")
-    return np.concatenate(list(progress))
+    n, short, parts = len(arrays[0]), len(shards) < LONG, []
+    with progress(None, name, n, "segment", leave=False, disable=short) as bar:
+        for part in made:
+            parts.append(part)
+            bar.update(len(part))
+    return np.concatenate(parts)

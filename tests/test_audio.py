@@ -102,7 +102,7 @@ def tables(model, clips):
 def run(tmp_path, monkeypatch, write_track):
     """Return the paths of a run with two tracks of three segments, its table and their genres."""
     for module in (audio_files, audio, listening):
-        monkeypatch.setattr(module, "tqdm", lambda rows, *_, **__: rows)
+        monkeypatch.setattr(module, "progress", lambda rows, *_, **__: rows)
     for genre in ("disco", "jazz"):
         corpus = write_track(f"{genre}/{genre}.00000.wav", music(len(genre), 9.5), subtype="PCM_16")
     paths = RunPaths("run")

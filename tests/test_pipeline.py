@@ -1,7 +1,9 @@
 import json
 import os
 import re
+import shutil
 import signal
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +41,8 @@ def write_notebook(path, *sources):
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     """Return a folder with five notebooks, of which `explore` imports one module of its own."""
+    for name in ("PROGRESS", "STAGE"):
+        monkeypatch.setenv(name, "")  # the pipeline sets both
     monkeypatch.setattr(src.paths, "ROOT", tmp_path)
     monkeypatch.setattr(pipeline, "ROOT", tmp_path)
     monkeypatch.setattr(pipeline, "NOTEBOOKS", tmp_path / "notebooks")
@@ -256,13 +260,37 @@ def test_a_notebook_is_executed_with_its_parameters_into_the_folder_of_the_run(r
     assert nbformat.read(explore, as_version=4).cells[-1].outputs == []
 
 
-def test_a_stage_shows_its_progress_and_no_warning_of_its_kernel(repository, capfd):
+def test_a_stage_shows_its_progress_and_no_warning_of_its_kernel(repository, capfd, monkeypatch):
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")  # with it a kernel does not capture its descriptors
+    explore = repository / "notebooks" / "01_data_exploration.ipynb"
+    shutil.copy(pipeline.__file__.replace("pipeline", "progress"), repository / "src")
+    work = """import warnings
+from src.progress import progress
+for number in progress(range(N), "tracks", unit="track"):
+    warnings.warn(f"track {number} is short")"""
+    write_notebook(explore, FIRST_CELL, work)
     before = set(repository.iterdir())
-    assert main(["explore", "--run", "fake", "-p", "N", "5"]) == 0
-    told = capfd.readouterr().err
-    assert "Executing" in told
-    assert "WARNING" not in told
+    assert main(["explore", "--run", "fake", "-p", "N", "2"]) == 0
+    shown = capfd.readouterr()
+    assert re.fullmatch(r"explore: tracks, track 2/2, 00:0\d elapsed, 00:00 left\n", shown.err)
+    assert re.search(r"^explore finished in 00:\d\d$", shown.out, re.MULTILINE)
     assert {path.name for path in set(repository.iterdir()) - before} <= {"results"}
+    cell = nbformat.read(RunPaths("fake").notebooks / explore.name, as_version=4).cells[-1]
+    (output,) = cell.outputs
+    assert output.name == "stderr"
+    assert "track 1 is short" in output.text
+    assert "track 2/2" not in output.text
+
+
+@pytest.mark.parametrize(("is_terminal", "kind"), [(True, "bars"), (False, "lines")])
+def test_a_terminal_gets_bars_and_a_file_gets_lines(repository, monkeypatch, is_terminal, kind):
+    monkeypatch.setattr(sys.__stderr__, "isatty", lambda: is_terminal)
+    explore = repository / "notebooks" / "01_data_exploration.ipynb"
+    cell = 'import os\nprint(os.environ["PROGRESS"], os.environ["STAGE"])'
+    write_notebook(explore, FIRST_CELL, cell)
+    assert main(["explore", "--run", "fake"]) == 0
+    copy = nbformat.read(RunPaths("fake").notebooks / explore.name, as_version=4)
+    assert copy.cells[-1].outputs[0].text == f"{kind} explore\n"
 
 
 def test_a_failing_notebook_is_told_in_one_sentence_and_its_traceback_kept(repository):

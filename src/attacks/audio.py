@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from src.attacks import adversarial
 from src.attacks.channels import CHANNELS, judge, librosa_log_mel, to_16_bit
@@ -26,6 +25,7 @@ from src.data.frontend import DYNAMIC_RANGE_DB, SAMPLE_RATE, SEGMENT_SAMPLES
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits
 from src.paths import RunPaths
+from src.progress import progress
 from src.statistics import mean_over_tracks
 
 FILE_CHANNEL, DRAWN_CHANNEL = "wav16", "spectrogram"
@@ -57,7 +57,7 @@ def load_clips(paths: RunPaths, segments: pd.DataFrame) -> np.ndarray:
     clips = np.empty((len(segments), SEGMENT_SAMPLES), dtype=np.float32)
     starts = (segments["start_s"].to_numpy() * SAMPLE_RATE).round().astype(int)
     names = segments["track"].to_numpy()
-    for name in tqdm(np.unique(names), desc="read", unit="track", leave=False):
+    for name in progress(np.unique(names), "read", unit="track", leave=False):
         samples = audio_files.read_used(corpus, tracks.loc[name])
         for row in np.flatnonzero(names == name):
             clips[row] = samples[starts[row] : starts[row] + SEGMENT_SAMPLES]
@@ -68,8 +68,8 @@ def judge_clean(
     model: GenreClassifierCNN, samples: np.ndarray, segments: pd.DataFrame, y: np.ndarray
 ) -> Clips:
     """Return clips together with what the network hears in them after each channel."""
-    progress = tqdm(CHANNELS, desc="clean", unit="channel")
-    heard = {channel: judge(model, samples, channel).argmax(axis=1) for channel in progress}
+    bar = progress(CHANNELS, "clean", unit="channel")
+    heard = {channel: judge(model, samples, channel).argmax(axis=1) for channel in bar}
     return Clips(samples, segments, y, heard)
 
 
@@ -185,7 +185,7 @@ def _attack_growing(
     classifier = make_waveform_classifier(model)
     samples, y, clean = clips.samples, clips.y, clips.clean[FILE_CHANNEL]
     attacked, prediction = samples.copy(), clean.copy()
-    for budget in tqdm(sorted(budgets_db, reverse=True), desc=name, unit="budget"):
+    for budget in progress(sorted(budgets_db, reverse=True), name, unit="budget"):
         broken = (clean == y) & (prediction != y) & (name in GROWING)
         todo = np.flatnonzero((clean == y) & (~broken | (budget == all_at)))
         if len(todo):

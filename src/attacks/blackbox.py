@@ -3,11 +3,11 @@
 import numpy as np
 from art.attacks.evasion import HopSkipJump
 from art.estimators.classification import BlackBoxClassifierNeuralNetwork
-from tqdm.auto import tqdm
 
 from src.data.frontend import N_FRAMES, N_MELS
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits
+from src.progress import progress
 from src.runtime import set_seed
 
 FIRST_QUERIES = 50
@@ -49,7 +49,7 @@ def hop_skip_jump(
     """
     set_seed(seed)
     found = np.array(few.data.X)
-    for position, x in enumerate(tqdm(few.data.X, "hop_skip_jump", unit="segment")):
+    for position, x in enumerate(progress(few.data.X, "hop_skip_jump", unit="segment")):
         others = target.data.X[target.predicted != few.predicted[position]]
         if len(others) and steps:
             distance = np.abs(others - x).max(axis=(1, 2))

@@ -10,12 +10,12 @@ import pandas as pd
 import torch
 from scipy.signal import fftconvolve
 from torch import nn
-from tqdm.auto import tqdm
 
 from src.data import audio_files
 from src.data import corpus as corpora
 from src.data.frontend import SAMPLE_RATE, SEGMENT_SAMPLES, LogMel
 from src.models.evaluation import predict_logits
+from src.progress import progress
 from src.runtime import one_thread, set_seed
 from src.statistics import mean_over_tracks
 
@@ -71,7 +71,7 @@ def corrupt_segments(
         raise ValueError(f"{corpus.name} has log-mels and no audio: corruptions need audio.")
     pieces, front_end = _excerpts(corpus, tracks, segments), LogMel()
     jobs = [(name, s) for name, kind in CORRUPTIONS.items() for s in kind.severities]
-    for name, severity in tqdm([(UNCHANGED, 0), *jobs], desc="corruptions", unit="severity"):
+    for name, severity in progress([(UNCHANGED, 0), *jobs], "corruptions", unit="severity"):
         if name == UNCHANGED:
             samples = [piece[begin : begin + SEGMENT_SAMPLES] for piece, begin in pieces]
         else:

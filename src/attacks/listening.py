@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, Audio
-from tqdm.auto import tqdm
 
 from src.attacks.audio import FILE_CHANNEL, load_clips
 from src.attacks.channels import judge, librosa_log_mel, write_audio
@@ -14,6 +13,7 @@ from src.data.audio_files import read_audio
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits, softmax, vote
 from src.paths import RunPaths
+from src.progress import progress
 from src.results import save_with
 
 CASES = {"good": 1, "middle": 3, "bad": 2}  # segments that it takes to have one
@@ -38,7 +38,7 @@ def attack_songs(
     """
     classifier = make_waveform_classifier(model)
     rows = []
-    for name in tqdm(segments["track"].unique(), desc="songs", unit="song"):
+    for name in progress(segments["track"].unique(), "songs", unit="song"):
         chosen = (segments["track"] == name).to_numpy()
         clips, true = load_clips(paths, segments[chosen]), y[chosen]
         options = (snr_db, iterations, seed)

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from src.attacks.adversarial import Search, attack
 from src.attacks.records import WORST_CASE, Target
 from src.data.frontend import DYNAMIC_RANGE_DB
 from src.data.segments import draw_segments
+from src.progress import progress
 
 STEPS = 3  # each halves what is left between standing and breaking
 CASES = {"most fragile": 1, "middle": 3, "most robust": 2}  # segments that it takes to have one
@@ -57,7 +57,7 @@ def _bisect(target: Target, bounds: pd.DataFrame, steps: int, search: Search):
     low, high = (bounds[side].to_numpy(dtype=float).copy() for side in ("stands", "breaks"))
     flipped, predicted = X.copy(), np.full(len(X), -1)
     rows = np.flatnonzero(~np.isnan(high))
-    for step in tqdm(range((steps + 1) * (len(rows) > 0)), desc="minimal eps", unit="step"):
+    for step in progress(range((steps + 1) * (len(rows) > 0)), name="minimal eps", unit="step"):
         eps = high.copy() if step == 0 else (low + high) / 2
         attacked = attack("pgd", target.model, X[rows], y[rows], eps[rows], search)
         now = target.predict(attacked)

@@ -4,13 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from src.attacks.adversarial import EPSILONS, Search, attack, check_contract
 from src.attacks.blackbox import hop_skip_jump, make_oracle
 from src.attacks.noise import noise_records
 from src.attacks.records import Target, make_records, worst_case
 from src.effort import Effort
+from src.progress import progress
 
 BLACK_BOX = ("square", "hop_skip_jump")
 NO_BEST_POINT = ("apgd_ce", "apgd_dlr")  # where they fail, they return where they started from
@@ -48,7 +48,7 @@ def evaluate(target: Target, budgets: Budgets, effort: Effort, seed: int) -> pd.
     search = Search(effort.iterations, seed, early_stopping=True)
     pgd = sweep("pgd", target, budgets.sweep, search)
     records = pd.concat([sweep("fgsm", target, budgets.sweep, search), pgd], ignore_index=True)
-    for eps in tqdm(sorted(budgets.suite), "suite", unit="eps"):
+    for eps in progress(sorted(budgets.suite), "suite", unit="eps"):
         for stage in stages(budgets, effort, eps, target.n_genres):
             records = pd.concat([records, _run(target, records, stage, eps, seed)])
     records = pd.concat([_hard_label(target, budgets, effort, seed), records], ignore_index=True)
@@ -68,7 +68,7 @@ def sweep(name: str, target: Target, epsilons: tuple, search: Search) -> pd.Data
         raise ValueError("There are 0 epsilons to attack at: give EPSILONS of at least one.")
     attacked, predicted = np.array(target.data.X, dtype=np.float32), target.predicted.copy()
     records = []
-    for eps in tqdm(sorted(epsilons), name, unit="eps"):
+    for eps in progress(sorted(epsilons), name, unit="eps"):
         rows = np.flatnonzero((predicted if name == "pgd" else target.predicted) == target.data.y)
         new, predicted[rows] = _attack_rows(name, target, rows, eps, search)
         attacked[rows] = new
@@ -85,7 +85,7 @@ def first_success(
     """
     smallest, flipped = np.full(len(target.data.y), np.nan), target.data.X.copy()
     rows = np.flatnonzero(target.correct)
-    for eps in tqdm(sorted(epsilons), name, unit="eps"):
+    for eps in progress(sorted(epsilons), name, unit="eps"):
         attacked, predicted = _attack_rows(name, target, rows, eps, search)
         success = predicted != target.data.y[rows]
         smallest[rows[success]], flipped[rows[success]] = eps, attacked[success]

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from src.attacks.adversarial import Search, attack
 from src.attacks.noise import noise_linf
@@ -11,6 +10,7 @@ from src.data.frontend import DYNAMIC_RANGE_DB
 from src.data.segments import Segments
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits, softmax, vote
+from src.progress import progress
 from src.statistics import mean_over_tracks
 
 
@@ -27,7 +27,7 @@ def attack_tracks(
         CLEAN: np.array(data.X, dtype=np.float32),
         "noise_linf": noise_linf(data.X, eps, search.seed),
     }
-    for name, model in tqdm(models.items(), desc="whole tracks", unit="checkpoint"):
+    for name, model in progress(models.items(), name="whole tracks", unit="checkpoint"):
         versions[name] = attack("pgd", model, data.X, data.y, eps, search)
     return versions
 

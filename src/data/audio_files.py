@@ -9,10 +9,10 @@ import librosa
 import numpy as np
 import soundfile as sf
 from joblib import Parallel, delayed
-from tqdm.auto import tqdm
 
 from src.data.frontend import SAMPLE_RATE, SEGMENT_SAMPLES, SEGMENTS_PER_TRACK
 from src.data.headers import truncation
+from src.progress import progress
 
 ENDINGS = (".wav", ".au", ".flac", ".mp3", ".ogg")
 MISNAMED = "name"
@@ -105,7 +105,7 @@ def audio_rows(folder: Path, n_jobs: int) -> list[dict]:
     paths = find_tracks(folder)
     jobs = (delayed(_audio_row)(path, folder) for path in paths)
     results = Parallel(n_jobs, prefer="threads", return_as="generator")(jobs)
-    rows = list(tqdm(results, total=len(paths), desc="audit", unit="track"))
+    rows = list(progress(results, "audit", len(paths), unit="track"))
     misnamed = sorted(path for path in walk_audio(folder) if not _is_named(path))
     return rows + [_misnamed_row(path.relative_to(folder)) for path in misnamed]
 

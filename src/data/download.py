@@ -15,7 +15,8 @@ import pooch
 import requests
 from kagglehub import http_resolver
 from requests.exceptions import ChunkedEncodingError
-from tqdm.auto import tqdm
+
+from src.progress import progress
 
 GITHUB = "https://raw.githubusercontent.com"
 MINI_URL = f"{GITHUB}/TempoBeatDownbeat/gtzan_mini/a61439e86c13037011fde8e0f0743ec55c50bce3/genres/"
@@ -103,7 +104,7 @@ def _fetch(folder: str | Path, base_url: str, registry: str, remedy: str) -> Pat
     files.load_registry(REGISTRY / registry)
     http = pooch.HTTPDownloader(timeout=TIMEOUT)
     pooch.get_logger().setLevel("WARNING")  # its line per file would break the progress bar
-    for name in tqdm(files.registry_files, desc=Path(registry).stem, unit="file"):
+    for name in progress(files.registry_files, Path(registry).stem, unit="file"):
         try:
             files.fetch(name, downloader=http)
         except (OSError, ValueError) as error:  # OSError: requests' errors too, and a full disk

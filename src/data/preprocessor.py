@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
-from tqdm.auto import tqdm
 
 from src.data import audio_files, log_mels
 from src.data import corpus as corpora
@@ -28,6 +27,7 @@ from src.data.frontend import (
     to_unit,
 )
 from src.data.splits import SPLITS
+from src.progress import progress
 from src.results import whole_file, write_csv, write_json
 from src.runtime import one_thread
 
@@ -154,11 +154,11 @@ def _write_arrays(corpus: Path, tracks: pd.DataFrame, folder: Path, n_jobs: int,
     """Write the segments of each split and the whole training tracks."""
     for split in SPLITS:
         rows = tracks[tracks["split"] == split]
-        blocks = tqdm(_segments_of(corpus, rows, n_jobs), split, len(rows), unit="track")
+        blocks = progress(_segments_of(corpus, rows, n_jobs), split, len(rows), unit="track")
         shape = (int(rows["n_segments"].sum()), N_MELS, N_FRAMES)
         _write_array(folder / split / "X.npy", blocks, shape, np.float32, digest)
     rows = tracks[tracks["split"] == "train"]
-    blocks = tqdm(_whole_tracks(corpus, rows, n_jobs), "whole tracks", len(rows), unit="track")
+    blocks = progress(_whole_tracks(corpus, rows, n_jobs), "whole tracks", len(rows), unit="track")
     shape = (len(rows), N_MELS, WHOLE_FRAMES)
     _write_array(folder / "train" / "tracks.npy", blocks, shape, np.float16, digest)
 

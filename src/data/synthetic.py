@@ -22,7 +22,6 @@ import pretty_midi
 import soundfile
 from joblib import Parallel, delayed
 from scipy import signal
-from tqdm.auto import tqdm
 
 from src.data import grammars
 from src.data.grammars import (
@@ -39,6 +38,7 @@ from src.data.grammars import (
     STYLES,
     VELOCITY,
 )
+from src.progress import progress
 
 PARTS = ("drums", "bass", "harmony", "lead")
 SAMPLE_RATE = 22_050
@@ -121,7 +121,7 @@ def make_corpus(folder: str | Path, tracks_per_genre: int, seed: int = 42, n_job
     written = Parallel(n_jobs, return_as="generator_unordered")(
         delayed(_write)(genre, index, seed, path) for (genre, index), path in missing.items()
     )
-    for _ in tqdm(written, total=len(missing), desc="composing", unit="track"):
+    for _ in progress(written, "composing", len(missing), unit="track"):
         pass
     return folder
 

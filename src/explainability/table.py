@@ -2,8 +2,8 @@
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
+from src.progress import progress
 from src.statistics import FEWEST_TRACKS, LEVEL, RESAMPLES, difference_over_tracks, mean_over_tracks
 
 KEYS = ["checkpoint", "method", "measure", "condition", "eps"]
@@ -30,7 +30,7 @@ def summarize(rows: pd.DataFrame, corpus: str) -> pd.DataFrame:
     """
     known = rows.dropna(subset="value")
     lines = []
-    for keys, group in tqdm(known.groupby(KEYS, sort=False), desc="intervals", leave=False):
+    for keys, group in progress(known.groupby(KEYS, sort=False), "intervals", leave=False):
         shown = _measures(keys[KEYS.index("measure")], group["value"].to_numpy())
         for name, values in shown.items():
             line = dict(zip(KEYS, keys, strict=True)) | {"measure": name, "corpus": corpus}

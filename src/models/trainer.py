@@ -20,7 +20,7 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from src.data.loader import SegmentDataset, make_loader
 from src.models import adversarial_training, augment
@@ -34,6 +34,7 @@ from src.models.checkpoints import (
 )
 from src.models.cnn import GenreClassifierCNN
 from src.models.recipes import Training
+from src.progress import progress
 from src.results import save_with
 from src.runtime import device, fast_precision, memory_format, set_seed
 
@@ -41,6 +42,7 @@ PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
 WARM_UP = 0.2
 TRAINING_VERSION = 1  # raise it with every change of code that changes trained weights
 STATE_FILE, BEST_FILE = "state.pt", "best.pt"
+SHOWN = ("val_accuracy", "robust_accuracy", "val_loss", "train_loss")  # while training
 
 
 class Crew(NamedTuple):
@@ -87,8 +89,8 @@ def fit(
     crew = _gather_crew(parts["model"])
     key = state_key(training, start)
     history = _load_state(folder, key, parts)
-    epochs = _progress(range(len(history), recipe["epochs"]), training.checkpoint, crew)
-    for epoch in epochs:
+    bar = _epochs(len(history), recipe["epochs"], training.checkpoint, crew)
+    for epoch in bar:
         if epochs_since_best(history) >= recipe["patience"]:
             break
         set_seed(training.seed, epoch)
@@ -98,7 +100,7 @@ def fit(
         if crew.accelerator.is_main_process:
             facts = training.facts() | {"epoch": epoch + 1, "key": key}
             _save_epoch(folder, parts, history, facts)
-        epochs.set_postfix({k: f"{v:.3g}" for k, v in history[-1].items()})
+        bar.set_postfix(_shown(history[-1]), refresh=False)
     if crew.accelerator.is_main_process:
         save_with(folder / CHECKPOINT_FILE, lambda part: shutil.copyfile(folder / BEST_FILE, part))
     crew.accelerator.wait_for_everyone()
@@ -156,9 +158,20 @@ def _gather_crew(model: nn.Module) -> Crew:
     return Crew(accelerator, accelerator.prepare_model(model))
 
 
-def _progress(epochs: Iterable, name: str, crew: Crew) -> tqdm:
-    """Return a progress bar over epochs, shown by one of the processes."""
-    return tqdm(epochs, name, unit="epoch", disable=not crew.accelerator.is_main_process)
+def _progress(steps: Iterable, name: str, crew: Crew, **options: object) -> tqdm:
+    """Return a progress bar, shown by one of the processes."""
+    return progress(steps, name, disable=not crew.accelerator.is_main_process, **options)
+
+
+def _epochs(done: int, total: int, name: str, crew: Crew) -> tqdm:
+    """Return the numbers of the remaining epochs, with a progress bar that shows every epoch."""
+    options = {"total": total, "initial": done, "unit": "epoch", "mininterval": 0}
+    return _progress(range(done, total), name, crew, **options)
+
+
+def _shown(epoch: dict) -> dict[str, str]:
+    """Return the losses and accuracies of an epoch as the progress bar shows them."""
+    return {name: f"{epoch[name]:.3g}" for name in SHOWN if name in epoch}
 
 
 def _run_epoch(
@@ -195,8 +208,7 @@ def _learn(parts: dict, crew: Crew, train: Dataset, recipe: dict, n_genres: int)
     loader = make_loader(train, recipe["batch_size"], shuffle=True)
     batches = crew.accelerator.prepare_data_loader(loader)
     sums = torch.zeros(3, dtype=torch.float64)
-    hidden = not crew.accelerator.is_main_process
-    for X, y in tqdm(batches, "train", leave=False, unit="batch", disable=hidden):
+    for X, y in _progress(batches, "current epoch", crew, leave=False, unit="batch"):
         X, y = X.to(device(), memory_format=memory_format()), y.to(device())
         X = augment.filtered(X, recipe["filter_db"])
         X = augment.warped(X, recipe["warp"])

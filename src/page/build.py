@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from torch import nn
-from tqdm.auto import tqdm
 
 from src.attacks import adversarial, waveform
 from src.attacks.audio import has_audio, load_clips
@@ -23,6 +22,7 @@ from src.page import pictures, sounds
 from src.page.choice import checkpoint_names, clearest_clips
 from src.page.views import View, views
 from src.paths import RunPaths
+from src.progress import progress
 
 TEMPLATES = ("page.css", "page.js", "index.html")
 TABLE_COLUMNS = "checkpoint attack eps accuracy low high n_segments n_tracks".split()
@@ -91,7 +91,7 @@ def _clips(
     samples = load_clips(paths, segments) if has_audio(paths) else None
     told = [_clip(segment) for segment in segments.itertuples()]
     pictures.draw_colour_bars(folder / "pictures")
-    for number, (name, model) in enumerate(tqdm(models.items(), desc="page", unit="network")):
+    for number, (name, model) in enumerate(progress(models.items(), "page", unit="network")):
         shown = _network(folder, number, model, X, y, samples, iterations)
         for clip, own in zip(told, shown, strict=True):
             clip["networks"][name] = own

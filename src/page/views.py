@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 from torch import nn
-from tqdm.auto import tqdm
 
 from src.attacks.adversarial import EPSILONS, attack
 from src.attacks.noise import noise_linf
 from src.explainability.gradcam import explain
 from src.explainability.shift import top_overlap
 from src.models.evaluation import predict_logits, softmax
+from src.progress import progress
 
 
 class View(NamedTuple):
@@ -38,7 +38,7 @@ def views(
     PGD is made anew at each eps, from the unattacked clip, whether or not it was right.
     """
     before = None
-    for eps in tqdm((0.0, *EPSILONS), desc="pgd", unit="eps", leave=False):
+    for eps in progress((0.0, *EPSILONS), "pgd", unit="eps", leave=False):
         attacked = attack("pgd", model, X, y, eps, iterations, seed)
         probabilities = softmax(predict_logits(model, attacked))
         explained = {"predicted": probabilities.argmax(axis=1), "true": y}
