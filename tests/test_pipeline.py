@@ -99,7 +99,7 @@ def test_every_module_that_is_no_command_is_used_by_some_notebook():
     root = NOTEBOOKS.parent
     there = {path.relative_to(root).as_posix() for path in (root / "src").rglob("*.py")}
     commands = {"src/pipeline.py", "src/collect.py"}
-    packages = ("src/page/", "src/docs/")
+    packages = ("src/docs/",)
     assert {name for name in there - used if not name.startswith(packages)} == commands
 
 
