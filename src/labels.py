@@ -49,3 +49,5 @@ CORRUPTIONS = {  # severities carry their unit in `corruptions.csv`
     "time_stretch": "time stretch",
     "pitch_shift": "pitch shift",
 }
+NAMES = {name: style.label for name, style in (ATTACKS | AUDIO_ATTACKS).items()}
+NAMES |= CODECS | CORRUPTIONS
