@@ -41,13 +41,13 @@ growth: $(VENV)/run ## measure time and memory of notebooks 1 to 3 while the cor
 	$(BIN)/python -m benchmarks.growth $(ARGS)
 
 collect: $(VENV)/run ## gather the results of runs to be committed: make collect RUNS="gtzan gtzan_mini"
-	$(BIN)/python -m src.collect $(RUNS)
+	$(BIN)/python -m src.report collect $(RUNS)
 
-docs: $(VENV)/run ## write README and the pages of docs/ anew; copy figures: make docs RUNS=gtzan
-	$(BIN)/python -m src.docs $(RUNS)
+docs: $(VENV)/run ## render the pages of docs/templates/; copy figures and notebooks: make docs RUNS=gtzan
+	$(BIN)/python -m src.report docs $(RUNS)
 
-page: $(VENV)/run ## build the page to listen from the networks of a run: make page RUN=synthetic
-	$(BIN)/python -m src.page $(if $(DATASET),--dataset "$(DATASET)") $(if $(RUN),--run "$(RUN)") $(ARGS)
+page: $(VENV)/run ## build the interactive page from the models of a run: make page RUN=synthetic
+	$(BIN)/python -m app $(if $(DATASET),--dataset "$(DATASET)") $(if $(RUN),--run "$(RUN)") $(ARGS)
 
 lock: $(VENV)/test ## pin anew in requirements*.txt what pyproject.toml asks for
 	$(BIN)/pip install -q uv

@@ -8,6 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RAW = ROOT / "data" / "raw"
 NOTEBOOKS = ROOT / "notebooks"
 METRICS = ROOT / "results" / "metrics"
+EMBEDDED_CORPUS = "synthetic"  # the data set that is composed here
 
 STAGES = {
     "explore": "01_data_exploration",

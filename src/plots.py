@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from src import labels
 from src.data.frontend import (
     DYNAMIC_RANGE_DB,
     HOP_LENGTH,
@@ -25,20 +26,6 @@ CHANGE_MAP = "RdBu_r"
 HEAT_MAP = "cividis"
 COUNT_MAP = "Blues"
 HERTZ_TICKS = (128, 512, 2048, 8192)
-ATTACK_STYLE = {  # colour of Okabe and Ito, marker and line, name
-    "noise_linf": ("#009E73", "^:", "noise, same L-infinity"),
-    "noise_l2": ("#56B4E9", "v:", "noise, same L2"),
-    "fgsm": ("#0072B2", "o-", "FGSM"),
-    "pgd": ("#E69F00", "s-", "PGD"),
-    "pgd_restarts": ("#E69F00", "1", "+ restarts"),
-    "pgd_doubled": ("#E69F00", "2", "+ twice the iterations"),
-    "pgd_targeted": ("#CC79A7", "x", "+ targeted PGD"),
-    "apgd_ce": ("#D55E00", "+", "+ APGD, cross-entropy"),
-    "apgd_dlr": ("#D55E00", "4", "+ APGD, logit ratio"),
-    "square": ("#F0E442", "D", "+ Square"),
-    "hop_skip_jump": ("#999999", "h--", "HopSkipJump, few right ones"),
-    "worst_case": ("#000000", ".-", "worst case"),
-}
 ATTACK_BANDS = ("fgsm", "pgd", "worst_case", "noise_linf", "noise_l2")
 DECIBEL_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
 DPI = 110
@@ -184,7 +171,7 @@ def robustness(ax: Axes, table: pd.DataFrame, chance: float, title: str = "") ->
     `table` has rows of `records.robustness_table`; the upper axis shows eps in dB. The bands are
     those of PGD, the worst case and uniform noise; all attacks' intervals stand in the table.
     """
-    for name, (colour, style, label) in ATTACK_STYLE.items():
+    for name, (label, colour, style) in labels.ATTACKS.items():
         rows = table[table["attack"] == name].sort_values("eps")
         if len(rows):
             bold = 2.2 if name == "worst_case" else 1.2
@@ -265,7 +252,7 @@ def corruption(ax: Axes, table: pd.DataFrame, name: str, chance: float) -> Axes:
         ax.fill_between(x, *_percent(own, "low", "high"), color=line.get_color(), alpha=0.15)
     ax.axhline(chance * 100, color="black", linestyle=":", label="chance")
     ax.set_xticks(x, ["none", *(f"{value:g}" for value in own["severity"].iloc[1:])])
-    label = f"{name.replace('_', ' ')} ({own['unit'].iloc[-1]})"
+    label = f"{labels.CORRUPTIONS[name]} ({own['unit'].iloc[-1]})"
     ax.set(xlabel=label, ylabel="accuracy (%)", ylim=(-2, 102))
     return ax
 

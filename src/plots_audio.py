@@ -1,28 +1,15 @@
 """Figures of attacks on audio: success by signal-to-noise ratio, survival by channel, examples."""
 
+from textwrap import fill
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from src import plots
+from src import labels, plots
 from src.attacks.audio import FILE_CHANNEL
 from src.attacks.channels import librosa_log_mel
-
-STYLE = {  # colour of Okabe and Ito, marker, name
-    "noise": ("#009E73", "^", "white noise (control)"),
-    "fgsm_waveform": ("#0072B2", "o", "FGSM"),
-    "pgd_waveform": ("#E69F00", "s", "PGD"),
-    "pgd_linf": ("#999999", "d", "PGD, L-infinity"),
-    "pgd_masked": ("#CC79A7", "D", "PGD beneath the masking level"),
-    "pgd_spectrogram_resynthesized": ("#D55E00", "v", "spectrogram PGD, resynthesized"),
-}
-CHANNEL_NAMES = {
-    "mp3_64k": "MP3\n64 kbit/s",
-    "ogg": "Ogg\nVorbis",
-    "gain": "3 dB\nlower",
-    "shift": "10 ms\nlater",
-}
 
 
 def success_over_ratio(ax: Axes, summary: pd.DataFrame, title: str = "") -> Axes:
@@ -32,11 +19,11 @@ def success_over_ratio(ax: Axes, summary: pd.DataFrame, title: str = "") -> Axes
     to hear stand to the right.
     """
     files = summary[(summary["channel"] == FILE_CHANNEL) & summary["snr_db"].notna()]
-    for name in STYLE:
+    for name, (label, colour, line) in labels.AUDIO_ATTACKS.items():
         rows = files[(files["attack"] == name) & files["attack_success_rate"].notna()]
         rows = rows.sort_values("snr_db")
         if len(rows):
-            _curve(ax, rows, *STYLE[name])
+            _curve(ax, rows, colour, line, label)
     ax.set(xlabel="signal-to-noise ratio (dB)", ylabel="attack success rate (%)", ylim=(-2, 102))
     return _finish(ax, title)
 
@@ -46,11 +33,11 @@ def survival(ax: Axes, summary: pd.DataFrame, title: str = "") -> Axes:
 
     `summary` is that of `src.attacks.audio.summarize` for one checkpoint; without any, it says so.
     """
-    known = summary[summary["survival"].notna() & summary["channel"].isin(CHANNEL_NAMES)]
+    known = summary[summary["survival"].notna() & summary["channel"].isin(labels.CODECS)]
     groups = list(known.groupby(["attack", "budget_db"], sort=False))
-    channels, width = list(CHANNEL_NAMES), 0.8 / max(len(groups), 1)
+    channels, width = list(labels.CODECS), 0.8 / max(len(groups), 1)
     for i, ((name, _), rows) in enumerate(groups):
-        colour, _, label = STYLE[name]
+        label, colour, _ = labels.AUDIO_ATTACKS[name]
         value, errors = _percent(rows["survival"])
         place = np.array([channels.index(channel) for channel in rows["channel"]])
         place = place + (i - (len(groups) - 1) / 2) * width
@@ -58,7 +45,7 @@ def survival(ax: Axes, summary: pd.DataFrame, title: str = "") -> Axes:
         ax.bar(place, value, 0.9 * width, yerr=errors, capsize=2, color=colour, label=label)
     if not groups:
         ax.text(0.5, 0.5, "no clip was flipped", ha="center", transform=ax.transAxes)
-    ax.set_xticks(range(len(channels)), CHANNEL_NAMES.values())
+    ax.set_xticks(range(len(channels)), [fill(name, 9) for name in labels.CODECS.values()])
     ax.set(xlabel="what the file went through", ylabel="still flipped (%)", ylim=(0, 105))
     return _finish(ax, title)
 
@@ -88,11 +75,11 @@ def _finish(ax: Axes, title: str) -> Axes:
     return ax
 
 
-def _curve(ax: Axes, rows: pd.DataFrame, colour: str, marker: str, label: str) -> None:
+def _curve(ax: Axes, rows: pd.DataFrame, colour: str, line: str, label: str) -> None:
     """Draw one attack's success rates with their intervals."""
     value, errors = _percent(rows["attack_success_rate"])
     snr_db = rows["snr_db"].astype(float)
-    ax.plot(snr_db, value, marker=marker, color=colour, label=label)
+    ax.plot(snr_db, value, line, color=colour, label=label)
     if len(rows) > 1:
         ax.fill_between(snr_db, value - errors[0], value + errors[1], color=colour, alpha=0.15)
     else:

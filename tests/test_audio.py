@@ -8,8 +8,8 @@ import torch
 from IPython.display import HTML
 from matplotlib.container import ErrorbarContainer
 
-from src import plots, plots_audio
-from src.attacks import audio, channels, listening
+from src import labels, plots, plots_audio
+from src.attacks import audio, listening
 from src.attacks.audio import (
     COLUMNS,
     clean_records,
@@ -37,7 +37,7 @@ from src.attacks.listening import (
     write_example,
 )
 from src.attacks.resynthesis import resynthesize, surviving_share
-from src.attacks.waveform import ATTACKS, attack_waveform
+from src.attacks.waveform import attack_waveform
 from src.data import audio_files, preprocessor
 from src.data import corpus as corpora
 from src.data.frontend import N_FRAMES, SEGMENT_SAMPLES, LogMel
@@ -464,12 +464,12 @@ def test_figures_show_every_attack_and_channel(tables, tmp_path, clips):
     plots_audio.success_over_ratio(axes[0, 0], summary, "documented")
     plots_audio.survival(axes[0, 1], summary)
     assert axes[0, 0].get_xlabel() == "signal-to-noise ratio (dB)"
-    labels = axes[0, 0].get_legend_handles_labels()[1]
-    assert {"PGD", "white noise (control)", "PGD beneath the masking level"} <= set(labels)
+    drawn = axes[0, 0].get_legend_handles_labels()[1]
+    assert {labels.AUDIO_ATTACKS[name].label for name in ("noise", "pgd_masked")} <= set(drawn)
     shown = axes[0, 1].get_legend_handles_labels()[1]
-    assert any(label.startswith("PGD, 40 dB") for label in shown)
+    assert any(label.startswith("PGD on the waveform, 40 dB") for label in shown)
     bars = [bar for group in axes[0, 1].containers for bar in getattr(group, "patches", [])]
-    survivals = summary.loc[summary["channel"].isin(plots_audio.CHANNEL_NAMES), "survival"].dropna()
+    survivals = summary.loc[summary["channel"].isin(labels.CODECS), "survival"].dropna()
     heights = sorted(bar.get_height() for bar in bars)
     np.testing.assert_allclose(heights, sorted(100 * m["value"] for m in survivals))
     assert plots.save_figure(figure, tmp_path / "a.png", "embedded").stat().st_size
@@ -487,8 +487,3 @@ def test_the_folder_of_attacked_audio_is_ignored():
     if done.returncode == 128:
         pytest.skip("not a git repository")
     assert done.returncode == 0
-
-
-def test_channels_are_known_to_the_figures():
-    assert list(plots_audio.CHANNEL_NAMES) == list(channels.CHANNELS)[1:]
-    assert set(plots_audio.STYLE) == {*ATTACKS, "pgd_spectrogram_resynthesized"}

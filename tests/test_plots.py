@@ -5,8 +5,6 @@ import pytest
 from matplotlib.image import imread
 
 from src import plots
-from src.attacks.records import NOISES, WORST_CASE
-from src.attacks.suite import BLACK_BOX, Budget, stages
 from src.data.frontend import frame_times, mel_frequencies
 
 
@@ -79,12 +77,6 @@ def test_robustness_is_drawn_in_percent_with_eps_in_decibel_above(ax):
     assert top.get_xlim() == pytest.approx(tuple(80 * eps for eps in ax.get_xlim()))
 
 
-def test_every_attack_of_the_suite_has_a_style_of_its_own():
-    suite = [name for name, *_ in stages(Budget(), 0.01, n_genres=10)]
-    assert {"fgsm", "pgd", *suite, *BLACK_BOX, *NOISES, WORST_CASE} == set(plots.ATTACK_STYLE)
-    assert len({style[:2] for style in plots.ATTACK_STYLE.values()}) == len(plots.ATTACK_STYLE)
-
-
 def test_fragility_shows_each_segment_in_the_row_of_its_genre(ax):
     table = pd.DataFrame({"true": [0, 0, 1, 1], "smallest_eps_db": [0.2, 0.8, 4, np.nan]})
     plots.fragility(ax, table, ["blues", "jazz"])
@@ -116,7 +108,7 @@ def test_a_corruption_is_drawn_from_none_to_hard(ax):
     plots.corruption(ax, table, "mp3", chance=0.1)
     assert ax.get_lines()[0].get_ydata().tolist() == [90, 70, 20]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["none", "64", "8"]
-    assert ax.get_xlabel() == "mp3 (kbit/s)"
+    assert ax.get_xlabel() == "MP3 (kbit/s)"
 
 
 def test_intervals_of_a_single_track_are_left_out(ax):

@@ -1,12 +1,6 @@
 "use strict";
-// Shows what data.js holds (the constant PAGE). Controls hold the state; `show` draws it.
+// Shows data.js (the constant PAGE). The controls hold the state; `show` draws it.
 
-const ATTACKS = {
-  worst_case: "the strongest attack on each clip",
-  pgd: "PGD, many small steps",
-  fgsm: "FGSM, a single step",
-  noise_linf: "random noise of the same size (control)",
-};
 const DASHES = ["", "7 4", "2 3", "10 3 2 3", "4 2", "1 2"];
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -36,35 +30,36 @@ function strongest(probabilities) {
   return probabilities.indexOf(Math.max(...probabilities));
 }
 
-function heard(probabilities) {
+function prediction(probabilities) {
   const k = strongest(probabilities);
   return `${PAGE.genres[k]} (${percent(probabilities[k])})`;
 }
 
-// ---------- what is chosen
+// ---------- the selection
 
-const clip = () => PAGE.clips[Number(at("clip").value)];
-const own = () => clip().networks[at("network").value];
-const view = () => own().views[Number(at("eps").value)];
+const segment = () => PAGE.segments[Number(at("segment").value)];
+const ofModel = () => segment().models[at("model").value];
+const view = () => ofModel().views[Number(at("eps").value)];
 
-function attackOnSound() {
+function waveformAttack() {
   const ratio = document.querySelector("input[name=ratio]:checked").value;
-  return own().attacks.find((attack) => attack.snr_db === Number(ratio));
+  return ofModel().attacks.find((attack) => attack.snr_db === Number(ratio));
 }
 
-function listClips() {
-  const numbered = PAGE.clips.map((each, i) => [i, each]);
+function listSegments() {
+  const numbered = PAGE.segments.map((each, i) => [i, each]);
   const same = numbered.filter(([, each]) => each.genre === at("genre").value);
-  fill(at("clip"), same.map(([i, each]) => [i, `${each.track} at ${Math.round(each.start_s)} s`]));
+  const options = same.map(([i, each]) => [i, `${each.track} at ${Math.round(each.start_s)} s`]);
+  fill(at("segment"), options);
 }
 
-// ---------- looking
+// ---------- spectrogram, map and prediction
 
 function showEps() {
   const { eps } = view();
-  const told = eps ? `at most ${decibel(eps)} (eps = ${eps})` : "0 dB: no attack";
-  at("eps-told").textContent = told;
-  at("eps").setAttribute("aria-valuetext", told);
+  const text = eps ? `at most ${decibel(eps)} (eps = ${eps})` : "0 dB: no attack";
+  at("eps-text").textContent = text;
+  at("eps").setAttribute("aria-valuetext", text);
 }
 
 function showPictures() {
@@ -72,7 +67,7 @@ function showPictures() {
   const kind = at("explains").value;
   const shown = at("show-map").checked && maps[kind] !== null;
   at("spectrogram").src = spectrogram;
-  at("spectrogram").alt = `Spectrogram of ${clip().track}, ${at("eps-told").textContent}`;
+  at("spectrogram").alt = `Spectrogram of ${segment().track}, ${at("eps-text").textContent}`;
   at("map").hidden = !shown;
   if (shown) at("map").src = maps[kind];
   at("map").alt = shown ? `Map of the evidence for ${explained()}` : "";
@@ -83,44 +78,45 @@ function showPictures() {
 }
 
 function explained() {
-  const named = PAGE.genres[strongest(view().probabilities)];
-  return at("explains").value === "true" ? clip().genre : named;
+  const predicted = PAGE.genres[strongest(view().probabilities)];
+  return at("explains").value === "true" ? segment().genre : predicted;
 }
 
 function showMapText(kind) {
   const { eps, maps, overlap } = view();
-  let told = `Where the network finds evidence for ${explained()}.`;
-  if (maps[kind] === null) told = `No map: nothing in this picture speaks for ${explained()}.`;
+  let text = `Evidence for ${explained()}.`;
+  if (maps[kind] === null) text = `Empty map: no evidence for ${explained()} in this spectrogram.`;
   else if (eps && overlap[kind] !== null) {
-    told += ` Of its brightest ${percent(PAGE.top_share)}, ${percent(overlap[kind])} lie where`
-      + ` they lay before the attack; unrelated maps would share ${percent(PAGE.top_share)}.`;
+    text += ` ${percent(overlap[kind])} of its highest ${percent(PAGE.top_share)} are in the same`
+      + ` place as without attack; unrelated maps share ${percent(PAGE.top_share)}.`;
   }
-  at("map-told").textContent = told;
+  at("map-text").textContent = text;
 }
 
 function showAnswer() {
   const { eps, probabilities, noise } = view();
-  const named = PAGE.genres[strongest(probabilities)];
-  const right = named === clip().genre;
+  const correct = PAGE.genres[strongest(probabilities)] === segment().genre;
   at("answer").replaceChildren(
-    `The network “${at("network").value}” names `,
-    make("strong", {}, heard(probabilities)),
-    right ? ": right." : `: wrong, it is ${clip().genre}.`,
-    eps ? ` Before the attack: ${heard(own().views[0].probabilities)}.` : "",
+    `Model “${at("model").value}” predicts `,
+    make("strong", {}, prediction(probabilities)),
+    correct ? ": correct." : `: wrong, the true genre is ${segment().genre}.`,
+    eps ? ` Without attack: ${prediction(ofModel().views[0].probabilities)}.` : "",
   );
-  at("noise-told").textContent = eps
-    ? `Control: random noise of at most ${decibel(eps)} instead of the attack gives ${heard(noise)}.`
-    : "Move the slider to let the attacker in.";
+  at("noise-text").textContent = eps
+    ? `Control: uniform noise of at most ${decibel(eps)} instead of the attack:`
+      + ` ${prediction(noise)}.`
+    : "Move the slider to attack the segment.";
 }
 
 function showBars() {
   const { probabilities } = view();
-  const named = strongest(probabilities);
+  const predicted = strongest(probabilities);
   const rows = PAGE.genres.map((genre, k) => {
-    const row = make("tr", k === named ? { class: "named" } : {});
+    const row = make("tr", k === predicted ? { class: "predicted" } : {});
     const head = row.appendChild(make("th", { scope: "row" }, genre));
-    const tags = [genre === clip().genre && "true", k === named && "named"].filter(Boolean);
-    if (tags.length) head.append(make("span", { class: "tag" }, ` ${tags.join(", ")}`));
+    const tags = [genre === segment().genre && "true", k === predicted && "predicted"];
+    const text = tags.filter(Boolean).join(", ");
+    if (text) head.append(make("span", { class: "tag" }, ` ${text}`));
     const bar = make("div", { class: "bar", style: `width: ${probabilities[k] * 100}%` });
     row.appendChild(make("td", { class: "track" })).append(bar);
     row.append(make("td", { class: "share" }, percent(probabilities[k])));
@@ -129,7 +125,7 @@ function showBars() {
   document.querySelector("#bars tbody").replaceChildren(...rows);
 }
 
-// ---------- listening
+// ---------- sounds
 
 function load(id, source) {
   const player = at(id);
@@ -140,36 +136,38 @@ function load(id, source) {
 
 function showSounds() {
   if (!PAGE.has_audio) return;
-  load("sound-clip", clip().sound);
-  load("sound-kept", own().parts.kept);
-  load("sound-left-out", own().parts.left_out);
-  at("parts").hidden = !own().parts.kept;
-  at("no-parts").hidden = Boolean(own().parts.kept);
-  showAttackOnSound();
+  const { parts } = ofModel();
+  load("sound-clean", segment().sound);
+  load("sound-kept", parts.kept);
+  load("sound-removed", parts.removed);
+  at("parts").hidden = !parts.kept;
+  at("no-parts").hidden = Boolean(parts.kept);
+  showWaveformAttack();
   showNearest();
 }
 
-function showAttackOnSound() {
-  const attack = attackOnSound();
+function showWaveformAttack() {
+  const attack = waveformAttack();
   const changed = attack.reached_db !== null;
-  load("sound-attacked", attack.attacked);
+  load("sound-adversarial", attack.adversarial);
   load("sound-difference", changed ? attack.difference : null);
   at("difference-title").textContent = changed
-    ? `What was changed, ${Math.round(attack.gain_db)} dB louder` : "Nothing was changed.";
-  at("attack-told").textContent = `As this file, the network hears ${heard(attack.probabilities)};`
-    + ` with white noise of the same loudness instead, ${heard(attack.noise)}.`
-    + ` The clip is ${clip().genre}.`;
+    ? `The perturbation, amplified by ${Math.round(attack.gain_db)} dB` : "Nothing was changed.";
+  at("attack-text").textContent = `Prediction for this file: ${prediction(attack.probabilities)};`
+    + ` with white noise at the same ratio: ${prediction(attack.noise)}.`
+    + ` True genre: ${segment().genre}.`;
 }
 
 function showNearest() {
-  const { eps, nearest, probabilities } = view();
+  const { eps, probabilities } = view();
+  const nearest = ofModel().nearest[Number(at("eps").value)];
   load("sound-nearest", nearest && nearest.sound);
   at("nearest-title").textContent = nearest
-    ? `The sound nearest to the picture at ${decibel(eps)}`
-    : "The slider stands at 0 dB: move it to hear the sound nearest to the attacked picture.";
-  at("nearest-told").textContent = nearest
-    ? `In the attacked picture the network sees ${heard(probabilities)};`
-      + ` in this sound it hears ${heard(nearest.probabilities)}.` : "";
+    ? `The sound nearest to the adversarial spectrogram at ${decibel(eps)}`
+    : "The slider is at 0 dB: move it to play the sound nearest to the adversarial spectrogram.";
+  at("nearest-text").textContent = nearest
+    ? `Prediction for the spectrogram: ${prediction(probabilities)};`
+      + ` for this sound: ${prediction(nearest.probabilities)}.` : "";
 }
 
 function pauseOthers(event) {
@@ -180,11 +178,11 @@ function pauseOthers(event) {
 
 // ---------- the chart
 
-const levels = () => PAGE.clips[0].networks[PAGE.networks[0]].views.map((each) => each.eps);
+const levels = () => PAGE.segments[0].models[PAGE.models[0]].views.map((each) => each.eps);
 
-function points(network) {
+function points(model) {
   const chosen = at("attack").value;
-  const mine = PAGE.robustness.filter((row) => row.checkpoint === network);
+  const mine = PAGE.robustness.filter((row) => row.checkpoint === model);
   return mine.filter((row) => row.attack === chosen || row.attack === "clean")
     .map((row) => ({ ...row, place: levels().findIndex((eps) => Math.abs(eps - row.eps) < 1e-9) }))
     .filter((row) => row.place >= 0)
@@ -192,7 +190,7 @@ function points(network) {
 }
 
 function marker(parent, k, x, y) {
-  const colour = `var(--network${k % 6})`;
+  const colour = `var(--model${k % 6})`;
   const r = 5;
   const shapes = [
     ["circle", { cx: x, cy: y, r }],
@@ -216,17 +214,17 @@ function drawAxes(svg, x, y, box) {
     "text-anchor": "middle" }, String(Number((eps * PAGE.dynamic_range_db).toPrecision(2)))));
   const middle = (box.left + box.right) / 2;
   draw(svg, "text", { x: middle, y: box.bottom + 38, "text-anchor": "middle" },
-    "largest change of each point (dB)");
-  draw(svg, "text", { x: 2, y: box.top - 10 }, "clips heard rightly");
+    "perturbation budget (dB)");
+  draw(svg, "text", { x: 2, y: box.top - 10 }, "accuracy");
   const chance = y(1 / PAGE.genres.length);
   draw(svg, "line", { class: "chance", x1: box.left, x2: box.right, y1: chance, y2: chance });
   draw(svg, "text", { x: box.right, y: chance - 5, "text-anchor": "end" }, "chance");
 }
 
-function drawNetwork(svg, network, k, x, y) {
-  const colour = `var(--network${k % 6})`;
-  const shift = (k - (PAGE.networks.length - 1) / 2) * 7;
-  const rows = points(network);
+function drawModel(svg, model, k, x, y) {
+  const colour = `var(--model${k % 6})`;
+  const shift = (k - (PAGE.models.length - 1) / 2) * 7;
+  const rows = points(model);
   const line = rows.map((row) => `${x(row.place) + shift},${y(row.accuracy)}`).join(" ");
   draw(svg, "polyline", { points: line, fill: "none", stroke: colour, "stroke-width": 2,
     "stroke-dasharray": DASHES[k % DASHES.length] });
@@ -242,13 +240,13 @@ function drawNetwork(svg, network, k, x, y) {
 
 function drawLegend() {
   const list = make("ul", { class: "legend" });
-  PAGE.networks.forEach((network, k) => {
+  PAGE.models.forEach((model, k) => {
     const item = list.appendChild(make("li"));
     const svg = draw(item, "svg", { viewBox: "0 0 48 16", height: 16, "aria-hidden": "true" });
-    draw(svg, "line", { x1: 0, x2: 48, y1: 8, y2: 8, stroke: `var(--network${k % 6})`,
+    draw(svg, "line", { x1: 0, x2: 48, y1: 8, y2: 8, stroke: `var(--model${k % 6})`,
       "stroke-width": 2, "stroke-dasharray": DASHES[k % DASHES.length] });
     marker(svg, k, 24, 8);
-    item.append(` ${network}`);
+    item.append(` ${model}`);
   });
   return list;
 }
@@ -263,10 +261,10 @@ function drawChart() {
   const y = (share) => box.bottom - share * (box.bottom - box.top);
   const svg = document.createElementNS(SVG, "svg");
   for (const [key, value] of Object.entries({ viewBox: `0 0 ${width} ${height}`, height,
-    role: "img", "aria-label": "Accuracy over the size of the change, one line a network; the "
+    role: "img", "aria-label": "Accuracy over the perturbation budget, one line per model; the "
     + "numbers are in the table below" })) svg.setAttribute(key, value);
   drawAxes(svg, x, y, box);
-  PAGE.networks.forEach((network, k) => drawNetwork(svg, network, k, x, y));
+  PAGE.models.forEach((model, k) => drawModel(svg, model, k, x, y));
   at("chart").replaceChildren(drawLegend(), svg);
   showNumbers();
 }
@@ -278,9 +276,9 @@ function interval(row) {
 
 function showNumbers() {
   const head = make("tr");
-  head.append(...["network", "largest change", "right [95% interval]", "clips", "tracks"]
+  head.append(...["model", "budget", "accuracy [95% CI]", "segments", "tracks"]
     .map((name) => make("th", { scope: "col" }, name)));
-  const rows = PAGE.networks.flatMap(points).map((row) => {
+  const rows = PAGE.models.flatMap(points).map((row) => {
     const line = make("tr");
     line.append(...[row.checkpoint, decibel(row.eps), interval(row), row.n_segments, row.n_tracks]
       .map((text) => make("td", {}, text)));
@@ -289,7 +287,7 @@ function showNumbers() {
   at("numbers").replaceChildren(head, ...rows);
 }
 
-// ---------- at the start
+// ---------- start
 
 function show() {
   showEps();
@@ -300,19 +298,17 @@ function show() {
   drawChart();
 }
 
-function tellCorpus() {
-  const embedded = PAGE.corpus === "synthetic";
-  at("corpus").textContent = embedded
-    ? "Corpus: synthetic, the music that this project composes itself by rules and plays on sampled"
-      + " instruments. What is seen here says nothing about recorded music."
+function showCorpus() {
+  at("corpus").textContent = PAGE.embedded
+    ? "Corpus: synthetic, composed by rules and played by sampled instruments. Results on it say"
+      + " nothing about recorded music."
     : `Corpus: ${PAGE.corpus}. Run: ${PAGE.run}.`;
   at("silent").hidden = PAGE.has_audio;
-  at("silent").textContent = `The corpus ${PAGE.corpus} holds spectrograms only: there is nothing to`
-    + " listen to here.";
+  at("silent").textContent = `The corpus ${PAGE.corpus} has spectrograms and no audio.`;
   at("players").hidden = !PAGE.has_audio;
-  at("rights").hidden = embedded || !PAGE.has_audio;
-  at("rights").textContent = "These sounds are excerpts of recordings that belong to others: do not"
-    + " pass this folder on without their consent.";
+  at("rights").hidden = PAGE.embedded || !PAGE.has_audio;
+  at("rights").textContent = "These sounds are excerpts of copyrighted recordings: do not share this"
+    + " folder without the consent of their owners.";
 }
 
 function placeTicks() {
@@ -331,7 +327,7 @@ function offerLevels() {
 
 function offerRatios() {
   if (!PAGE.has_audio) return;
-  for (const [k, { snr_db: ratio }] of own().attacks.entries()) {
+  for (const [k, { snr_db: ratio }] of ofModel().attacks.entries()) {
     const label = make("label");
     const input = make("input", { type: "radio", name: "ratio", value: ratio });
     input.checked = k === 0;
@@ -341,25 +337,23 @@ function offerRatios() {
 }
 
 function offerChoices() {
-  const genres = PAGE.genres.filter((genre) => PAGE.clips.some((each) => each.genre === genre));
+  const genres = PAGE.genres.filter((genre) => PAGE.segments.some((each) => each.genre === genre));
   fill(at("genre"), genres.map((genre) => [genre, genre]));
-  fill(at("network"), PAGE.networks.map((network) => [network, network]));
-  const measured = Object.entries(ATTACKS)
-    .filter(([name]) => PAGE.robustness.some((row) => row.attack === name));
-  fill(at("attack"), measured);
+  fill(at("model"), PAGE.models.map((model) => [model, model]));
+  fill(at("attack"), PAGE.attacks);
   at("no-chart").hidden = PAGE.robustness.length > 0;
   at("chart-part").hidden = PAGE.robustness.length === 0;
-  listClips();
+  listSegments();
   offerLevels();
   offerRatios();
 }
 
 function start() {
-  tellCorpus();
+  showCorpus();
   placeTicks();
   offerChoices();
   document.addEventListener("play", pauseOthers, true);
-  at("genre").addEventListener("input", listClips);
+  at("genre").addEventListener("input", listSegments);
   for (const control of document.querySelectorAll("select, input")) {
     control.addEventListener("input", show);
   }

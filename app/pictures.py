@@ -1,4 +1,4 @@
-"""Spectrograms and maps as small PNG files, and where the ticks of their axes lie."""
+"""Spectrograms and maps as small PNG files, and the ticks of their axes."""
 
 from pathlib import Path
 
@@ -21,34 +21,29 @@ COLOURS = 64
 SECONDS_TICKS = np.arange(0, SEGMENT_SECONDS + 0.5)
 
 
-def draw(path: Path, values: np.ndarray, colour_map: str) -> Path:
-    """Write values (bands, frames) in [0, 1] as PNG of 64 colours, low bands below; return it."""
+def draw(folder: Path, name: str, values: np.ndarray, colour_map: str) -> str:
+    """Write values (bands, frames) in [0, 1] as `pictures/<name>.png`; return that path.
+
+    The lowest band is at the bottom; 64 colours.
+    """
     levels = np.rint(np.asarray(values)[::-1] * (COLOURS - 1)).astype(np.uint8)
     colours = matplotlib.colormaps[colour_map](np.linspace(0, 1, COLOURS))[:, :3]
     image = Image.fromarray(levels, mode="P")
     image.putpalette((colours * 255).round().astype(np.uint8).tobytes())
-    return save_with(path, lambda part: image.save(part, format="PNG", optimize=True, bits=6))
-
-
-def draw_spectrogram(path: Path, x: np.ndarray) -> Path:
-    """Write a log-mel spectrogram (128, 130) in [0, 1] as PNG; return its path."""
-    return draw(path, x, SPECTRUM_MAP)
-
-
-def draw_map(path: Path, heat: np.ndarray) -> Path:
-    """Write a map (128, 130) in [0, 1] as PNG; return its path."""
-    return draw(path, heat, HEAT_MAP)
+    path = f"pictures/{name}.png"
+    save_with(folder / path, lambda part: image.save(part, format="PNG", optimize=True, bits=6))
+    return path
 
 
 def draw_colour_bars(folder: Path) -> None:
-    """Write `level.png` and `evidence.png`: the colours from least (left) to most."""
+    """Write `level.png` and `evidence.png`: the two colour maps from lowest (left) to highest."""
     ramp = np.linspace(0, 1, COLOURS)[None]
-    draw_spectrogram(folder / "level.png", ramp)
-    draw_map(folder / "evidence.png", ramp)
+    draw(folder, "level", ramp, SPECTRUM_MAP)
+    draw(folder, "evidence", ramp, HEAT_MAP)
 
 
 def ticks() -> dict[str, list]:
-    """Return labels and places of the ticks: shares of the width for seconds, height for Hz."""
+    """Return labels and positions of the ticks, as shares of the width (s) and height (Hz)."""
     half, seconds = HOP_LENGTH / SAMPLE_RATE / 2, N_FRAMES * HOP_LENGTH / SAMPLE_RATE
     bands = np.interp(HERTZ_TICKS, mel_frequencies(), np.arange(N_MELS))
     return {

@@ -1,0 +1,31 @@
+"""Build the page of a run: `python -m app --run synthetic`."""
+
+import argparse
+import sys
+
+from app.build import build
+from src.paths import RunPaths, run_name
+from src.runtime import prepare_process
+
+
+def main(arguments: list[str]) -> int:
+    """Build the page of the run on the command line and print its path; return 0."""
+    parser = argparse.ArgumentParser(prog="app", description=__doc__)
+    parser.add_argument("--dataset", default="synthetic", help="name or path of the data set")
+    parser.add_argument("--run", help="name of the run's folders; default: the data set's name")
+    parser.add_argument("--per-genre", type=int, default=1, help="segments per genre")
+    parser.add_argument("--checkpoints", nargs="*", help="default: all of the run")
+    options = parser.parse_args(arguments)
+    paths = RunPaths(options.run or run_name(options.dataset))
+    prepare_process()
+    try:
+        index = build(paths, options.per_genre, options.checkpoints)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(str(error))
+    size = sum(file.stat().st_size for file in index.parent.rglob("*") if file.is_file())
+    print(f"results/page/{paths.run}/index.html: {size / 1e6:.1f} MB in all")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,140 @@
+"""Builds the page: pictures, sounds and data.js next to the same three files for every run."""
+
+import json
+import shutil
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+
+import pandas as pd
+from torch import nn
+
+from app import pictures
+from app.selection import Shown, checkpoint_names, choose_segments
+from app.sounds import LOSSLESS, write, write_sounds
+from app.views import views, write_view
+from src import labels
+from src.attacks import adversarial, waveform
+from src.data.frontend import DYNAMIC_RANGE_DB
+from src.data.loader import load_metadata
+from src.explainability.shift import TOP_SHARE
+from src.models.runs import load_named
+from src.paths import EMBEDDED_CORPUS, RunPaths
+from src.progress import progress
+
+STATIC = ("page.css", "page.js", "index.html")
+CHART_ATTACKS = ("worst_case", "pgd", "fgsm", "noise_linf")
+COLUMNS = ["checkpoint", "attack", "eps", "accuracy", "low", "high", "n_segments", "n_tracks"]
+SEED = 42
+
+
+def build(
+    paths: RunPaths,
+    per_genre: int = 1,
+    checkpoints: list[str] | None = None,
+    iterations: tuple[int, int] = (adversarial.ITERATIONS, waveform.ITERATIONS),
+) -> Path:
+    """Write `results/page/<run>/` anew, whole or not at all; return the path of its index.html.
+
+    Parameters
+    ----------
+    paths
+        Folders of the run.
+    per_genre
+        Number of test segments per genre.
+    checkpoints
+        Names of the models to show; by default all of the run.
+    iterations
+        PGD iterations on spectrograms and on samples.
+    """
+    names = checkpoints or checkpoint_names(paths)
+    models = {name: load_named(paths, name)[0] for name in names}
+    paths.page.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=paths.page.parent, prefix=".part-") as part:
+        folder = Path(part) / "page"
+        shown = choose_segments(paths, models, per_genre)
+        by_model = {
+            name: _write_model(folder, number, model, shown, iterations)
+            for number, (name, model) in enumerate(progress(models.items(), "page", unit="model"))
+        }
+        pictures.draw_colour_bars(folder)
+        _write_data(folder, _facts(paths, names) | _segments(folder, shown, by_model))
+        for name in STATIC:
+            shutil.copy(files("app") / name, folder)
+        shutil.rmtree(paths.page, ignore_errors=True)
+        folder.rename(paths.page)
+    return paths.page / "index.html"
+
+
+def robustness_rows(paths: RunPaths, checkpoints: list[str]) -> list[dict]:
+    """Return the rows of `robustness.csv` for these checkpoints; none before `make attack`."""
+    file = paths.metrics / "robustness.csv"
+    if not file.exists():
+        return []
+    table = pd.read_csv(file)
+    rows = table.loc[table["checkpoint"].isin(checkpoints), COLUMNS]
+    return rows.astype(object).where(rows.notna(), None).to_dict("records")
+
+
+def _facts(paths: RunPaths, names: list[str]) -> dict:
+    """Return the data of the page as a whole."""
+    metadata, robustness = load_metadata(paths), robustness_rows(paths, names)
+    measured = {row["attack"] for row in robustness}
+    return {
+        "run": paths.run,
+        "corpus": metadata["corpus"],
+        "embedded": metadata["corpus"] == EMBEDDED_CORPUS,
+        "genres": metadata["genres"],
+        "models": names,
+        "dynamic_range_db": DYNAMIC_RANGE_DB,
+        "top_share": TOP_SHARE,
+        "ticks": pictures.ticks(),
+        "attacks": [[k, labels.ATTACKS[k].label] for k in CHART_ATTACKS if k in measured],
+        "robustness": robustness,
+    }
+
+
+def _segments(folder: Path, shown: Shown, by_model: dict[str, list[dict]]) -> dict:
+    """Write the clean sounds; return the data of all segments."""
+    has_audio = shown.samples is not None
+    sounds = [
+        write(folder, f"segment{i}", shown.samples[i], LOSSLESS) if has_audio else None
+        for i in range(len(shown.y))
+    ]
+    rows = [
+        {
+            "genre": row.genre,
+            "track": row.track,
+            "start_s": row.start_s,
+            "sound": sounds[i],
+            "models": {name: data[i] for name, data in by_model.items()},
+        }
+        for i, row in enumerate(shown.table.itertuples())
+    ]
+    return {"segments": rows, "has_audio": has_audio}
+
+
+def _write_model(
+    folder: Path, number: int, model: nn.Module, shown: Shown, iterations: tuple[int, int]
+) -> list[dict]:
+    """Write pictures and sounds of one model; return its data, one dict per segment."""
+    seen = views(model, shown.X, shown.y, iterations[0], SEED)
+    data = [
+        {
+            "views": [
+                write_view(folder, f"segment{i}_model{number}_eps{k}", view, i)
+                for k, view in enumerate(seen)
+            ]
+        }
+        for i in range(len(shown.y))
+    ]
+    if shown.samples is None:
+        return data
+    sounds = write_sounds(folder, number, model, shown, seen, iterations[1])
+    return [pictured | heard for pictured, heard in zip(data, sounds, strict=True)]
+
+
+def _write_data(folder: Path, data: dict) -> None:
+    """Write the data as a script: a page opened from disk may not read JSON files."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    (folder / "data.js").write_text(f"const PAGE = {text};\n", encoding="utf-8")

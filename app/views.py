@@ -1,0 +1,76 @@
+"""The spectrogram attack of one model at each eps of the sweep: all that the slider shows."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torch import nn
+
+from app import pictures
+from src.attacks.adversarial import EPSILONS, Search, attack
+from src.attacks.noise import noise_linf
+from src.explainability.gradcam import explain
+from src.explainability.shift import top_overlap
+from src.models.evaluation import predict_logits, softmax
+from src.progress import progress
+
+DIGITS = 4
+
+
+class View(NamedTuple):
+    """Segments (n, 128, 130) attacked at one eps, and the model's predictions and maps.
+
+    `probabilities` and `noise` (n, n_genres) are those under the attack and under uniform noise of
+    the same eps. `maps` (n, 128, 130) and `overlap` (n,), the common share of the highest tenth
+    with the map without attack, are for the `predicted` and for the `true` genre.
+    """
+
+    eps: float
+    adversarial: np.ndarray
+    probabilities: np.ndarray
+    noise: np.ndarray
+    maps: dict[str, np.ndarray]
+    overlap: dict[str, np.ndarray]
+
+
+def views(model: nn.Module, X: np.ndarray, y: np.ndarray, iterations: int, seed: int) -> list[View]:
+    """Return the views of segments (n, 128, 130) of genres `y` at eps 0 and each eps of the sweep.
+
+    PGD starts anew at each eps from the clean segment, correctly classified or not.
+    """
+    found = []
+    for eps in progress((0.0, *EPSILONS), name="pgd", unit="eps", leave=False):
+        adversarial = attack("pgd", model, X, y, eps, Search(iterations, seed))
+        probabilities = softmax(predict_logits(model, adversarial))
+        noise = softmax(predict_logits(model, noise_linf(X, eps, seed)))
+        genres = {"predicted": probabilities.argmax(axis=1), "true": y}
+        maps = {kind: explain(model, adversarial, genre) for kind, genre in genres.items()}
+        clean = found[0].maps if found else maps
+        overlap = {kind: top_overlap(clean[kind], maps[kind]) for kind in maps}
+        found.append(View(eps, adversarial, probabilities, noise, maps, overlap))
+    return found
+
+
+def write_view(folder: Path, name: str, view: View, i: int) -> dict:
+    """Write the pictures of segment `i` at one eps into `folder`; return their data."""
+    return {
+        "eps": view.eps,
+        "probabilities": short(view.probabilities[i]),
+        "noise": short(view.noise[i]),
+        "spectrogram": pictures.draw(folder, name, view.adversarial[i], pictures.SPECTRUM_MAP),
+        "maps": {
+            kind: pictures.draw(folder, f"{name}_{kind}", heat[i], pictures.HEAT_MAP)
+            if heat[i].any()
+            else None
+            for kind, heat in view.maps.items()
+        },
+        "overlap": {
+            kind: None if np.isnan(share[i]) else float(share[i])
+            for kind, share in view.overlap.items()
+        },
+    }
+
+
+def short(values: np.ndarray) -> list[float]:
+    """Return fractions rounded to four digits."""
+    return np.round(values.astype(float), DIGITS).tolist()

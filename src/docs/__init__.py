@@ -1,1 +1,0 @@
-"""The documents whose numbers come from `results/metrics/`."""

@@ -1,0 +1,53 @@
+"""Display names and plot styles of attacks, codecs and corruptions, for all tables and figures."""
+
+from typing import NamedTuple
+
+
+class Style(NamedTuple):
+    """The name of an attack in tables and figures, its colour (Okabe and Ito), marker and line."""
+
+    label: str
+    colour: str
+    line: str
+
+
+ATTACKS = {  # on spectrograms, in the order of figures
+    "noise_linf": Style("uniform noise, same L-infinity norm", "#009E73", "^:"),
+    "noise_l2": Style("Gaussian noise, same L2 norm", "#56B4E9", "v:"),
+    "fgsm": Style("FGSM", "#0072B2", "o-"),
+    "pgd": Style("PGD", "#E69F00", "s-"),
+    "pgd_restarts": Style("+ restarts", "#E69F00", "1"),
+    "pgd_doubled": Style("+ twice the iterations", "#E69F00", "2"),
+    "pgd_targeted": Style("+ targeted PGD", "#CC79A7", "x"),
+    "apgd_ce": Style("+ APGD, cross-entropy", "#D55E00", "+"),
+    "apgd_dlr": Style("+ APGD, logit ratio", "#D55E00", "4"),
+    "square": Style("+ Square", "#F0E442", "D"),
+    "hop_skip_jump": Style("HopSkipJump, few correct segments", "#999999", "h--"),
+    "worst_case": Style("worst case of all attacks", "#000000", ".-"),
+}
+AUDIO_ATTACKS = {
+    "noise": Style("white noise (control)", "#009E73", "^-"),
+    "fgsm_waveform": Style("FGSM on the waveform", "#0072B2", "o-"),
+    "pgd_waveform": Style("PGD on the waveform", "#E69F00", "s-"),
+    "pgd_linf": Style("PGD on the waveform, L-infinity", "#999999", "d-"),
+    "pgd_masked": Style("PGD below the masking threshold", "#CC79A7", "D-"),
+    "pgd_spectrogram_resynthesized": Style("spectrogram PGD, resynthesized", "#D55E00", "v-"),
+}
+CODECS = {
+    "mp3_64k": "MP3, 64 kbit/s",
+    "ogg": "Ogg Vorbis",
+    "gain": "3 dB lower",
+    "shift": "10 ms later",
+}
+CORRUPTIONS = {  # severities carry their unit in `corruptions.csv`
+    "none": "none",
+    "white_noise": "white noise",
+    "mp3": "MP3",
+    "low_pass": "low-pass filter",
+    "clipping": "clipping",
+    "reverberation": "reverberation",
+    "time_stretch": "time stretch",
+    "pitch_shift": "pitch shift",
+}
+NAMES = {name: style.label for name, style in (ATTACKS | AUDIO_ATTACKS).items()}
+NAMES |= CODECS | CORRUPTIONS

@@ -1,0 +1,22 @@
+"""Everything that figures and tables name has a label, and nothing else has one."""
+
+from src import labels
+from src.attacks import channels, corruptions, waveform
+from src.attacks.audio import BEFORE_FILE
+from src.attacks.records import NOISES, WORST_CASE
+from src.attacks.suite import BLACK_BOX, Budget, stages
+
+
+def test_every_attack_has_a_label_and_a_style_of_its_own():
+    suite = [name for name, *_ in stages(Budget(), 0.01, n_genres=10)]
+    known = {"fgsm", "pgd", *suite, *BLACK_BOX, *NOISES, WORST_CASE}
+    assert set(labels.ATTACKS) == known
+    assert set(labels.AUDIO_ATTACKS) == {*waveform.ATTACKS, *BEFORE_FILE}
+    for styles in (labels.ATTACKS, labels.AUDIO_ATTACKS):
+        assert len({style.label for style in styles.values()}) == len(styles)
+        assert len({style[1:] for style in styles.values()}) == len(styles)
+
+
+def test_every_codec_and_corruption_has_a_label():
+    assert list(labels.CODECS) == list(channels.CHANNELS)[1:]
+    assert set(labels.CORRUPTIONS) == {corruptions.UNCHANGED, *corruptions.CORRUPTIONS}

@@ -1,0 +1,297 @@
+import io
+import json
+import re
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from src import report, tables
+from src.paths import ROOT, RunPaths
+from src.report import (
+    DOCS,
+    LARGEST_FIGURE,
+    LARGEST_NOTEBOOK,
+    SOUND,
+    collect,
+    lighter,
+    main,
+    smaller,
+)
+from src.results import read_json, write_csv, write_json
+
+TEXTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+GROWTH = [
+    {"tracks": 100, "seconds": {"explore": 20, "preprocess": 21, "train": 9}},
+    {"tracks": 1000, "seconds": {"explore": 56, "preprocess": 93}},
+]
+RATES = {"training": 70, "attacks": 287, "gradcam": 50, "features": 120, "waveform": 99}
+
+
+@pytest.fixture
+def committed(tmp_path, monkeypatch):
+    """Return a function that writes a committed table of rows."""
+    monkeypatch.setattr(tables, "METRICS", tmp_path)
+    tables.read.cache_clear()
+
+    def write(name, rows, folder="real"):
+        write_csv(tmp_path / folder / f"{name}.csv", pd.DataFrame(rows))
+        return tmp_path / folder
+
+    yield write
+    tables.read.cache_clear()
+
+
+# ---------- numbers and tables
+
+
+@pytest.mark.parametrize("page", report.pages(), ids=lambda page: page.name)
+def test_committed_pages_are_rendered_from_the_committed_results(page):
+    written = page.read_text(encoding="utf-8")
+    message = f"{page.name} and results/metrics disagree: run `make docs`"
+    assert written == report.render(page.name), message
+
+
+def test_rendering_writes_each_page_byte_for_byte(tmp_path, monkeypatch, capsys):
+    for folder, name in ((tmp_path, "ROOT"), (tmp_path / "docs", "DOCS")):
+        monkeypatch.setattr(report, name, folder)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "templates").symlink_to(DOCS / "templates")
+    assert main(["docs"]) == 0
+    for page in report.pages():
+        assert page.read_bytes() == (ROOT / page.relative_to(tmp_path)).read_bytes()
+    assert len(capsys.readouterr().out.splitlines()) == len(report.pages()) == 3
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(text):
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", text.read_text(encoding="utf-8"))
+    assert [link for link in links if not (text.parent / link).exists()] == []
+
+
+def test_a_number_is_a_percentage_with_its_interval(committed):
+    committed("robustness", [{"attack": "pgd", "accuracy": 0.5, "low": 0.25, "high": 1}])
+    assert tables.number("robustness", attack="pgd") == "50.0% [25, 100]"
+
+
+def test_numbers_of_the_embedded_corpus_are_found_like_those_of_real_music(committed):
+    for folder, corpus, accuracy in (("real", "gtzan", 0.5), ("embedded", "synthetic", 0.9)):
+        row = {"corpus": corpus, "accuracy": accuracy, "low": None, "high": None}
+        committed("robustness", [row], folder)
+    assert tables.number("robustness", corpus="gtzan") == "50.0%"
+    assert tables.number("robustness", corpus="synthetic") == "90.0%"
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd"])
+def test_a_number_that_is_not_one_is_refused(committed, attack):
+    row = {"attack": "pgd", "accuracy": 0.5, "low": 0.25, "high": 1}
+    committed("robustness", [row, row])
+    with pytest.raises(ValueError, match=r"^robustness\.csv has (no row|2 rows) with [^\n]*\.$"):
+        tables.number("robustness", attack=attack)
+
+
+def test_a_missing_table_names_its_command():
+    with pytest.raises(FileNotFoundError, match="`make collect`"):
+        tables.read("nothing")
+
+
+def test_checkpoints_are_columns_and_names_have_their_labels(committed):
+    rows = [
+        {"corruption": kind, "severity": severity, "checkpoint": name, "accuracy": severity / 100}
+        for kind, severity in (("none", 0.0), ("mp3", 32.0), ("mp3", 8.0))
+        for name in ("documented", "robust")
+    ]
+    rows = pd.DataFrame(rows).assign(low=None, high=None)
+    _, _, *lines = tables.compare(rows, ["corruption", "severity"]).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells == [
+        ["none", "0", "0.0%", "0.0%"],
+        ["MP3", "32", "32.0%", "32.0%"],
+        ["MP3", "8", "8.0%", "8.0%"],
+    ]
+
+
+def test_a_value_has_the_interval_of_its_own_column(committed):
+    row = {"clip_accuracy": 0.5, "clip_low": 0.1, "clip_high": 0.9, "low": 0, "high": 0}
+    assert tables.percentage(row, "clip_accuracy") == "50.0% [10, 90]"
+    row = {"survival.value": 1, "survival.low": None, "survival.high": None}
+    assert tables.percentage(row, "survival.value") == "100.0%"
+    assert tables.percentage({"value": float("nan")}) == ""
+
+
+def test_results_on_audio_are_those_of_the_wanted_budget(committed):
+    folder = committed("audio_attacks", [{"corpus": "c"}])
+    rows = [
+        {"attack": "pgd_waveform", "budget_db": budget, "survival": {"value": value}}
+        for budget, value in ((40, 0.5), (20, 1))
+    ]
+    write_json(folder / "r" / "audio_attacks.json", {"attacks": rows})
+    found = tables.audio_results("r", attack="pgd_waveform", budget_db=40)
+    assert found["survival.value"].tolist() == [0.5]
+    with pytest.raises(ValueError, match=r"^r/audio_attacks\.json has no row with [^\n]*\.$"):
+        tables.audio_results("r", attack="noise")
+
+
+def test_the_largest_drop_is_that_of_any_checkpoint_and_eps(committed):
+    drops = {("documented", 0.01): 0.01, ("documented", 0.02): 0, ("robust", 0.01): 0.04}
+    rows = [
+        {"corpus": "c", "checkpoint": name, "eps": eps, "attack": attack, "accuracy": accuracy}
+        for (name, eps), drop in drops.items()
+        for attack, accuracy in (("pgd", 0.5), ("worst_case", 0.5 - drop))
+    ]
+    committed("robustness", rows)
+    assert tables.pgd_to_worst("c") == "4"
+
+
+def test_methods_are_measured_at_their_eps(committed):
+    row = {"corpus": "c", "checkpoint": "n", "method": "gradcam", "low": None, "high": None}
+    rows = [
+        row | {"measure": "spearman", "condition": "succeeded_true", "eps": eps, "value": value}
+        for eps, value in ((0.01, 0.25), (0.1, 0.5))
+    ]
+    committed("explanations", rows)
+    (line,) = tables.methods("c", "n", 0.01).splitlines()[2:]
+    assert [cell.strip() for cell in line.split("|")][1:-1] == ["gradcam", "", "", "", "0.25", ""]
+
+
+def test_hours_and_bytes_are_computed_from_the_measured_rates(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "METRICS", tmp_path)
+    both = {"ratio": 4.04, "share_of_limit": 0.5, "unit": "x/s", "difference": 0.001}
+    write_json(tmp_path / "bench.json", {k: both | {"rate": rate} for k, rate in RATES.items()})
+    rows = [row | {"peak_rss_gib": dict.fromkeys(row["seconds"], 1.25)} for row in GROWTH]
+    write_json(tmp_path / "growth.json", {"growth": rows})
+    page = report.render("scaling.md")
+    assert "| 100 | 20 | 1.25 | 21 | 1.25 | 9 | 1.25 |\n" in page
+    assert "| 1,000 | 56 | 1.25 | 93 | 1.25 | | |\n" in page
+    assert "| log-mels of tracks, from disk | 4.0 | 120 x/s | 50% | at most 0.001 dB |\n" in page
+    expected = {
+        "arrays": 1000 * (0.6656 + 0.7 * 0.330752) / 1000,
+        "1 explore": 1000 * 0.04 / 3600,
+        "2 preprocess": 1000 * 0.08 / 3600,
+        "3 train, one epoch": 7000 / 70 / 3600,
+        "3 train, 30 epochs": 30 * 7000 / 70 / 3600,
+        "4 FGSM and PGD": 1500 * 7 * 41 / 287 / 3600,
+        "5 maps": 1500 / 50 / 3600,
+    }
+    for title, value in expected.items():
+        (line,) = (line for line in page.splitlines() if line.startswith(f"| {title}"))
+        assert line.split("|")[3].strip() == f"{value:.2g}"
+
+
+# ---------- copies of figures and notebooks
+
+
+def test_figures_and_notebooks_are_small_and_without_sound():
+    figures = list((DOCS / "figures").glob("*.png"))
+    assert figures
+    assert [f.name for f in figures if f.stat().st_size > LARGEST_FIGURE] == []
+    notebooks = list((DOCS / "notebooks").glob("*.ipynb"))
+    assert len(notebooks) == 5
+    for notebook in notebooks:
+        text = notebook.read_text(encoding="utf-8")
+        assert len(text) <= LARGEST_NOTEBOOK
+        assert SOUND not in text
+        assert '"execution_count": 1' in text
+
+
+def test_a_large_figure_is_made_smaller():
+    noise = np.random.default_rng(0).integers(256, size=(700, 700, 3), dtype=np.uint8)
+    found = io.BytesIO()
+    Image.fromarray(noise).save(found, "PNG")
+    small = smaller(found.getvalue())
+    assert len(small) <= LARGEST_FIGURE < found.tell()
+    assert Image.open(io.BytesIO(small)).width > 300
+    assert Image.open(io.BytesIO(smaller(found.getvalue(), 200))).width == 200
+
+
+def test_a_copy_of_a_notebook_has_no_sound_no_bars_and_keeps_its_answers():
+    sound = {"text/html": f'<p>{SOUND} src="data:audio/wav;base64,AAAA"></p>', "text/plain": "x"}
+    outputs = [
+        nbformat.v4.new_output("display_data", {"text/html": "<table></table>"}),
+        nbformat.v4.new_output("display_data", sound),
+        nbformat.v4.new_output("display_data", {report.WIDGET: {}, "text/plain": "bar"}),
+        nbformat.v4.new_output("stream", name="stderr", text="50%"),
+        nbformat.v4.new_output("stream", name="stdout", text="80 tracks"),
+    ]
+    cell = nbformat.v4.new_code_cell("1", outputs=outputs, metadata={"papermill": {"duration": 1}})
+    facts = {"papermill": {"path": "/x"}, "kernelspec": {"name": "python3", "display_name": "p"}}
+    cells = [nbformat.v4.new_markdown_cell("text"), cell]
+    light = lighter(nbformat.v4.new_notebook(cells=cells, metadata=facts), 600)
+    kept = light.cells[1].outputs
+    assert [output.output_type for output in kept] == ["display_data", "stream"]
+    assert kept[0].data["text/html"] == "<table></table>"
+    assert "papermill" not in json.dumps(light)
+    assert light.metadata.kernelspec.name == "python3"
+    nbformat.validate(light)
+
+
+# ---------- collected results
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Return the root of runs whose metadata need no arrays."""
+    monkeypatch.setattr("src.paths.ROOT", tmp_path)
+    metadata = lambda paths: read_json(paths.processed / "metadata.json")  # noqa: E731
+    monkeypatch.setattr(report, "load_metadata", metadata)
+    return tmp_path
+
+
+def make_run(run, names, corpus="gtzan"):
+    """Write the results of a run with these checkpoints."""
+    folder = RunPaths(run).metrics
+    write_json(RunPaths(run).processed / "metadata.json", {"corpus": corpus, "n_tracks": 7})
+    for name in names:
+        write_json(folder / f"training_{name}.json", {"corpus": "x", "checkpoint": name})
+    rows = [{"corpus": corpus, "recipe": name, "checkpoint": name} for name in sorted(names)]
+    write_csv(folder / "training.csv", pd.DataFrame(rows))
+
+
+def test_tables_of_runs_are_concatenated(root):
+    make_run("one", ["documented", "robust"])
+    make_run("two", ["documented"])
+    collect(["one", "two"], root)
+    table = pd.read_csv(root / "real" / "training.csv")
+    assert table["recipe"].tolist() == ["documented", "robust", "documented"]
+    assert read_json(root / "real/one/training_robust.json")["checkpoint"] == "robust"
+
+
+def test_missing_tables_are_named(root, capsys):
+    make_run("one", ["documented"])
+    make_run("two", ["documented"])
+    write_csv(RunPaths("one").metrics / "robustness.csv", pd.DataFrame({"eps": [0.1]}))
+    collect(["one", "two"], root)
+    said = capsys.readouterr().out.splitlines()
+    assert "real/training: 2 runs" in said
+    assert "real/robustness: 1 runs, none of two" in said
+    assert "real/corruptions: 0 runs, none of one, none of two" in said
+    assert not (root / "real" / "corruptions.csv").exists()
+
+
+def test_the_embedded_corpus_is_not_taken_for_real(root):
+    make_run("toy", ["documented"], corpus="synthetic")
+    make_run("one", ["documented", "robust"])
+    collect(["toy", "one"], root)
+    assert len(pd.read_csv(root / "embedded" / "training.csv")) == 1
+    assert pd.read_csv(root / "real" / "training.csv")["corpus"].tolist() == ["gtzan"] * 2
+    assert not (root / "real" / "toy").exists()
+
+
+def test_data_and_records_are_collected_and_are_the_same_bytes_twice(root):
+    make_run("one", ["documented"])
+    write_csv(RunPaths("one").metrics / "attacks.csv", pd.DataFrame({"segment": range(50)}))
+    collect(["one"], root)
+    records = root / "real/one/attacks.csv.gz"
+    first = records.read_bytes()
+    collect(["one"], root)
+    assert records.read_bytes() == first
+    assert pd.read_csv(records)["segment"].tolist() == list(range(50))
+    assert read_json(root / "real/one/data.json")["n_tracks"] == 7
+
+
+def test_a_run_without_results_ends_in_one_sentence(root):
+    with pytest.raises(SystemExit, match=r"^results/metrics/none has no results: [^\n]*\.$"):
+        main(["collect", "none"])
+    assert not (root / "results").exists()
