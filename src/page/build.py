@@ -12,8 +12,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from src.attacks import adversarial, waveform
-from src.attacks.audio import has_audio, load_clips
-from src.data.corpus import source_of
+from src.attacks.audio import load_clips
+from src.data.corpus import corpus_of
 from src.data.frontend import DYNAMIC_RANGE_DB
 from src.data.loader import load_metadata, load_split
 from src.explainability.shift import TOP_SHARE
@@ -60,7 +60,7 @@ def _facts(paths: RunPaths, models: dict[str, nn.Module]) -> dict:
     """Return what is said of the page as a whole."""
     return {
         "run": paths.run,
-        "corpus": source_of(paths)[1],
+        "corpus": corpus_of(paths).name,
         "genres": load_metadata(paths)["genres"],
         "networks": list(models),
         "dynamic_range_db": DYNAMIC_RANGE_DB,
@@ -88,7 +88,7 @@ def _clips(
     mean = np.mean([softmax(predict_logits(model, X)) for model in models.values()], axis=0)
     rows = clearest_clips(y, mean, segments["track"].to_numpy(), per_genre)
     X, y, segments = np.array(X[rows]), y[rows], segments.iloc[rows]
-    samples = load_clips(paths, segments) if has_audio(paths) else None
+    samples = load_clips(paths, segments) if corpus_of(paths).has_audio else None
     told = [_clip(segment) for segment in segments.itertuples()]
     pictures.draw_colour_bars(folder / "pictures")
     for number, (name, model) in enumerate(tqdm(models.items(), desc="page", unit="network")):
