@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from src.attacks.audio import has_audio, load_clips
+from src.attacks.audio import load_clips
+from src.data.corpus import corpus_of
 from src.data.loader import load_split
 from src.models.checkpoints import CHECKPOINT_FILE
 from src.models.evaluation import predict_logits, softmax
@@ -45,7 +46,7 @@ def choose_segments(paths: RunPaths, models: dict[str, nn.Module], per_genre: in
     mean = np.mean([softmax(predict_logits(model, X)) for model in models.values()], axis=0)
     rows = easiest(y, mean, table["track"].to_numpy(), per_genre)
     table = table.iloc[rows]
-    samples = load_clips(paths, table) if has_audio(paths) else None
+    samples = load_clips(paths, table) if corpus_of(paths).has_audio else None
     return Shown(np.array(X[rows]), y[rows], table, samples)
 
 

@@ -22,7 +22,7 @@ from torch import nn
 from benchmarks import limits, plain
 from benchmarks.profiles import largest_calls, largest_operations
 from src.attacks.adversarial import EPSILONS, ITERATIONS, draw_segments, sweep
-from src.attacks.audio import has_audio, load_clips
+from src.attacks.audio import load_clips
 from src.attacks.channels import judge
 from src.attacks.waveform import attack_waveform, make_waveform_classifier
 from src.data import corpus as corpora
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
             "attacks": attacks(paths, model, apart),
             "gradcam": maps(paths, model, apart),
         }
-        if has_audio(paths):
+        if corpora.corpus_of(paths).has_audio:
             stages["waveform"] = waveform(paths, model, apart)
     measured = {name: found for name, (found, _) in stages.items()}
     print(pd.DataFrame(measured).T.to_string())
@@ -113,13 +113,14 @@ def report(
 
 def features(paths: RunPaths, apart: Callable) -> tuple[dict, Callable]:
     """Measure log-mels of whole tracks, read from disk; difference: largest, in dB."""
-    (corpus, _), tracks = corpora.source_of(paths), corpora.load_tracks(paths)
+    corpus, tracks = corpora.corpus_of(paths), corpora.load_tracks(paths)
     rows = tracks[tracks["used"] & (tracks["n_segments"] == 10)].head(TRACKS)
-    files = [corpus / path for path in rows["path"]]
+    files = [corpus.path / path for path in rows["path"]]
 
     def ours(n_jobs=2):
         with one_thread():
-            return np.concatenate(list(preprocessor._segments_of(corpus, rows, n_jobs)))
+            blocks = preprocessor._in_order(corpus, corpus.segments, rows, n_jobs)
+            return np.concatenate(list(blocks))
 
     difference = 80 * np.abs(apart(plain.features, files[:2]) - ours()[:20]).max()
     times = take_turns(lambda: apart(plain.features, files), ours, turns=5)

@@ -199,9 +199,9 @@ def _corpus_of(paths: RunPaths) -> str:
 
 
 def _has_audio(paths: RunPaths) -> bool:
-    """Tell whether a run is made of audio rather than log-mels, as far as is known yet."""
+    """Return whether a run is made of audio; False before notebook 1 has run."""
     source = paths.processed / "source.json"
-    return source.exists() and not read_json(source).get("path", "").endswith(".npz")
+    return source.exists() and read_json(source).get("has_audio", False)
 
 
 def run_notebook(stage: str, parameters: dict, paths: RunPaths) -> TaskFailed | None:

@@ -7,7 +7,7 @@ import soundfile as sf
 
 from src import runtime
 from src.attacks.records import make_target
-from src.data.corpus import audit
+from src.data.corpus import Corpus, open_corpus
 from src.data.loader import SegmentDataset, file_hash
 from src.data.preprocessor import write_processed
 from src.data.segments import Segments
@@ -19,6 +19,16 @@ from src.models.recipes import Training
 from src.models.trainer import fit
 from src.paths import RunPaths
 from src.results import write_csv
+
+
+def corpus_at(path: Path) -> Corpus:
+    """Return the corpus at a path."""
+    return open_corpus(str(path), 0, 0)
+
+
+def audit(path: Path, n_jobs: int = 2) -> pd.DataFrame:
+    """Return the audit's table of tracks of the corpus at a path."""
+    return corpus_at(path).audit(n_jobs)
 
 
 def planted(seed, n):
@@ -118,7 +128,7 @@ def written(write_track, noise, tmp_path, monkeypatch):
     tracks = audit(corpus)
     file = write_csv(paths.processed / "tracks.csv", tracks)
     tracks["split"] = split_tracks(tracks, 0)
-    write_processed(corpus, tracks, paths.processed, {"tracks_sha256": file_hash(file)})
+    write_processed(corpus_at(corpus), tracks, paths.processed, {"tracks_sha256": file_hash(file)})
     return paths
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import soundfile as sf
 
 from src.data.audio_files import _audio_row, read_used
-from src.data.preprocessor import LogMel, segment_audio
+from src.data.frontend import segment_audio
 
 RATE = 22_050
 FORMATS = {
@@ -74,7 +74,7 @@ def _ring(*_: object) -> None:
 def main(folder: Path, n: int, seed: int) -> dict:
     """Audit `n` mutated files and prepare those that are used; return the counts."""
     signal.signal(signal.SIGALRM, _ring)
-    contents, front_end = originals(folder), LogMel()
+    contents = originals(folder)
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     outcomes, slowest = Counter(), 0.0
     for i in range(n):
@@ -89,7 +89,7 @@ def main(folder: Path, n: int, seed: int) -> dict:
         row = _audio_row(path, folder)
         if row["used"]:
             track = type("Row", (), row)
-            x = segment_audio(read_used(folder, track), row["n_segments"], front_end)
+            x = segment_audio(read_used(folder, track), row["n_segments"])
             assert x.shape[1:] == (128, 130), x.shape
             assert np.isfinite(x).all(), row
             assert x.min() >= 0, row

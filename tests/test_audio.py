@@ -14,7 +14,6 @@ from src.attacks.audio import (
     COLUMNS,
     clean_records,
     flat,
-    has_audio,
     judge_clean,
     load_clips,
     summarize,
@@ -39,13 +38,13 @@ from src.attacks.listening import (
 from src.attacks.resynthesis import resynthesize, surviving_share
 from src.attacks.waveform import attack_waveform
 from src.data import audio_files, preprocessor
-from src.data import corpus as corpora
+from src.data.corpus import AudioFolder, claim_run, corpus_of
 from src.data.frontend import N_FRAMES, SEGMENT_SAMPLES, LogMel
 from src.models import cnn
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits
 from src.paths import ROOT, RunPaths
-from src.results import write_csv, write_json
+from src.results import write_csv
 
 BUDGETS = [20.0, 40.0]
 STEPS = 2
@@ -107,12 +106,12 @@ def run(tmp_path, monkeypatch, write_track):
         corpus = write_track(f"{genre}/{genre}.00000.wav", music(len(genre), 9.5), subtype="PCM_16")
     paths = RunPaths("run")
     monkeypatch.setattr("src.paths.ROOT", tmp_path)
-    tracks = corpora.audit(corpus, 1)
+    corpus = AudioFolder(corpus, "c")
+    tracks = corpus.audit(1)
     write_csv(paths.processed / "tracks.csv", tracks)
-    write_json(paths.processed / "source.json", {"corpus": "c", "path": str(corpus)})
-    segments = preprocessor.segment_table(tracks.assign(split="test"), log_mel=False).reset_index(
-        drop=True
-    )
+    claim_run(paths, corpus)
+    segments = preprocessor.segment_table(corpus, tracks.assign(split="test"))
+    segments = segments.reset_index(drop=True)
     return paths, segments, np.repeat([0, 1], 3)
 
 
@@ -187,19 +186,12 @@ def test_the_share_of_a_change_that_survives_is_its_projection():
 def test_clips_are_those_that_the_arrays_were_made_of(run):
     paths, segments, _ = run
     found = load_clips(paths, segments.iloc[[4, 0, 2]])
-    corpus, _ = corpora.source_of(paths)
+    folder = corpus_of(paths).path
     for row, clip in zip((4, 0, 2), found, strict=True):
         track = segments["track"][row]
-        samples = audio_files.read_audio(corpus / track.split(".")[0] / f"{track}.wav")
+        samples = audio_files.read_audio(folder / track.split(".")[0] / f"{track}.wav")
         start = SEGMENT_SAMPLES * (row % 3)
         assert np.array_equal(clip, samples[start : start + SEGMENT_SAMPLES])
-    assert has_audio(paths)
-
-
-def test_log_mels_have_no_audio(run):
-    paths = run[0]
-    write_json(paths.processed / "source.json", {"corpus": "c", "path": "c.npz"})
-    assert not has_audio(paths)
 
 
 def test_there_is_one_record_a_segment_attack_budget_and_channel(tables):

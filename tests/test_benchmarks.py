@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
+from conftest import audit, corpus_at
 
 import benchmarks.__main__ as bench
 from benchmarks import growth, limits, profiles
 from src import paths
-from src.data.corpus import audit
 from src.data.loader import file_hash
 from src.data.preprocessor import write_processed
 from src.data.splits import split
@@ -47,7 +47,7 @@ def run(tmp_path, monkeypatch, write_track, noise):
     write_json(run.processed / "source.json", {"corpus": "tiny", "path": str(corpus)})
     tracks["split"] = split(tracks, "random", "", 42)
     facts = {"corpus": "tiny", "tracks_sha256": file_hash(run.processed / "tracks.csv")}
-    metadata = write_processed(corpus, tracks, run.processed, facts)
+    metadata = write_processed(corpus_at(corpus), tracks, run.processed, facts)
     known = {"genres": metadata["genres"], "fingerprint": metadata["fingerprint"]}
     save_checkpoint(run.models / "documented" / CHECKPOINT_FILE, GenreClassifierCNN(2), **known)
     return run

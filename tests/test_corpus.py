@@ -6,13 +6,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
+from conftest import audit
 from hypothesis import given
 from hypothesis import strategies as st
 
 from src.data import audio_files
 from src.data import corpus as corpora
-from src.data.audio_files import find_tracks, passed_over, read_audio, to_mono
-from src.data.corpus import audit, claim_run, load_tracks, open_corpus, source_of
+from src.data.audio_files import find_tracks, read_audio, to_mono
+from src.data.corpus import (
+    AudioFolder,
+    LogMelArchive,
+    claim_run,
+    corpus_of,
+    load_tracks,
+    open_corpus,
+    read_segments,
+)
 from src.data.log_mels import fill_frames, read_log_mels
 from src.data.splits import split_tracks
 from src.paths import RunPaths
@@ -92,7 +101,7 @@ def test_hidden_and_foreign_files_are_no_tracks(write_track, noise):
     (corpus / "rock" / "rock.00006").touch()
     (corpus / "rock" / "cover").touch()
     assert [path.name for path in find_tracks(corpus)] == ["rock.00000.wav"]
-    assert passed_over(corpus) == {".m4a": 1, ".txt": 1, "no ending": 2}
+    assert open_corpus(str(corpus), 0, 0).ignored_files() == {".m4a": 1, ".txt": 1, "no ending": 2}
 
 
 @pytest.mark.parametrize("ending", [".wav", ".au", ".flac", ".mp3", ".ogg", ".WAV"])
@@ -257,13 +266,13 @@ def test_a_missing_path_is_named_with_the_remedy(tmp_path):
 
 
 def test_fewer_tracks_than_can_be_split_are_not_composed(monkeypatch):
-    monkeypatch.setattr(corpora, "_compose", lambda *_: "composed")
+    monkeypatch.setattr(corpora.synthetic, "make_corpus", lambda folder, *_: folder)
     with pytest.raises(
         ValueError, match=r"TRACKS_PER_GENRE=6 are too few .* give 7 or more"
     ) as error:
         open_corpus("synthetic", 6, 0)
     assert SENTENCE.fullmatch(str(error.value))
-    assert open_corpus("synthetic", 7, 0) == "composed"
+    assert "_7_per_genre_seed_3_" in open_corpus("synthetic", 7, 3).path.name
 
 
 def test_a_single_track_is_no_corpus(tmp_path):
@@ -278,9 +287,9 @@ def test_an_archive_is_taken_only_where_it_lies_alone(write_track, tmp_path):
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     (corpus / "._a.npz").touch()
-    assert open_corpus(str(corpus), 10, 0) == corpus
+    assert open_corpus(str(corpus), 10, 0) == AudioFolder(corpus, "corpus")
     (corpus / "a.npz").touch()
-    assert open_corpus(str(corpus), 10, 0) == corpus / "a.npz"
+    assert open_corpus(str(corpus), 10, 0) == LogMelArchive(corpus / "a.npz", "corpus")
     write_track("pop/pop.00001.wav", np.zeros(80_000))
     with pytest.raises(ValueError, match=r"holds both a\.npz and pop/pop\.00001\.wav") as error:
         open_corpus(str(corpus), 10, 0)
@@ -293,7 +302,7 @@ def test_an_archive_is_taken_only_where_it_lies_alone(write_track, tmp_path):
 
 def test_a_folder_without_tracks_is_named_with_the_remedy(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
-        audit(open_corpus(str(tmp_path), 10, 0))
+        audit(tmp_path)
     assert str(error.value).startswith(f"{tmp_path} holds no tracks")
     assert "give the one whose sub-folders are genres" in str(error.value)
     assert SENTENCE.fullmatch(str(error.value))
@@ -309,8 +318,8 @@ def test_two_copies_in_one_folder_are_refused(write_track, noise):
 
 def test_a_folder_with_one_archive_opens_the_archive(archive):
     path = archive()
-    assert open_corpus(str(path.parent), 10, 0) == path
-    assert open_corpus(str(path), 10, 0) == path
+    assert open_corpus(str(path.parent), 10, 0).path == path
+    assert open_corpus(str(path), 10, 0) == LogMelArchive(path, "tiny_logmel")
 
 
 @given(
@@ -339,6 +348,40 @@ def test_numbers_that_an_archive_lacks_are_listed_as_missing(archive):
     assert tracks.loc[~tracks["used"], "reason"].str.startswith("missing: ").all()
     assert tracks["n_segments"].tolist() == [10, 0, 10, 0, 9, 0]  # the last has 1200 frames
     assert tracks["duration_s"][0] == pytest.approx(1293 * 512 / 22_050)
+    assert tracks["row"].dropna().to_dict() == {0: 0, 2: 1, 4: 2}
+    assert set(tracks["path"][tracks["used"]]) == {"tiny_logmel.npz"}
+
+
+def test_a_log_mel_is_that_of_the_row_of_its_track(archive):
+    path = archive()
+    arrays, corpus = read_log_mels(path), open_corpus(str(path), 0, 0)
+    track = corpus.audit().set_index("track", drop=False).loc["a.00002"]
+    expected = fill_frames(arrays["X"][1], arrays["exact"][1], -60)
+    np.testing.assert_array_equal(corpus.log_mel(track), expected)
+
+
+def test_an_archive_has_no_audio_to_read(archive):
+    corpus = open_corpus(str(archive()), 0, 0)
+    with pytest.raises(ValueError, match="has log-mels and no audio") as error:
+        corpus.read(next(corpus.audit().itertuples()))
+    assert SENTENCE.fullmatch(str(error.value))
+
+
+def test_segments_are_read_from_their_places_in_their_tracks(
+    write_track, noise, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("src.paths.ROOT", tmp_path)
+    for number, name in enumerate(("jazz.00000", "jazz.00001")):
+        folder = write_track(f"jazz/{name}.wav", noise(number, 10.0), subtype="FLOAT")
+    paths, corpus = RunPaths("fake"), open_corpus(str(folder), 0, 0)
+    claim_run(paths, corpus)
+    write_csv(paths.processed / "tracks.csv", corpus.audit())
+    places = [("jazz.00001", 2), ("jazz.00000", 0), ("jazz.00001", 1)]
+    table = pd.DataFrame({"track": [name for name, _ in places]}, index=[7, 3, 5])
+    samples = read_segments(paths, table.assign(start_s=[3.0 * k for _, k in places]))
+    assert (samples.shape, samples.dtype) == ((3, 66_150), np.float32)
+    for clip, (name, k) in zip(samples, places, strict=True):
+        np.testing.assert_array_equal(clip, noise(int(name[-1]), 10.0)[66_150 * k :][:66_150])
 
 
 def test_equal_tracks_of_an_archive_are_named_duplicates(archive):
@@ -396,17 +439,17 @@ def test_the_table_of_tracks_comes_back_as_it_was_audited(
 def test_a_run_keeps_the_corpus_that_it_was_made_of(tmp_path, monkeypatch):
     monkeypatch.setattr("src.paths.ROOT", tmp_path)
     paths = RunPaths("fake")
-    claim_run(paths, tmp_path / "one", "synthetic")
-    claim_run(paths, tmp_path / "one", "synthetic")
+    claim_run(paths, AudioFolder(tmp_path / "one", "synthetic"))
+    claim_run(paths, AudioFolder(tmp_path / "one", "synthetic"))
     with pytest.raises(ValueError, match="Run fake was made of") as error:
-        claim_run(paths, tmp_path / "two", "gtzan_mini")
+        claim_run(paths, AudioFolder(tmp_path / "two", "gtzan_mini"))
     assert SENTENCE.fullmatch(str(error.value))
-    assert source_of(paths) == (tmp_path / "one", "synthetic")
+    assert corpus_of(paths) == AudioFolder(tmp_path / "one", "synthetic")
 
 
 def test_the_real_tracks_are_all_usable_but_the_unreadable_one():
     if "GTZAN_DIR" not in os.environ:
         pytest.skip("set GTZAN_DIR to the folder of the audio to check real tracks")
-    tracks = audit(open_corpus(os.environ["GTZAN_DIR"], 0, 0))
+    tracks = audit(os.environ["GTZAN_DIR"])
     assert set(tracks.loc[~tracks["used"], "track"]) <= {"jazz.00054"}
     assert tracks.loc[tracks["used"], "n_segments"].isin([9, 10]).all()

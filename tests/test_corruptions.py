@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import corpus_at
 
 from src.attacks.corruptions import (
     CORRUPTIONS,
@@ -11,7 +12,7 @@ from src.attacks.corruptions import (
     corruption_table,
     excerpt,
 )
-from src.data.corpus import audit
+from src.data.corpus import LogMelArchive
 from src.data.frontend import SEGMENT_SAMPLES, LogMel
 
 RATE = 22_050
@@ -136,16 +137,17 @@ def corpus(write_track, noise):
         folder = write_track(f"{genre}/{genre}.00000.wav", noise(number, seconds=6.5))
     segments = pd.DataFrame({"track": np.repeat([f"{g}.00000" for g in "abc"], 2)})
     segments = segments.assign(segment=range(6), start_s=[0.0, 3] * 3)
-    return folder, audit(folder, n_jobs=1), segments
+    corpus = corpus_at(folder)
+    return corpus, corpus.audit(n_jobs=1), segments
 
 
 def test_segments_go_through_the_front_end_in_their_order(corpus, noise, monkeypatch):
     monkeypatch.setitem(CORRUPTIONS, "white_noise", CORRUPTIONS["white_noise"])
     for name in set(CORRUPTIONS) - {"clipping"}:
         monkeypatch.delitem(CORRUPTIONS, name)
-    folder, tracks, segments = corpus
+    corpus, tracks, segments = corpus
     rows = segments.iloc[[3, 0, 5]]
-    made = list(corrupt_segments(folder, tracks, rows, seed=1))
+    made = list(corrupt_segments(corpus, tracks, rows, seed=1))
     assert [(name, severity) for name, severity, _ in made] == [
         ("none", 0),
         *(("clipping", s) for s in CORRUPTIONS["clipping"].severities),
@@ -155,9 +157,10 @@ def test_segments_go_through_the_front_end_in_their_order(corpus, noise, monkeyp
         np.testing.assert_allclose(x, log_mel(samples), atol=1e-3)  # 16 bits
 
 
-def test_log_mels_cannot_be_corrupted(tmp_path):
-    with pytest.raises(ValueError, match="corruptions need audio"):
-        next(corrupt_segments(tmp_path / "x.npz", None, None, seed=1))
+def test_log_mels_cannot_be_corrupted(tmp_path, corpus):
+    archive = LogMelArchive(tmp_path / "x.npz", "x")
+    with pytest.raises(ValueError, match="has log-mels and no audio"):
+        next(corrupt_segments(archive, *corpus[1:], seed=1))
 
 
 def test_the_table_counts_each_checkpoint_at_each_severity(slim_model, clips):

@@ -123,7 +123,9 @@ def test_arrays_on_a_full_disk_are_an_error_not_a_crash(written, full_disk, tmp_
     tracks = corpora.load_tracks(written)
     tracks["split"] = split_tracks(tracks, 0)
     with pytest.raises(OSError, match=FULL):
-        write_processed(tmp_path / "corpus", tracks, written.processed, {})
+        write_processed(
+            corpora.AudioFolder(tmp_path / "corpus", "c"), tracks, written.processed, {}
+        )
     assert (written.processed / "train" / "X.npy").read_bytes() == before
     assert load_metadata(written) == metadata
     assert not list(written.processed.glob(".*"))
@@ -160,13 +162,14 @@ def test_a_file_in_the_place_of_a_folder_is_told(tmp_path):
 
 def test_a_disk_without_room_for_the_embedded_corpus_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic, "render", lambda *_: NUMBERS)
+    monkeypatch.setattr(corpora, "RAW", tmp_path / "raw")
     monkeypatch.setattr(synthetic, "make_corpus", partial(synthetic.make_corpus, n_jobs=1))
     with limited(), pytest.raises(OSError, match=TOO_LARGE):
-        corpora._compose(tmp_path / "raw", 1, 0)
+        corpora.open_corpus("synthetic", 7, 0)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     monkeypatch.setattr(synthetic.soundfile, "write", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        corpora._compose(tmp_path / "raw", 1, 0)
+        corpora.open_corpus("synthetic", 7, 0)
 
 
 # The command line

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import requests
 import soundfile as sf
+from conftest import audit, corpus_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kagglehub import http_resolver
@@ -23,18 +24,16 @@ from src.attacks.records import make_records
 from src.attacks.suite import sweep
 from src.data import audio_files, download, log_mels
 from src.data.audio_files import find_tracks, read_audio
-from src.data.corpus import audit, load_tracks
-from src.data.frontend import LogMel
+from src.data.corpus import load_tracks
+from src.data.frontend import segment_audio
 from src.data.loader import load_metadata, load_split, load_whole_tracks
 from src.data.log_mels import read_log_mels
-from src.data.preprocessor import segment_audio
 from src.data.segments import draw_segments
 from src.paths import RunPaths
 from src.results import read_json, write_csv, write_json
 from src.statistics import FEWEST_TRACKS, mean_over_tracks
 
 ROOT = Path(__file__).parents[1]
-FRONT_END = LogMel()
 SENTENCE = re.compile(r"[^\n]+: [^\n]+\.")
 
 
@@ -106,7 +105,7 @@ def test_a_track_of_any_rate_gives_its_segments(write_track, noise, rate):
     corpus = write_track("rock/rock.00000.wav", noise(0, seconds=7, rate=rate), rate=rate)
     row = only_row(corpus)
     assert (row.used, row.n_segments, row.sample_rate_hz) == (True, 2, rate)
-    x = segment_audio(audio_files.read_used(corpus, row), 2, LogMel())
+    x = segment_audio(corpus_at(corpus).read(row), 2)
     assert x.shape == (2, 128, 130)
 
 
@@ -129,7 +128,7 @@ def test_samples_too_large_for_a_spectrogram_are_damaged(write_track, noise, fac
 
 def test_the_loudest_samples_that_are_used_give_finite_spectrograms(noise):
     samples = noise(0) / np.float32(0.5) * np.float32(audio_files.LOUDEST)
-    assert np.isfinite(segment_audio(samples, 1, LogMel())).all()
+    assert np.isfinite(segment_audio(samples, 1)).all()
 
 
 def test_of_an_hour_no_more_than_a_minute_is_read(write_track, noise, monkeypatch):
@@ -145,7 +144,7 @@ def test_of_an_hour_no_more_than_a_minute_is_read(write_track, noise, monkeypatc
     monkeypatch.setattr(sf.SoundFile, "read", counting)
     row = only_row(corpus)
     assert (row.used, row.n_segments, row.duration_s) == (True, 10, 3600)
-    assert len(audio_files.read_used(corpus, row)) == 60 * 22_050
+    assert len(corpus_at(corpus).read(row)) == 60 * 22_050
     assert taken == [(60_000, 1)] * 2
 
 
@@ -153,8 +152,8 @@ def test_the_first_segments_do_not_depend_on_the_length_of_a_track(write_track, 
     samples = noise(0, seconds=70)
     write_track("rock/rock.00000.wav", samples)
     corpus = write_track("rock/rock.00001.wav", samples[: 30 * 22_050])
-    long, short = (audio_files.read_used(corpus, row) for row in audit(corpus).itertuples())
-    one, two = (segment_audio(s, 10, LogMel()) for s in (long, short))
+    long, short = (corpus_at(corpus).read(row) for row in audit(corpus).itertuples())
+    one, two = (segment_audio(s, 10) for s in (long, short))
     assert np.array_equal(one, two)
 
 
@@ -521,7 +520,7 @@ def test_attacks_without_epsilons_or_iterations_are_refused():
 def test_spectrograms_are_finite_within_0_and_1_and_touch_1(seed, level, offset, n_loud):
     samples = np.zeros(66_150, np.float32)
     samples[:n_loud] = np.random.default_rng(seed).uniform(-1, 1, n_loud) * level + offset
-    x = segment_audio(samples, 1, FRONT_END)
+    x = segment_audio(samples, 1)
     assert x.dtype == np.float32
     assert np.isfinite(x).all()
     assert x.min() >= 0

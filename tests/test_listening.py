@@ -1,16 +1,12 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import soundfile as sf
 
-from src.data.corpus import audit
 from src.data.frontend import mel_frequencies
 from src.explainability.listening import (
     bin_weights,
     clear,
     filter_by_map,
-    read_clip,
     write_parts,
 )
 
@@ -62,14 +58,6 @@ def test_weights_of_bins_are_those_of_the_bands_around_them():
     np.testing.assert_allclose(
         weights[:, 0], np.interp(hertz, mel_frequencies(), heat[:, 0]), atol=1e-6
     )
-
-
-def test_a_segment_is_read_from_its_place_in_its_track(write_track, noise):
-    samples = noise(3, 10.0)
-    corpus = write_track("jazz/jazz.00001.wav", samples, subtype="FLOAT")
-    segment = SimpleNamespace(track="jazz.00001", start_s=6.0)
-    clip = read_clip(corpus, audit(corpus, n_jobs=1), segment)
-    np.testing.assert_array_equal(clip, samples[2 * 66_150 : 3 * 66_150])
 
 
 def test_files_hold_the_clip_and_both_parts_of_each_map(tmp_path, noise):

@@ -13,6 +13,7 @@ import torch
 
 from src import plots
 from src.data import loader, preprocessor
+from src.data.corpus import AudioFolder
 from src.data.loader import SegmentDataset, make_loader
 from src.models.augment import CropDataset
 from src.models.evaluation import band_statistics, baseline_probabilities, predict_logits
@@ -151,11 +152,11 @@ def test_finished_tracks_do_not_pile_up_before_a_slow_disk(monkeypatch, tmp_path
     monkeypatch.setattr(preprocessor, "AHEAD", 4)
     rows = pd.DataFrame({"track": range(40)})
 
-    def work(corpus, row, front_end):
+    def work(row):
         done.append(row.track)
         return np.full(2, row.track)
 
-    made = preprocessor._of_tracks(work, tmp_path, rows, 2)
+    made = preprocessor._in_order(AudioFolder(tmp_path, "x"), work, rows, 2)
     for k, block in enumerate(made):
         assert block.tolist() == [k, k]
         time.sleep(0.2 * (k < 5))  # a slow disk

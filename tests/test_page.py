@@ -18,8 +18,8 @@ from app.selection import checkpoint_names, easiest
 from src import labels
 from src.attacks.channels import librosa_log_mel
 from src.attacks.waveform import ratio_db
-from src.data import corpus as corpora
 from src.data import log_mels, preprocessor
+from src.data.corpus import AudioFolder, LogMelArchive, claim_run
 from src.data.loader import SegmentDataset, file_hash, load_split
 from src.explainability.gradcam import explain
 from src.models import cnn
@@ -77,15 +77,15 @@ def robustness():
     return table.assign(low=low, high=low + 0.2)
 
 
-def make_run(run, corpus, name):
-    """Process a corpus and write two small models and their robustness."""
+def make_run(run, corpus):
+    """Process a corpus and write two slim networks and their robustness."""
     paths = RunPaths(run)
-    tracks = corpora.audit(corpus, 1)
-    corpora.claim_run(paths, corpus, name)
+    tracks = corpus.audit(1)
+    claim_run(paths, corpus)
     write_csv(paths.processed / "tracks.csv", tracks)
     last = tracks["track"].str[-1]
     tracks["split"] = last.map({"5": "test", "6": "test", "4": "val"}).fillna("train")
-    facts = {"corpus": name, "tracks_sha256": file_hash(paths.processed / "tracks.csv")}
+    facts = {"corpus": corpus.name, "tracks_sha256": file_hash(paths.processed / "tracks.csv")}
     metadata = preprocessor.write_processed(corpus, tracks, paths.processed, facts, 1)
     train, val = (SegmentDataset(*load_split(paths, part)[:2]) for part in ("train", "val"))
     for seed, model in enumerate(MODELS):
@@ -120,7 +120,7 @@ def tiny(tmp_path_factory):
         patch.setattr("src.paths.ROOT", root)
         patch.setattr(cnn, "WIDTHS", (8, 8, 16, 16))
         patch.setattr(cnn, "DENSE", (32, 32))
-        paths = make_run("tiny", write_corpus(root / "corpus"), "synthetic")
+        paths = make_run("tiny", AudioFolder(write_corpus(root / "corpus"), "synthetic"))
         build(paths, per_genre=2, iterations=STEPS)
         yield paths
 
@@ -128,7 +128,8 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="module")
 def silent(tiny):
     """Return the paths of a page without audio and without measured attacks."""
-    paths = make_run("silent", write_archive(tiny.processed / "c.npz"), "spectra")
+    archive = write_archive(tiny.processed / "c.npz")
+    paths = make_run("silent", LogMelArchive(archive, "spectra"))
     (paths.metrics / "robustness.csv").unlink()
     build(paths, checkpoints=["robust"], iterations=STEPS)
     return paths

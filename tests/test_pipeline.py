@@ -376,7 +376,9 @@ def test_an_interruption_is_told_in_one_sentence(executed, capsys, monkeypatch):
 def test_a_run_of_audio_is_asked_for_its_attacks_on_audio(repository, path, there):
     paths = RunPaths("fake")
     paths.processed.mkdir(parents=True)
-    (paths.processed / "source.json").write_text(json.dumps({"corpus": "c", "path": path}))
+    (paths.processed / "source.json").write_text(
+        json.dumps({"corpus": "c", "path": path, "has_audio": there})
+    )
     names = {file.name for file in pipeline.outputs_of("attack", {}, paths)}
     assert ("audio_attacks.csv" in names) is there
     assert "attacks.csv" in names

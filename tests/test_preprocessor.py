@@ -9,11 +9,17 @@ import pandas as pd
 import pytest
 import soundfile as sf
 import torch
+from conftest import audit, corpus_at
 
 from src.data import preprocessor
-from src.data.audio_files import read_audio, read_used
-from src.data.corpus import audit
-from src.data.frontend import LogMel, to_decibel
+from src.data.audio_files import read_audio
+from src.data.frontend import (
+    log_mel_starts,
+    segment_audio,
+    segment_log_mel,
+    to_decibel,
+    to_unit,
+)
 from src.data.loader import (
     SegmentDataset,
     file_hash,
@@ -23,13 +29,7 @@ from src.data.loader import (
     make_loader,
 )
 from src.data.log_mels import fill_frames
-from src.data.preprocessor import (
-    log_mel_starts,
-    segment_audio,
-    segment_log_mel,
-    track_spectrogram,
-    write_processed,
-)
+from src.data.preprocessor import write_processed
 from src.data.splits import SPLITS, split_tracks
 from src.paths import RunPaths
 from src.results import read_json, save_with, write_csv, write_json
@@ -58,7 +58,7 @@ def preprocess(corpus, paths, **options):
     write_csv(paths.processed / "tracks.csv", tracks)
     tracks["split"] = split_tracks(tracks, 0)
     facts = {"tracks_sha256": file_hash(paths.processed / "tracks.csv")}
-    return write_processed(corpus, tracks, paths.processed, facts, **options)
+    return write_processed(corpus_at(corpus), tracks, paths.processed, facts, **options)
 
 
 def test_arrays_table_and_metadata_agree(corpus, paths):
@@ -82,22 +82,21 @@ def test_arrays_table_and_metadata_agree(corpus, paths):
 
 def test_every_row_is_the_segment_that_the_table_names(corpus, paths):
     preprocess(corpus, paths)
-    front_end = LogMel()
     for split in SPLITS:
         X, _, table = load_split(paths, split)
         for track, rows in table.groupby("track"):
             samples = read_audio(corpus / track.split(".")[0] / f"{track}.wav")
-            expected = segment_audio(samples, len(rows), front_end)
+            expected = segment_audio(samples, len(rows))
             np.testing.assert_allclose(X[rows["segment"]], expected, atol=1e-6)
             assert rows["start_s"].tolist() == [3.0 * number for number in range(len(rows))]
 
 
 def test_segments_of_a_track_follow_each_other_every_three_seconds(noise):
-    samples, front_end = noise(0, seconds=10), LogMel()
-    segments = segment_audio(samples, 3, front_end)
+    samples = noise(0, seconds=10)
+    segments = segment_audio(samples, 3)
     for number in range(3):
         alone = samples[66_150 * number :][:66_150]
-        expected = segment_audio(alone, 1, front_end)[0]
+        expected = segment_audio(alone, 1)[0]
         np.testing.assert_allclose(segments[number], expected, atol=1e-6)
 
 
@@ -116,7 +115,7 @@ def test_tracks_without_a_split_are_left_out(corpus, paths):
     tracks["split"] = split_tracks(tracks, 0)
     left_out = tracks.index[tracks["used"] & (tracks["split"] == "train")][-1]
     tracks.loc[left_out, "split"] = ""
-    metadata = write_processed(corpus, tracks, paths.processed, {})
+    metadata = write_processed(corpus_at(corpus), tracks, paths.processed, {})
     assert sum(metadata["n_tracks"].values()) == 13
     written = set(pd.read_csv(paths.processed / "segments.csv")["track"].map("{:.5f}".format))
     assert written == set(tracks.loc[tracks["used"], "track"]) - {tracks.at[left_out, "track"]}
@@ -131,7 +130,7 @@ def test_a_genre_that_cannot_be_learnt_is_refused(corpus, paths, split_of_1990, 
     tracks["split"] = split_tracks(tracks, 0).where(tracks["genre"] != "1990", split_of_1990)
     before = preprocess(corpus, paths)
     with pytest.raises(ValueError, match=found) as error:
-        write_processed(corpus, tracks, paths.processed, {})
+        write_processed(corpus_at(corpus), tracks, paths.processed, {})
     assert SENTENCE.fullmatch(str(error.value))
     assert load_metadata(paths) == before
 
@@ -139,7 +138,7 @@ def test_a_genre_that_cannot_be_learnt_is_refused(corpus, paths, split_of_1990, 
 def test_a_split_without_usable_tracks_is_refused(corpus, paths):
     tracks = audit(corpus).assign(split="train")
     with pytest.raises(ValueError, match="no usable track for test, val") as error:
-        write_processed(corpus, tracks, paths.processed, {})
+        write_processed(corpus_at(corpus), tracks, paths.processed, {})
     assert SENTENCE.fullmatch(str(error.value))
     assert not (paths.processed / "metadata.json").exists()
 
@@ -162,19 +161,19 @@ def test_the_fingerprint_belongs_to_the_data(corpus, paths):
 def test_the_fingerprint_covers_the_labels(corpus, paths):
     tracks = audit(corpus)
     tracks["split"] = split_tracks(tracks, 0)
-    first = write_processed(corpus, tracks, paths.processed, {})["fingerprint"]
+    first = write_processed(corpus_at(corpus), tracks, paths.processed, {})["fingerprint"]
     other = tracks.assign(genre=tracks["genre"].replace("1990", "pop"))
-    assert write_processed(corpus, other, paths.processed, {})["fingerprint"] != first
+    assert write_processed(corpus_at(corpus), other, paths.processed, {})["fingerprint"] != first
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError("no space left")])
 def test_an_interrupted_run_leaves_nothing_half_written(corpus, paths, monkeypatch, stop):
     whole = preprocess(corpus, paths)
     before = (paths.processed / "val" / "X.npy").read_bytes()
-    segments_of = preprocessor._segments_of
+    in_order = preprocessor._in_order
 
-    def interrupted(folder, rows, n_jobs):
-        blocks = segments_of(folder, rows, n_jobs)
+    def interrupted(corpus, work, rows, n_jobs):
+        blocks = in_order(corpus, work, rows, n_jobs)
         yield next(blocks)
         if rows["split"].iloc[0] == "val":
             assert load_metadata(paths) == whole
@@ -183,7 +182,7 @@ def test_an_interrupted_run_leaves_nothing_half_written(corpus, paths, monkeypat
         yield from blocks
 
     with monkeypatch.context() as patch:
-        patch.setattr(preprocessor, "_segments_of", interrupted)
+        patch.setattr(preprocessor, "_in_order", interrupted)
         with pytest.raises(type(stop)):
             preprocess(corpus, paths)
     assert load_metadata(paths) == whole
@@ -261,8 +260,8 @@ def test_an_array_that_was_not_written_here_is_refused(corpus, paths, spoil):
 
 def test_the_spectrogram_of_a_whole_track_begins_with_its_first_segment(corpus):
     track = next(audit(corpus).itertuples())
-    whole = track_spectrogram(corpus, track)
-    first = segment_audio(read_audio(corpus / track.path), 1, LogMel())[0]
+    whole = to_unit(corpus_at(corpus).log_mel(track))
+    first = segment_audio(read_audio(corpus / track.path), 1)[0]
     assert whole.shape == (128, 1 + round(3.1 * 22_050) // 512)
     assert whole.max() == 1
     apart = to_decibel(whole[:, :127]) - to_decibel(first[:, :127])
@@ -339,14 +338,14 @@ def test_whole_tracks_of_audio_follow_their_segments(corpus, paths):
 def test_a_track_changed_since_the_audit_is_refused(corpus):
     tracks = audit(corpus)
     row = next(tracks.itertuples())
-    samples = read_used(corpus, row)
+    samples = corpus_at(corpus).read(row)
     assert np.array_equal(samples, read_audio(corpus / row.path))
     (corpus / row.path).write_bytes((corpus / tracks["path"][1]).read_bytes())
     with pytest.raises(ValueError, match=r"is not the file that was audited.*make explore"):
-        read_used(corpus, row)
+        corpus_at(corpus).read(row)
     (corpus / row.path).unlink()
     with pytest.raises(ValueError, match="changed or removed"):
-        read_used(corpus, row)
+        corpus_at(corpus).read(row)
 
 
 def test_batches_hold_every_segment_once_with_its_label():

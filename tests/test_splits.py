@@ -4,11 +4,11 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import audit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.data import download
-from src.data.corpus import audit, open_corpus
 from src.data.splits import SPLITS, given_split, split, split_tracks
 from src.statistics import mean_over_tracks
 
@@ -63,7 +63,7 @@ def test_seed_42_gives_the_documented_counts_on_gtzan(duplicates, long):
 def test_seed_42_gives_the_documented_counts_on_real_gtzan():
     if "GTZAN_DIR" not in os.environ:
         pytest.skip("set GTZAN_DIR to the folder of the audio to check real tracks")
-    tracks = audit(open_corpus(os.environ["GTZAN_DIR"], 0, 0))
+    tracks = audit(os.environ["GTZAN_DIR"])
     if (len(tracks), tracks["used"].sum()) != (1000, 999):
         pytest.skip("GTZAN_DIR is not the Kaggle copy of all 1000 tracks")
     tracks["split"] = split_tracks(tracks, 42)

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import audit, corpus_at
 from dask.distributed import LocalCluster
 from joblib import Parallel, delayed
 
@@ -12,7 +13,6 @@ from src import shards
 from src.attacks.adversarial import Search
 from src.attacks.records import make_target
 from src.attacks.suite import Budgets, evaluate, sweep
-from src.data.corpus import audit
 from src.data.preprocessor import write_processed
 from src.data.splits import split
 from src.effort import choose_effort
@@ -51,9 +51,9 @@ def test_a_cluster_writes_the_arrays_that_one_machine_writes(cluster, tmp_path, 
             corpus = write_track(f"{genre}/{genre}.{k:05d}.wav", noise(hash_of(genre, k)))
     tracks = audit(corpus)
     tracks["split"] = split(tracks, "random", "", 42)
-    alone = write_processed(corpus, tracks, tmp_path / "alone", {})
+    alone = write_processed(corpus_at(corpus), tracks, tmp_path / "alone", {})
     with workers(cluster):
-        shared = write_processed(corpus, tracks, tmp_path / "shared", {})
+        shared = write_processed(corpus_at(corpus), tracks, tmp_path / "shared", {})
     assert shared == alone  # with the fingerprint of all that was written
     one, two = (tmp_path / name / "train" / "X.npy" for name in ("alone", "shared"))
     assert one.read_bytes() == two.read_bytes()

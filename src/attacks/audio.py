@@ -19,9 +19,8 @@ from src.attacks.waveform import (
     make_waveform_classifier,
     ratio_db,
 )
-from src.data import audio_files
-from src.data import corpus as corpora
-from src.data.frontend import DYNAMIC_RANGE_DB, SAMPLE_RATE, SEGMENT_SAMPLES
+from src.data.corpus import read_segments
+from src.data.frontend import DYNAMIC_RANGE_DB
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits
 from src.paths import RunPaths
@@ -45,23 +44,9 @@ class Clips(NamedTuple):
     clean: dict[str, np.ndarray]
 
 
-def has_audio(paths: RunPaths) -> bool:
-    """Tell whether a run is made of audio rather than of log-mels."""
-    return not corpora.is_log_mel(corpora.source_of(paths)[0])
-
-
 def load_clips(paths: RunPaths, segments: pd.DataFrame) -> np.ndarray:
     """Return the clips (n, 66150) of rows of the segments' table, as 16-bit samples hold them."""
-    corpus, _ = corpora.source_of(paths)
-    tracks = corpora.load_tracks(paths).set_index("track")
-    clips = np.empty((len(segments), SEGMENT_SAMPLES), dtype=np.float32)
-    starts = (segments["start_s"].to_numpy() * SAMPLE_RATE).round().astype(int)
-    names = segments["track"].to_numpy()
-    for name in progress(np.unique(names), "read", unit="track", leave=False):
-        samples = audio_files.read_used(corpus, tracks.loc[name])
-        for row in np.flatnonzero(names == name):
-            clips[row] = samples[starts[row] : starts[row] + SEGMENT_SAMPLES]
-    return to_16_bit(clips)
+    return to_16_bit(read_segments(paths, segments))
 
 
 def judge_clean(

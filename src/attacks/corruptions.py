@@ -1,7 +1,6 @@
 """Corruptions that music meets, at graded severities, made on its audio by audiomentations."""
 
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import audiomentations as effects
@@ -11,8 +10,7 @@ import torch
 from scipy.signal import fftconvolve
 from torch import nn
 
-from src.data import audio_files
-from src.data import corpus as corpora
+from src.data.corpus import Corpus
 from src.data.frontend import SAMPLE_RATE, SEGMENT_SAMPLES, LogMel
 from src.models.evaluation import predict_logits
 from src.progress import progress
@@ -60,15 +58,13 @@ def corrupt(name: str, severity: float, piece: np.ndarray, begin: int, seed: int
 
 
 def corrupt_segments(
-    corpus: Path, tracks: pd.DataFrame, segments: pd.DataFrame, seed: int
+    corpus: Corpus, tracks: pd.DataFrame, segments: pd.DataFrame, seed: int
 ) -> Iterator[tuple[str, float, np.ndarray]]:
     """Yield each corruption, severity and the log-mels (n, 128, 130) of the segments so changed.
 
     `tracks` is the audit's table; `segments` rows of the table of segments. First comes "none"
     with severity 0. Raises ValueError for a corpus without audio.
     """
-    if corpora.is_log_mel(corpus):
-        raise ValueError(f"{corpus.name} has log-mels and no audio: corruptions need audio.")
     pieces, front_end = _excerpts(corpus, tracks, segments), LogMel()
     jobs = [(name, s) for name, kind in CORRUPTIONS.items() for s in kind.severities]
     for name, severity in progress([(UNCHANGED, 0), *jobs], "corruptions", unit="severity"):
@@ -106,11 +102,11 @@ def corruption_table(
     return pd.DataFrame(rows, columns=TABLE_COLUMNS)
 
 
-def _excerpts(corpus: Path, tracks: pd.DataFrame, segments: pd.DataFrame) -> list:
+def _excerpts(corpus: Corpus, tracks: pd.DataFrame, segments: pd.DataFrame) -> list:
     """Read the excerpt and its beginning for each segment, every track once."""
     files, pieces = tracks.set_index("track", drop=False), {}
     for name, group in segments.groupby("track"):
-        samples = audio_files.read_used(corpus, files.loc[name])
+        samples = corpus.read(files.loc[name])
         for row, start in zip(group.index, group["start_s"], strict=True):
             pieces[row] = excerpt(samples, round(start * SAMPLE_RATE))
     return [pieces[row] for row in segments.index]

@@ -1,50 +1,155 @@
-"""Corpora: where the tracks of a run come from, and the table of what is wrong with them.
+"""Corpora: where the tracks of a run come from, and the table of their faults.
 
-A corpus is a folder `<genre>/<genre>.NNNNN.<ending>` of audio, or one `.npz` archive with the
-log-mel spectrograms of whole tracks. Both give the same table of tracks and the same segments.
+A corpus is a folder of audio files or one archive with the log-mel spectrograms of whole tracks.
+Both have the same interface: a table of tracks, and segments and spectrograms of each track.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import pandas as pd
 import soundfile as sf
+import torch
 
-from src.data import download, synthetic
-from src.data.audio_files import audio_rows, walk_audio
-from src.data.log_mels import log_mel_rows
+from src.data import audio_files, download, log_mels, synthetic
+from src.data.frontend import (
+    HOP_LENGTH,
+    SAMPLE_RATE,
+    SEGMENT_SAMPLES,
+    SEGMENT_SECONDS,
+    front_end,
+    log_mel_starts,
+    segment_audio,
+    segment_log_mel,
+)
 from src.data.splits import MIN_TRACKS_PER_GENRE
 from src.paths import RAW, ROOT, RunPaths, require, run_name
+from src.progress import progress
 from src.results import check_room, read_json, write_json
 
 COLUMNS = (
-    "track genre path duration_s sample_rate_hz channels peak clipped silent sha256 "
+    "track genre path row duration_s sample_rate_hz channels peak clipped silent sha256 "
     "n_segments used duplicate_of reason"
 ).split()
 SOURCE_PARTS = {"corpus", "path"}
 TEXTS = ("track", "genre", "path", "sha256", "duplicate_of", "reason")
 
 
-def open_corpus(dataset: str, tracks_per_genre: int, seed: int) -> Path:
-    """Return the folder or `.npz` archive of a data set, after making or fetching it if need be.
+@dataclass(frozen=True)
+class AudioFolder:
+    """A corpus of audio files `<genre>/<genre>.NNNNN.<ending>` below a folder.
 
-    `dataset` is `synthetic` (composed here, `tracks_per_genre` tracks a genre), `gtzan_mini` or
-    `gtzan` (downloaded), or a path. Raises FileNotFoundError for a path that does not exist,
-    ValueError for a file that is no archive, a folder that leaves open which is meant, and fewer
-    tracks to be composed than can be split.
+    Attributes
+    ----------
+    path : the folder
+    name : name of the corpus in results
     """
+
+    path: Path
+    name: str
+    has_audio: ClassVar[bool] = True
+
+    def audit(self, n_jobs: int = 2) -> pd.DataFrame:
+        """Return the table of tracks, as `audit_table` describes it."""
+        return audit_table(audio_files.audio_rows(self.path, n_jobs))
+
+    def ignored_files(self) -> dict[str, int]:
+        """Return the number of files without an ending of audio, by ending."""
+        return audio_files.passed_over(self.path)
+
+    def read(self, track) -> np.ndarray:
+        """Return the samples (time,) of a track, mono at 22,050 Hz, one minute at most.
+
+        Parameters
+        ----------
+        track : row of the audit's table
+
+        Raises
+        ------
+        ValueError
+            The file is not the audited one.
+        """
+        return audio_files.read_used(self.path, track)
+
+    def segments(self, track) -> np.ndarray:
+        """Return the log-mels (n_segments, 128, 130) in [0, 1] of a track's segments."""
+        return segment_audio(self.read(track), track.n_segments)
+
+    def log_mel(self, track) -> np.ndarray:
+        """Return the log-mel (128, frames) of a whole track in dB; its reference is arbitrary."""
+        samples = torch.from_numpy(self.read(track))
+        with torch.inference_mode():
+            return front_end().decibel(samples[None]).numpy()[0]
+
+    def starts(self, n: int) -> np.ndarray:
+        """Return the starts (n,) of a track's first segments in seconds."""
+        return np.arange(n) * SEGMENT_SECONDS
+
+
+@dataclass(frozen=True)
+class LogMelArchive:
+    """A corpus of one `.npz` archive of whole log-mels; the interface is that of `AudioFolder`."""
+
+    path: Path
+    name: str
+    has_audio: ClassVar[bool] = False
+
+    def audit(self, n_jobs: int = 2) -> pd.DataFrame:
+        """Return the table of tracks, as `audit_table` describes it; `n_jobs` has no effect."""
+        return audit_table(log_mels.log_mel_rows(self.path))
+
+    def ignored_files(self) -> dict[str, int]:
+        """Return no files: an archive holds nothing but tracks."""
+        return {}
+
+    def read(self, track) -> np.ndarray:
+        """Raise ValueError: an archive has no samples."""
+        raise ValueError(
+            f"{self.path.name} has log-mels and no audio: {track.track} cannot be read; "
+            "give a corpus of audio as DATASET."
+        )
+
+    def segments(self, track) -> np.ndarray:
+        """Return the log-mels (n_segments, 128, 130) in [0, 1] of a track's segments."""
+        return segment_log_mel(self.log_mel(track), track.n_segments)
+
+    def log_mel(self, track) -> np.ndarray:
+        """Return the log-mel (128, frames) of a whole track in dB, missing frames interpolated."""
+        return log_mels.read_decibel(self.path, track.row)
+
+    def starts(self, n: int) -> np.ndarray:
+        """Return the starts (n,) of a track's first segments in seconds."""
+        return log_mel_starts(n) * HOP_LENGTH / SAMPLE_RATE
+
+
+Corpus = AudioFolder | LogMelArchive
+
+
+def open_corpus(dataset: str, tracks_per_genre: int, seed: int) -> Corpus:
+    """Return a corpus after composing or downloading it if need be.
+
+    Parameters
+    ----------
+    dataset : `synthetic` (composed), `gtzan_mini` or `gtzan` (downloaded), or a path
+    tracks_per_genre, seed : of the composed corpus
+
+    Raises
+    ------
+    FileNotFoundError
+        The path does not exist.
+    ValueError
+        The path is a file but no archive, or a folder with an archive and other tracks; or too few
+        tracks per genre for a split.
+    """
+    name = run_name(dataset)
     if dataset == "synthetic":
-        if tracks_per_genre < MIN_TRACKS_PER_GENRE:
-            raise ValueError(
-                f"TRACKS_PER_GENRE={tracks_per_genre} are too few to be split by track: give "
-                f"{MIN_TRACKS_PER_GENRE} or more."
-            )
-        music = synthetic.code_hash()
-        folder = RAW / f"synthetic_{tracks_per_genre}_per_genre_seed_{seed}_{music}"
-        return _compose(folder, tracks_per_genre, seed)
+        return AudioFolder(_compose(tracks_per_genre, seed), name)
     if dataset == "gtzan_mini":
-        return download.fetch_gtzan_mini(RAW / dataset)
+        return AudioFolder(download.fetch_gtzan_mini(RAW / dataset), name)
     if dataset == "gtzan":
-        return download.fetch_gtzan(RAW / dataset)
+        return AudioFolder(download.fetch_gtzan(RAW / dataset), name)
     path = (ROOT / Path(dataset).expanduser()).resolve()
     if not path.exists():
         raise FileNotFoundError(
@@ -56,66 +161,60 @@ def open_corpus(dataset: str, tracks_per_genre: int, seed: int) -> Path:
             f"DATASET={dataset} is a single file and no .npz archive of log-mels: a track may have "
             "been given; give the folder whose sub-folders are genres."
         )
-    return path if path.is_file() else _archive_in(path) or path
+    return _corpus_at(path if path.is_file() else _archive_in(path) or path, name)
 
 
-def _archive_in(folder: Path) -> Path | None:
-    """Return the archive that lies in a folder, if any; ValueError if it is not alone there."""
-    archives = sorted(path for path in folder.glob("*.npz") if not path.name.startswith("."))
-    if archives and (others := [*archives[1:], *walk_audio(folder)]):
-        raise ValueError(
-            f"{folder} holds both {archives[0].name} and {others[0].relative_to(folder)}: one of "
-            "them may have got there by mistake; give the path of the archive, or move it away."
-        )
-    return archives[0] if archives else None
+def corpus_of(paths: RunPaths) -> Corpus:
+    """Return the corpus of a run. Raises FileNotFoundError before notebook 1 has run."""
+    source = read_json(require(paths.processed / "source.json", "explore"), SOURCE_PARTS)
+    return _corpus_at(ROOT / source["path"], source["corpus"])
 
 
-def claim_run(paths: RunPaths, corpus: Path, dataset: str) -> None:
-    """Note in `source.json` which corpus a run is made of.
+def claim_run(paths: RunPaths, corpus: Corpus) -> None:
+    """Write the corpus of a run into its `source.json`.
 
-    Raises ValueError if the run already belongs to another one: its results are not overwritten.
+    Raises
+    ------
+    ValueError
+        The run belongs to another corpus: its results are not overwritten.
     """
-    source = paths.processed / "source.json"
-    shown = str(corpus.relative_to(ROOT) if corpus.is_relative_to(ROOT) else corpus)
+    source, path = paths.processed / "source.json", corpus.path
+    shown = str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
     if source.exists() and (other := read_json(source, SOURCE_PARTS)["path"]) != shown:
         raise ValueError(
             f"Run {paths.run} was made of {other}, not of {shown}: its results are kept; "
             "give RUN another name."
         )
-    write_json(source, {"corpus": run_name(dataset), "path": shown})
+    write_json(source, {"corpus": corpus.name, "path": shown, "has_audio": corpus.has_audio})
 
 
-def source_of(paths: RunPaths) -> tuple[Path, str]:
-    """Return the path and the name of the corpus that a run is made of."""
-    source = read_json(require(paths.processed / "source.json", "explore"), SOURCE_PARTS)
-    return ROOT / source["path"], source["corpus"]
+def audit_table(rows: list[dict]) -> pd.DataFrame:
+    """Return the table of tracks: properties, whether a track is used, and if not, the reason.
 
-
-def is_log_mel(corpus: Path) -> bool:
-    """Tell whether a corpus is an archive of log-mels rather than a folder of audio."""
-    return corpus.suffix == ".npz"
-
-
-def audit(corpus: Path, n_jobs: int = 2) -> pd.DataFrame:
-    """Return the table of tracks: what each is, whether it is used, and if not, why.
-
-    One row a track in the order genre, number, then audio files that are no tracks by their name.
-    Fractions `clipped` and `silent` are of samples and of windows of 1024 samples below -60 dB
-    full scale; `sha256` is of the decoded samples. Tracks with the same samples stay in use,
-    `duplicate_of` names the first of them.
+    One row per track in the order genre, number, then audio files whose name is no track's. `row`
+    is the position in an archive, missing for audio. Fractions `clipped` and `silent` are of
+    samples and of windows of 1024 samples below -60 dB full scale; `sha256` is of the decoded
+    samples. Tracks with equal samples stay in use; `duplicate_of` names the first of them.
     """
-    rows = log_mel_rows(corpus) if is_log_mel(corpus) else audio_rows(corpus, n_jobs)
-    tracks = pd.DataFrame(rows).reindex(columns=COLUMNS)
+    tracks = pd.DataFrame(rows).reindex(columns=COLUMNS).astype({"row": "Int64"})
     return _mark_duplicates(tracks)
 
 
 def load_tracks(paths: RunPaths) -> pd.DataFrame:
-    """Return the audit's table of tracks, as `audit` made it; ValueError if it is another."""
+    """Return the audit's table of tracks of a run.
+
+    Raises
+    ------
+    FileNotFoundError
+        Notebook 1 has not run.
+    ValueError
+        The file is not a table of the audit.
+    """
     file = require(paths.processed / "tracks.csv", "explore")
     empty_is_missing = {name: [""] for name in set(COLUMNS) - set(TEXTS)}
     tracks = pd.read_csv(
         file,
-        dtype=dict.fromkeys(TEXTS, str),
+        dtype=dict.fromkeys(TEXTS, str) | {"row": "Int64"},
         keep_default_na=False,
         na_values=empty_is_missing,
     )
@@ -126,8 +225,48 @@ def load_tracks(paths: RunPaths) -> pd.DataFrame:
     return tracks
 
 
-def _compose(folder: Path, tracks_per_genre: int, seed: int) -> Path:
+def read_segments(paths: RunPaths, table: pd.DataFrame) -> np.ndarray:
+    """Return the samples (n, 66150) of segments of a run made of audio.
+
+    Parameters
+    ----------
+    table : rows of the segments' table
+    """
+    corpus, tracks = corpus_of(paths), load_tracks(paths).set_index("track", drop=False)
+    samples = np.empty((len(table), SEGMENT_SAMPLES), dtype=np.float32)
+    starts = (table["start_s"].to_numpy() * SAMPLE_RATE).round().astype(int)
+    by_track = table.groupby("track").indices
+    for name, rows in progress(by_track.items(), name="read", unit="track", leave=False):
+        whole = corpus.read(tracks.loc[name])
+        for row in rows:
+            samples[row] = whole[starts[row] : starts[row] + SEGMENT_SAMPLES]
+    return samples
+
+
+def _corpus_at(path: Path, name: str) -> Corpus:
+    return (LogMelArchive if path.suffix == ".npz" else AudioFolder)(path, name)
+
+
+def _archive_in(folder: Path) -> Path | None:
+    """Return the archive in a folder, if any; ValueError if there is other data with it."""
+    archives = sorted(path for path in folder.glob("*.npz") if not path.name.startswith("."))
+    if archives and (others := [*archives[1:], *audio_files.walk_audio(folder)]):
+        raise ValueError(
+            f"{folder} holds both {archives[0].name} and {others[0].relative_to(folder)}: one of "
+            "them may have got there by mistake; give the path of the archive, or move it away."
+        )
+    return archives[0] if archives else None
+
+
+def _compose(tracks_per_genre: int, seed: int) -> Path:
     """Write the embedded corpus and return its folder; OSError if there is no room for it."""
+    if tracks_per_genre < MIN_TRACKS_PER_GENRE:
+        raise ValueError(
+            f"TRACKS_PER_GENRE={tracks_per_genre} are too few to be split by track: give "
+            f"{MIN_TRACKS_PER_GENRE} or more."
+        )
+    music = synthetic.code_hash()
+    folder = RAW / f"synthetic_{tracks_per_genre}_per_genre_seed_{seed}_{music}"
     try:
         return synthetic.make_corpus(folder, tracks_per_genre, seed)
     except (OSError, sf.SoundFileError):

@@ -1,6 +1,9 @@
 """The log-mel front-end: one torch module, equal to librosa, through which gradients flow."""
 
+from functools import cache
+
 import librosa
+import numpy as np
 import torch
 from torch import nn
 
@@ -51,6 +54,34 @@ class LogMel(nn.Module):
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
         """Return (n, n_mels, frames) float32 in [0, 1] of samples (n, time) at 22,050 Hz."""
         return to_unit(self.decibel(samples))
+
+
+@cache
+def front_end() -> LogMel:
+    """Return the front-end of this process."""
+    return LogMel()
+
+
+def segment_audio(samples: np.ndarray, n_segments: int) -> np.ndarray:
+    """Return the first segments (n_segments, 128, 130) in [0, 1] of samples at 22,050 Hz."""
+    segments = samples[: n_segments * SEGMENT_SAMPLES].reshape(n_segments, SEGMENT_SAMPLES)
+    with torch.inference_mode():
+        return front_end()(torch.from_numpy(segments)).numpy()
+
+
+def segment_log_mel(decibel: np.ndarray, n_segments: int) -> np.ndarray:
+    """Return segments (n_segments, 128, 130) in [0, 1] of a track's dB (128, frames).
+
+    0 dB is the loudest bin of each segment.
+    """
+    starts = log_mel_starts(n_segments)
+    segments = np.stack([decibel[:, start : start + N_FRAMES] for start in starts])
+    return to_unit(segments - segments.max(axis=(1, 2), keepdims=True))
+
+
+def log_mel_starts(n_segments: int) -> np.ndarray:
+    """Return the first frame (n_segments,) of each segment of a log-mel: round(k * 129.2)."""
+    return np.round(np.arange(n_segments) * FRAMES_BETWEEN_SEGMENTS).astype(int)
 
 
 def to_unit(decibel):

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from src.data.frontend import (
-    FRAMES_BETWEEN_SEGMENTS,
     HOP_LENGTH,
     N_FRAMES,
     N_MELS,
     SAMPLE_RATE,
     SEGMENTS_PER_TRACK,
+    log_mel_starts,
 )
 
 NUMBER_FORMAT = "05d"
@@ -52,6 +52,14 @@ def read_log_mels(archive: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def read_decibel(archive: Path, row: int) -> np.ndarray:
+    """Return dB (128, frames) of one track of an archive, missing frames interpolated."""
+    arrays = read_log_mels(archive)
+    exact = arrays["exact"][row]
+    measured = exact & (np.arange(len(exact)) < arrays["n_frames"][row])
+    return fill_frames(arrays["X"][row], measured, float(arrays["floor_db"][row]))
+
+
 def fill_frames(values: np.ndarray, exact: np.ndarray, floor_db: float) -> np.ndarray:
     """Return dB (n_mels, frames) of 8-bit log-mels, missing frames interpolated along time.
 
@@ -81,7 +89,8 @@ def log_mel_rows(archive: Path) -> list[dict]:
         rows[name] = {
             "track": name,
             "genre": str(arrays["y"][i]),
-            "path": f"{archive.name}#{i}",
+            "path": archive.name,
+            "row": i,
             "duration_s": frames * HOP_LENGTH / SAMPLE_RATE,
             "sha256": hashlib.sha256(content).hexdigest(),
             "n_segments": _log_mel_segments(frames),
@@ -137,7 +146,7 @@ def _check_values(archive: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def _log_mel_segments(frames: int) -> int:
     """Return how many segments a track of so many frames holds."""
-    starts = np.round(np.arange(SEGMENTS_PER_TRACK) * FRAMES_BETWEEN_SEGMENTS)
+    starts = log_mel_starts(SEGMENTS_PER_TRACK)
     return int((starts + N_FRAMES <= frames + PADDING_FRAMES).sum())
 
 

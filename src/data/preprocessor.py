@@ -7,14 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from joblib import Parallel, delayed
 
-from src.data import audio_files, log_mels
-from src.data import corpus as corpora
+from src.data.corpus import Corpus
 from src.data.frontend import (
     DYNAMIC_RANGE_DB,
-    FRAMES_BETWEEN_SEGMENTS,
     HOP_LENGTH,
     N_FFT,
     N_FRAMES,
@@ -23,8 +20,6 @@ from src.data.frontend import (
     SEGMENT_SAMPLES,
     SEGMENT_SECONDS,
     SEGMENTS_PER_TRACK,
-    LogMel,
-    to_unit,
 )
 from src.data.splits import SPLITS
 from src.progress import progress
@@ -44,40 +39,8 @@ FRONT_END = {
 }
 
 
-def segment_audio(samples: np.ndarray, n_segments: int, front_end: LogMel) -> np.ndarray:
-    """Return the first segments (n_segments, 128, 130) in [0, 1] of samples at 22,050 Hz."""
-    segments = samples[: n_segments * SEGMENT_SAMPLES].reshape(n_segments, SEGMENT_SAMPLES)
-    with torch.inference_mode():
-        return front_end(torch.from_numpy(segments)).numpy()
-
-
-def segment_log_mel(decibel: np.ndarray, n_segments: int) -> np.ndarray:
-    """Return segments (n_segments, 128, 130) in [0, 1] of a track's dB (128, frames).
-
-    Segment k starts at frame round(k * 129.2); 0 dB is the loudest bin of each segment.
-    """
-    starts = log_mel_starts(n_segments)
-    segments = np.stack([decibel[:, start : start + N_FRAMES] for start in starts])
-    return to_unit(segments - segments.max(axis=(1, 2), keepdims=True))
-
-
-def log_mel_starts(n_segments: int) -> np.ndarray:
-    """Return the first frame of each segment of a log-mel track."""
-    return np.round(np.arange(n_segments) * FRAMES_BETWEEN_SEGMENTS).astype(int)
-
-
-def track_spectrogram(corpus: Path, track) -> np.ndarray:
-    """Return the log-mel (128, frames) in [0, 1] of a whole track, a row of the audit's table."""
-    if corpora.is_log_mel(corpus):
-        decibel = _track_decibel(log_mels.read_log_mels(corpus), track)
-        return to_unit(decibel - decibel.max())
-    samples = audio_files.read_audio(corpus / track.path)
-    with torch.inference_mode():
-        return LogMel()(torch.from_numpy(samples)[None]).numpy()[0]
-
-
 def write_processed(
-    corpus: Path, tracks: pd.DataFrame, folder: Path, metadata: dict, n_jobs: int = 2
+    corpus: Corpus, tracks: pd.DataFrame, folder: Path, metadata: dict, n_jobs: int = 2
 ) -> dict:
     """Write `{train,val,test}/X.npy`, `train/tracks.npy`, `segments.csv`, `metadata.json`.
 
@@ -101,12 +64,12 @@ def write_processed(
     return metadata
 
 
-def _write_all(corpus: Path, tracks: pd.DataFrame, folder: Path, n_jobs: int) -> dict:
+def _write_all(corpus: Corpus, tracks: pd.DataFrame, folder: Path, n_jobs: int) -> dict:
     """Write arrays and `segments.csv` into a folder; return what the metadata tell of them."""
     digest = hashlib.sha256()
     with one_thread():
         _write_arrays(corpus, tracks, folder, n_jobs, digest)
-    segments = segment_table(tracks, corpora.is_log_mel(corpus))
+    segments = segment_table(corpus, tracks)
     table = write_csv(folder / "segments.csv", segments).read_bytes()
     digest.update(table)
     return {
@@ -127,119 +90,77 @@ def _take_places(part: Path, folder: Path) -> None:
         (part / name).replace(folder / name)
 
 
-def _check_tracks(corpus: Path, tracks: pd.DataFrame) -> list[str]:
+def _check_tracks(corpus: Corpus, tracks: pd.DataFrame) -> list[str]:
     """Return the genres of tracks with their splits; ValueError if they cannot be learnt."""
     empty = sorted(set(SPLITS) - set(tracks["split"]))
     if empty:
         raise ValueError(
-            f"{corpus} has no usable track for {', '.join(empty)}: the audit's column `reason` "
-            "says what is wrong with each; mend or add tracks."
+            f"{corpus.path} has no usable track for {', '.join(empty)}: the audit's column "
+            "`reason` says what is wrong with each; mend or add tracks."
         )
     genres = sorted(tracks["genre"].unique())
     untaught = sorted(set(genres) - set(tracks.loc[tracks["split"] == "train", "genre"]))
     if untaught:
         raise ValueError(
-            f"{corpus} has no usable track of {', '.join(untaught)} to train on: the audit's "
+            f"{corpus.path} has no usable track of {', '.join(untaught)} to train on: the audit's "
             "column `reason` says what is wrong with each track; mend or add tracks."
         )
     if len(genres) < 2:
         raise ValueError(
-            f"{corpus} has usable tracks of {genres[0]} alone, and a network tells genres apart: "
-            "the folder of one genre may have been given; give the one above it."
+            f"{corpus.path} has usable tracks of {genres[0]} alone, and a classifier needs two "
+            "genres: the folder of one genre may have been given; give the one above it."
         )
     return genres
 
 
-def _write_arrays(corpus: Path, tracks: pd.DataFrame, folder: Path, n_jobs: int, digest) -> None:
+def _write_arrays(corpus: Corpus, tracks: pd.DataFrame, folder: Path, n_jobs: int, digest) -> None:
     """Write the segments of each split and the whole training tracks."""
     for split in SPLITS:
         rows = tracks[tracks["split"] == split]
-        blocks = progress(_segments_of(corpus, rows, n_jobs), split, len(rows), unit="track")
+        blocks = _in_order(corpus, corpus.segments, rows, n_jobs)
+        blocks = progress(blocks, split, len(rows), unit="track")
         shape = (int(rows["n_segments"].sum()), N_MELS, N_FRAMES)
         _write_array(folder / split / "X.npy", blocks, shape, np.float32, digest)
     rows = tracks[tracks["split"] == "train"]
-    blocks = progress(_whole_tracks(corpus, rows, n_jobs), "whole tracks", len(rows), unit="track")
+    blocks = map(_pad, _in_order(corpus, corpus.log_mel, rows, n_jobs))
+    blocks = progress(blocks, "whole tracks", len(rows), unit="track")
     shape = (len(rows), N_MELS, WHOLE_FRAMES)
     _write_array(folder / "train" / "tracks.npy", blocks, shape, np.float16, digest)
 
 
-def segment_table(tracks: pd.DataFrame, log_mel: bool) -> pd.DataFrame:
-    """Return one row a segment: segment (row of its split's X), track, genre, start_s, split."""
+def segment_table(corpus: Corpus, tracks: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per segment: segment (row of its split's X), track, genre, start_s, split."""
     table = tracks.loc[tracks.index.repeat(tracks["n_segments"]), ["track", "genre", "split"]]
     number = table.groupby("track").cumcount().to_numpy()
-    seconds = number * SEGMENT_SECONDS
-    if log_mel:
-        seconds = np.round(number * FRAMES_BETWEEN_SEGMENTS) * HOP_LENGTH / SAMPLE_RATE
+    seconds = corpus.starts(SEGMENTS_PER_TRACK)[number]
     table = table.assign(start_s=seconds.round(4), segment=table.groupby("split").cumcount())
     by_split = [table[table["split"] == split] for split in SPLITS]
     return pd.concat(by_split)[["segment", "track", "genre", "start_s", "split"]]
 
 
-def _segments_of(corpus: Path, rows: pd.DataFrame, n_jobs: int) -> Iterator[np.ndarray]:
-    """Yield the segments of each track in order."""
-    if corpora.is_log_mel(corpus):
-        yield from _log_mel_segments(corpus, rows)
-        return
-    yield from _of_tracks(_audio_segments, corpus, rows, n_jobs)
-
-
-def _audio_segments(corpus: Path, track, front_end: LogMel) -> np.ndarray:
-    """Read one track and return its segments."""
-    return segment_audio(audio_files.read_used(corpus, track), track.n_segments, front_end)
-
-
-def _log_mel_segments(archive: Path, rows: pd.DataFrame) -> Iterator[np.ndarray]:
-    """Yield the segments of each track of an archive of whole log-mels."""
-    arrays = log_mels.read_log_mels(archive)
-    for row in rows.itertuples():
-        yield segment_log_mel(_track_decibel(arrays, row), row.n_segments)
-
-
-def _whole_tracks(corpus: Path, rows: pd.DataFrame, n_jobs: int) -> Iterator[np.ndarray]:
-    """Yield 1 + dB / 80 (1, 128, 1292) of the first 30 s of each track, for random crops.
-
-    Relative to the track's maximum and below 0 where it is more than 80 dB under it, since a crop
-    is brought to a maximum of its own; padded with zeros.
-    """
-    if corpora.is_log_mel(corpus):
-        arrays = log_mels.read_log_mels(corpus)
-        yield from (_pad(_track_decibel(arrays, row)) for row in rows.itertuples())
-        return
-    yield from map(_pad, _of_tracks(_audio_decibel, corpus, rows, n_jobs))
-
-
-def _of_tracks(
-    work: Callable, corpus: Path, rows: pd.DataFrame, n_jobs: int
+def _in_order(
+    corpus: Corpus, work: Callable, rows: pd.DataFrame, n_jobs: int
 ) -> Iterator[np.ndarray]:
-    """Yield what `work` makes of each track in order, by several workers.
+    """Yield `work(track)` of each track in order, computed by several workers.
 
-    A slow disk must not let finished tracks pile up: joblib itself would go on and on.
+    Few tracks at a time: otherwise finished tracks would pile up before a slow disk.
     """
-    front_end = LogMel()
+    if not corpus.has_audio:  # its arrays are in memory already
+        yield from map(work, rows.itertuples())
+        return
     for start in range(0, len(rows), AHEAD):
-        tracks = rows.iloc[start : start + AHEAD].itertuples()
-        jobs = (delayed(work)(corpus, track, front_end) for track in tracks)
+        jobs = (delayed(work)(track) for track in rows.iloc[start : start + AHEAD].itertuples())
         yield from Parallel(n_jobs, prefer="threads", return_as="generator")(jobs)
 
 
-def _audio_decibel(corpus: Path, track, front_end: LogMel) -> np.ndarray:
-    """Return dB (128, frames) of a track of audio."""
-    samples = torch.from_numpy(audio_files.read_used(corpus, track))
-    with torch.inference_mode():
-        return front_end.decibel(samples[None]).numpy()[0]
-
-
 def _pad(decibel: np.ndarray) -> np.ndarray:
-    """Return 1 + dB / 80 (1, 128, 1292) of dB (128, frames), cut or padded with zeros."""
+    """Return 1 + dB / 80 (1, 128, 1292) of the first 30 s of a track (128, frames) in dB.
+
+    Relative to the track's maximum; negative where it is more than 80 dB below, since a crop is
+    scaled to its own maximum; padded with zeros.
+    """
     x = 1 + (decibel[:, :WHOLE_FRAMES] - decibel[:, :WHOLE_FRAMES].max()) / DYNAMIC_RANGE_DB
     return np.pad(x, ((0, 0), (0, WHOLE_FRAMES - x.shape[1])))[None]
-
-
-def _track_decibel(arrays: dict[str, np.ndarray], track) -> np.ndarray:
-    """Return dB (128, frames) of one track of an archive, missing frames filled."""
-    i = int(track.path.split("#")[1])
-    exact = arrays["exact"][i] & (np.arange(arrays["exact"].shape[1]) < arrays["n_frames"][i])
-    return log_mels.fill_frames(arrays["X"][i], exact, float(arrays["floor_db"][i]))
 
 
 def _write_array(path: Path, blocks: Iterator[np.ndarray], shape: tuple, dtype, digest) -> None:

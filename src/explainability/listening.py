@@ -3,30 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import soundfile
 import torch
 
-from src.data.audio_files import read_used
-from src.data.frontend import (
-    HOP_LENGTH,
-    N_FFT,
-    SAMPLE_RATE,
-    SEGMENT_SAMPLES,
-    SEGMENT_SECONDS,
-    mel_frequencies,
-)
+from src.data.frontend import HOP_LENGTH, N_FFT, SAMPLE_RATE, mel_frequencies
 from src.results import save_with
-
-
-def read_clip(corpus: Path, tracks: pd.DataFrame, segment) -> np.ndarray:
-    """Return the samples (66150,) of a segment (a row of the segments' table) of an audio corpus.
-
-    `tracks` is the audit's table.
-    """
-    (track,) = tracks[tracks["track"] == segment.track].itertuples()
-    start = round(segment.start_s / SEGMENT_SECONDS) * SEGMENT_SAMPLES
-    return read_used(corpus, track)[start : start + SEGMENT_SAMPLES]
 
 
 def filter_by_map(samples: np.ndarray, heat: np.ndarray) -> np.ndarray:
