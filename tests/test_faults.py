@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from kagglehub import http_resolver
 
 from src.attacks.adversarial import Search, attack
-from src.attacks.records import make_records
+from src.attacks.records import Target, make_records
 from src.attacks.suite import sweep
 from src.data import audio_files, download, log_mels
 from src.data.audio_files import find_tracks, read_audio
@@ -28,7 +28,7 @@ from src.data.corpus import load_tracks
 from src.data.frontend import segment_audio
 from src.data.loader import load_metadata, load_split, load_whole_tracks
 from src.data.log_mels import read_log_mels
-from src.data.segments import draw_segments
+from src.data.segments import Segments, draw_segments
 from src.paths import RunPaths
 from src.results import read_json, write_csv, write_json
 from src.statistics import FEWEST_TRACKS, mean_over_tracks
@@ -553,7 +553,8 @@ def test_records_tell_success_only_of_what_was_right_before(seed, eps, n):
     attacked = (X + rng.uniform(-eps, eps, X.shape).astype(np.float32)).clip(0, 1)
     y, clean, after = rng.integers(0, 3, (3, n))
     segments = pd.DataFrame({"segment": range(n), "track": "a", "genre": "b"})
-    records = make_records("pgd", eps, X, attacked, segments, y, clean, after)
+    target = Target(None, Segments(X, y, segments), np.eye(3)[clean])
+    records = make_records(target, "pgd", eps, attacked, after)
     assert len(records) == n
     assert (records["success"] == ((clean == y) & (after != y))).all()
     assert not records.isna().any().any()

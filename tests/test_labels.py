@@ -4,11 +4,12 @@ from src import labels
 from src.attacks import channels, corruptions, waveform
 from src.attacks.audio import BEFORE_FILE
 from src.attacks.records import NOISES, WORST_CASE
-from src.attacks.suite import BLACK_BOX, Budget, stages
+from src.attacks.suite import BLACK_BOX, Budgets, stages
+from src.effort import EFFORTS
 
 
 def test_every_attack_has_a_label_and_a_style_of_its_own():
-    suite = [name for name, *_ in stages(Budget(), 0.01, n_genres=10)]
+    suite = [s.name for s in stages(Budgets(), EFFORTS["full"], 0.01, n_genres=10)]
     known = {"fgsm", "pgd", *suite, *BLACK_BOX, *NOISES, WORST_CASE}
     assert set(labels.ATTACKS) == known
     assert set(labels.AUDIO_ATTACKS) == {*waveform.ATTACKS, *BEFORE_FILE}

@@ -4,13 +4,15 @@ import pytest
 
 from src.attacks.records import (
     TABLE_COLUMNS,
+    Target,
     attack_flow,
     compare,
-    left_standing,
     make_records,
     robustness_table,
     worst_case,
 )
+from src.attacks.suite import robust_mask
+from src.data.segments import Segments
 
 
 def rows(attack, eps, right, after, checkpoint="documented"):
@@ -38,10 +40,9 @@ def test_a_record_tells_the_size_of_the_change():
     attacked = X.copy()
     attacked[0] += 0.1
     attacked[0, 0, 0] = 0.75
-    table = make_records(
-        "pgd", 0.3, X, attacked, pd.DataFrame({"segment": [4, 9], "track": ["a", "b"]}),
-        np.array([0, 1]), np.array([0, 1]), np.array([1, 1]),
-    )  # fmt: skip
+    data = Segments(X, np.array([0, 1]), pd.DataFrame({"segment": [4, 9], "track": ["a", "b"]}))
+    target = Target(None, data, np.eye(2))
+    table = make_records(target, "pgd", 0.3, attacked, np.array([1, 1]))
     changed, same = table.to_dict("records")
     assert (changed["linf"], changed["highest"]) == (0.25, 0.75)
     assert changed["lowest"] == pytest.approx(0.6)
@@ -70,9 +71,12 @@ def test_a_larger_ball_holds_what_a_smaller_one_broke(records):
 
 
 def test_what_was_wrong_before_neither_stands_nor_falls(records):
-    assert left_standing(records, 0.001) == {0, 1, 2, 3, 5}
-    assert left_standing(records, 0.01) == {2, 3, 5}
-    assert left_standing(records, 0.1) == {3, 5}
+    data = Segments(np.zeros((6, 1, 1)), np.zeros(6, int), pd.DataFrame({"segment": range(6)}))
+    target = Target(None, data, np.eye(2)[[0, 0, 0, 0, 1, 0]])
+    robust = {eps: np.flatnonzero(robust_mask(target, records, eps)) for eps in (0.001, 0.01, 0.1)}
+    assert robust[0.001].tolist() == [0, 1, 2, 3, 5]
+    assert robust[0.01].tolist() == [2, 3, 5]
+    assert robust[0.1].tolist() == [3, 5]
 
 
 def test_the_table_is_counted_from_the_records(records):
