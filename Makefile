@@ -34,8 +34,8 @@ test: $(VENV)/test ## set everything up, check the style and run all tests
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(VENV)/run ## measure each stage against a plain implementation: make bench RUN=synthetic
-	$(BIN)/python -m benchmarks $(if $(RUN),--run "$(RUN)") $(ARGS)
+bench: $(VENV)/run ## compare the speed of each stage with a plain implementation: make bench RUN=synthetic
+	$(BIN)/python -m benchmarks.bench $(if $(RUN),--run "$(RUN)") $(ARGS)
 
 growth: $(VENV)/run ## measure time and memory of notebooks 1 to 3 while the corpus grows
 	$(BIN)/python -m benchmarks.growth $(ARGS)

@@ -1,1 +1,1 @@
-"""Measurements of speed: each stage against a plain implementation, in one run."""
+"""Measurements of speed and memory."""

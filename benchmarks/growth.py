@@ -1,10 +1,9 @@
 """`python -m benchmarks.growth`: time and memory of notebooks 1 to 3 while the corpus grows.
 
-Each notebook runs by itself, as `make explore` and its like run it; training is one epoch of the
-documented recipe. Memory is resident memory, files mapped into it included: that of the largest
-process, which is the notebook's kernel, and the sum over all processes of the stage, which counts
-shared libraries several times. The corpora and all that was made of them are removed again;
-they take 2.3 MB of disk a track.
+Each notebook runs whole with its defaults, as `make explore` and its like run it; notebook 3
+only on the smallest corpus. Memory is the
+peak resident memory of the stage's largest process, the notebook's kernel, with the files mapped
+into it. Corpora and everything made of them are removed again; they take 2.3 MB per track.
 """
 
 import argparse
@@ -13,7 +12,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,36 +24,19 @@ from src.paths import METRICS, RAW, ROOT, RunPaths
 from src.results import provenance, whole_file, write_json
 
 COMPOSED_PER_GENRE = 10
-STAGES = {
-    "explore": [],
-    "preprocess": [],
-    "train": ["-p", "RECIPES", "['documented']", "-p", "CHANGES", "{'epochs': 1}"],
-}
-LOOK_EVERY_S = 0.1
+STAGES = ("explore", "preprocess", "train")
+INTERVAL_S = 0.1
 SEED = 42
-
-
-class Cost(NamedTuple):
-    """What a command took: its return code, seconds, and the most memory at any time in GiB.
-
-    Memory of the largest of its processes, and of all together.
-    """
-
-    code: int
-    seconds: float
-    peak_rss_gib: float
-    peak_rss_all_gib: float
 
 
 def main(arguments: list[str]) -> int:
     """Measure all sizes, the smallest first, into `results/metrics/growth.json`; print a table."""
     parser = argparse.ArgumentParser(prog="benchmarks.growth", description=__doc__)
     parser.add_argument("--tracks", type=int, nargs="+", default=[100, 1000, 10_000])
-    parser.add_argument("--train-up-to", type=int, default=1000, help="no more tracks than these")
     options = parser.parse_args(arguments)
     facts, rows = provenance(SEED, vars(options), corpus="synthetic"), []
     for n in sorted(options.tracks):
-        stages = [stage for stage in STAGES if stage != "train" or n <= options.train_up_to]
+        stages = STAGES if n == min(options.tracks) else STAGES[:2]
         try:
             rows.append({"tracks": n} | measure(grow_corpus(n), stages))
         finally:
@@ -66,81 +47,76 @@ def main(arguments: list[str]) -> int:
 
 
 def grow_corpus(n: int) -> Path:
-    """Return a folder of `n` tracks of the embedded corpus, as many of each genre.
+    """Return a folder of `n` tracks of the embedded corpus, the same number of each genre.
 
-    A hundred are composed; more are the same ones with their beginning moved to the end, so that
-    no two are alike, sample by sample. Raises ValueError if genres cannot have as many each.
+    A hundred are composed; the others are copies of them, rotated in time, so that no two are
+    alike. Raises ValueError if `n` is not a multiple of the number of genres.
     """
     if n % len(GENRES):
         raise ValueError(f"{n} tracks cannot be shared by {len(GENRES)} genres: give tens.")
+    folder = RAW / f"growth_{n}"
     composed = min(COMPOSED_PER_GENRE, n // len(GENRES))
     source = make_corpus(RAW / f"growth_{COMPOSED_PER_GENRE}_composed", composed, SEED)
     turns = -(-n // (len(GENRES) * composed))
-    for number in tqdm(range(n // len(GENRES)), desc=f"{n} tracks", unit="track a genre"):
+    for number in tqdm(range(n // len(GENRES)), desc=f"{n} tracks", unit="track per genre"):
         turn, original = divmod(number, composed)
         for genre in GENRES:
-            samples, _ = soundfile.read(
-                source / genre / f"{genre}.{original:05d}.wav", dtype="int16"
-            )
-            moved = np.roll(samples, -turn * (N_SAMPLES // turns))
-            with whole_file(folder_of(n) / genre / f"{genre}.{number:05d}.wav") as part:
-                soundfile.write(part, moved, SAMPLE_RATE, subtype="PCM_16")
-    return folder_of(n)
-
-
-def folder_of(n: int) -> Path:
-    """Return the folder of the corpus of `n` tracks; its name is that of the run."""
-    return RAW / f"growth_{n}"
+            file = source / genre / f"{genre}.{original:05d}.wav"
+            samples, _ = soundfile.read(file, dtype="int16")
+            rotated = np.roll(samples, -turn * (N_SAMPLES // turns))
+            with whole_file(folder / genre / f"{genre}.{number:05d}.wav") as part:
+                soundfile.write(part, rotated, SAMPLE_RATE, subtype="PCM_16")
+    return folder
 
 
 def clear(n: int) -> None:
-    """Remove the corpus of `n` tracks and all that was made of it."""
-    paths = RunPaths(folder_of(n).name)
+    """Remove the corpus of `n` tracks and everything made of it."""
+    paths = RunPaths(f"growth_{n}")
     made = paths.processed, paths.figures, paths.metrics, paths.models, paths.notebooks
-    for folder in (folder_of(n), *made):
+    for folder in (RAW / paths.run, *made):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def measure(corpus: Path, stages: list[str]) -> dict:
-    """Return seconds and memory by stage, as `Cost` has them.
-
-    Raises RuntimeError if a stage failed.
-    """
-    costs = {}
+def measure(corpus: Path, stages: tuple[str, ...]) -> dict:
+    """Return `seconds` and `peak_rss_gib` by stage; RuntimeError if a stage failed."""
+    where = ["--dataset", str(corpus.relative_to(ROOT)), "--run", corpus.name]
+    costs = {"seconds": {}, "peak_rss_gib": {}}
     for stage in stages:
-        where = ["--dataset", str(corpus.relative_to(ROOT)), "--run", corpus.name]
-        costs[stage] = watch(
-            [sys.executable, "-m", "src.pipeline", stage, *where, *STAGES[stage]], ROOT
-        )
-        if costs[stage].code:
-            raise RuntimeError(f"{stage} failed on {corpus.name}: its output above says why.")
-    return {
-        name: {stage: getattr(cost, name) for stage, cost in costs.items()}
-        for name in Cost._fields[1:]
-    }
+        code, seconds, peak = watch([sys.executable, "-m", "src.pipeline", stage, *where], ROOT)
+        if code:
+            raise RuntimeError(f"{stage} failed on {corpus.name}: see its output above.")
+        costs["seconds"][stage], costs["peak_rss_gib"][stage] = seconds, peak
+    return costs
 
 
-def watch(command: list[str], folder: Path) -> Cost:
-    """Run a command in a folder and return what it and all of its children took."""
-    begin, largest, total = time.perf_counter(), 0, 0
+def watch(command: list[str], folder: Path) -> tuple[int, float, float]:
+    """Run a command in a folder; return its code, its seconds and its peak memory in GiB.
+
+    The peak is that of the largest among its processes.
+    """
+    begin, peak = time.perf_counter(), 0
     with subprocess.Popen(command, cwd=folder) as process:
         while process.poll() is None:
-            sizes = _resident(psutil.Process(process.pid))
-            largest, total = max(largest, *sizes), max(total, sum(sizes))
-            time.sleep(LOOK_EVERY_S)
-    seconds = time.perf_counter() - begin
-    return Cost(process.returncode, seconds, largest / 2**30, total / 2**30)
+            peak = max(peak, _peak_rss(psutil.Process(process.pid)))
+            time.sleep(INTERVAL_S)
+    return process.returncode, time.perf_counter() - begin, peak / 2**30
 
 
-def _resident(process: psutil.Process) -> list[int]:
-    """Return the resident bytes of a process and its children; those that have ended have none."""
-    sizes = [0]
+def _peak_rss(process: psutil.Process) -> int:
+    """Return the peak resident bytes so far of the largest among a process and its children.
+
+    Linux records the peak; elsewhere it is the present size.
+    """
+    peak = 0
     try:
-        for one in (process, *process.children(recursive=True)):
-            sizes.append(one.memory_info().rss)
-    except psutil.NoSuchProcess:
+        for each in (process, *process.children(recursive=True)):
+            status = Path(f"/proc/{each.pid}/status")
+            lines = status.read_text().splitlines() if status.exists() else []
+            recorded = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")]
+            peak = max(peak, *(recorded or [each.memory_info().rss]))
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         pass
-    return sizes
+    return peak
 
 
 if __name__ == "__main__":

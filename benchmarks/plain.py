@@ -1,4 +1,4 @@
-"""Plain implementations of the stages, as one would write them first; used nowhere else."""
+"""Plain implementations of the stages in float32 and NCHW, as one would write them first."""
 
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
-from src.attacks.waveform import WaveformClassifier
 from src.data.frontend import (
     HOP_LENGTH,
     N_FFT,
@@ -28,26 +27,20 @@ ATTACK_BATCH = 32
 def features(paths: list[Path]) -> np.ndarray:
     """Return segments (n, 128, 130) in [0, 1] of audio files: librosa, segment by segment."""
     segments = []
+    options = {"n_fft": N_FFT, "hop_length": HOP_LENGTH, "n_mels": N_MELS, "pad_mode": "constant"}
     for path in paths:
         samples, rate = soundfile.read(path, dtype="float32")
         for k in range(SEGMENTS_PER_TRACK):
             part = samples[k * SEGMENT_SAMPLES : (k + 1) * SEGMENT_SAMPLES]
-            power = librosa.feature.melspectrogram(
-                y=part,
-                sr=rate,
-                n_fft=N_FFT,
-                hop_length=HOP_LENGTH,
-                n_mels=N_MELS,
-                pad_mode="constant",
-            )
+            power = librosa.feature.melspectrogram(y=part, sr=rate, **options)
             segments.append(to_unit(librosa.power_to_db(power, ref=np.max, top_db=80)))
     return np.stack(segments)
 
 
-def train(model: nn.Module, X: torch.Tensor, y: torch.Tensor, batch_size: int) -> nn.Module:
-    """Train a network on one pass over X (n, 1, 128, 130): float32, NCHW."""
-    model.train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.0005, weight_decay=0.0001)
+def train(model: nn.Module, X: np.ndarray, y: np.ndarray, batch_size: int) -> nn.Module:
+    """Train a network on one pass over X (n, 128, 130); return it."""
+    X, y = torch.from_numpy(X)[:, None], torch.from_numpy(y)
+    optimizer = torch.optim.Adam(model.train().parameters(), lr=0.0005, weight_decay=0.0001)
     for start in range(0, len(X), batch_size):
         optimizer.zero_grad()
         logits = model(X[start : start + batch_size])
@@ -56,10 +49,17 @@ def train(model: nn.Module, X: torch.Tensor, y: torch.Tensor, batch_size: int) -
     return model
 
 
+@torch.no_grad()
+def loss(model: nn.Module, X: np.ndarray, y: np.ndarray) -> float:
+    """Return the mean loss of a network in training mode, so that new batch norms do not matter."""
+    logits = model.train()(torch.from_numpy(X)[:, None])
+    return nn.functional.cross_entropy(logits, torch.from_numpy(y)).item()
+
+
 def sweep(
     model: nn.Module, X: np.ndarray, y: np.ndarray, epsilons: tuple, iterations: int
 ) -> dict[tuple[str, float], np.ndarray]:
-    """Return attacked segments by attack and eps: ART in float32, each eps from scratch."""
+    """Return adversarial segments by attack and eps: ART, each eps from scratch."""
     classifier = PyTorchClassifier(
         model.eval(),
         loss=nn.CrossEntropyLoss(),
@@ -68,52 +68,18 @@ def sweep(
         clip_values=(0.0, 1.0),
         device_type="cpu",
     )
-    attacked = {}
+    found, fixed = {}, {"num_random_init": 1, "batch_size": ATTACK_BATCH, "verbose": False}
     for eps in epsilons:
+        steps = {"eps": eps, "eps_step": eps / 4, "max_iter": iterations}
+        pgd = ProjectedGradientDescent(classifier, **steps, **fixed)
         fgsm = FastGradientMethod(classifier, eps=eps, batch_size=ATTACK_BATCH)
-        pgd = ProjectedGradientDescent(
-            classifier,
-            eps=eps,
-            eps_step=eps / 4,
-            max_iter=iterations,
-            num_random_init=1,
-            batch_size=ATTACK_BATCH,
-            verbose=False,
-        )
-        attacked["fgsm", eps] = fgsm.generate(X[:, None], y)[:, 0]
-        attacked["pgd", eps] = pgd.generate(X[:, None], y)[:, 0]
-    return attacked
-
-
-def waveform_pgd(
-    model: nn.Module, samples: np.ndarray, y: np.ndarray, snr_db: float, iterations: int
-) -> np.ndarray:
-    """Return clips (n, 66150) attacked by PGD within a ratio: ART in float32, each by itself."""
-    classifier = PyTorchClassifier(
-        WaveformClassifier(model.eval()),
-        loss=nn.CrossEntropyLoss(),
-        input_shape=samples.shape[1:],
-        nb_classes=model.output.out_features,
-        device_type="cpu",
-    )
-    attacked = []
-    for k, clip in enumerate(samples):
-        radius = float(np.linalg.norm(clip) * 10 ** (-snr_db / 20))
-        pgd = ProjectedGradientDescent(
-            classifier,
-            norm=2,
-            eps=radius,
-            eps_step=radius / 4,
-            max_iter=iterations,
-            num_random_init=1,
-            verbose=False,
-        )
-        attacked.append(pgd.generate(clip[None], y[k : k + 1])[0])
-    return np.stack(attacked)
+        for name, attack in (("fgsm", fgsm), ("pgd", pgd)):
+            found[name, eps] = attack.generate(X[:, None], y)[:, 0]
+    return found
 
 
 def grad_cam(model: nn.Module, X: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return maps (n, 128, 130) in [0, 1], one after another, in float32."""
+    """Return maps (n, 128, 130) in [0, 1], one after another."""
     model = model.eval().requires_grad_(True)
     with GradCAM(model, [model.conv4_2]) as cam:
         maps = [

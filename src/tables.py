@@ -41,9 +41,14 @@ def result(run: str, name: str) -> dict:
     return read_json(next((file for file in files if file.exists()), files[0]))
 
 
-def measured(name: str) -> dict:
-    """Return `bench.json` or `growth.json`."""
-    return read_json(METRICS / f"{name}.json")
+def benchmarks() -> list[dict]:
+    """Return the results of `make bench`, one per class of CPU and precision."""
+    return [read_json(file) for file in sorted(METRICS.glob("bench_*.json"))]
+
+
+def growth() -> list[dict]:
+    """Return the results of `make growth`, one per number of tracks."""
+    return read_json(METRICS / "growth.json", {"growth"})["growth"]
 
 
 def select(name: str, **wanted: object) -> pd.DataFrame:

@@ -1,16 +1,16 @@
 import json
+import os
 import sys
-import time
 
 import numpy as np
-import pandas as pd
 import pytest
 import soundfile as sf
+import torch
 from conftest import audit, corpus_at
 
-import benchmarks.__main__ as bench
-from benchmarks import growth, limits, profiles
+from benchmarks import bench, growth, plain
 from src import paths
+from src.attacks.adversarial import Search, attack
 from src.data.loader import file_hash
 from src.data.preprocessor import write_processed
 from src.data.splits import split
@@ -20,6 +20,7 @@ from src.models.checkpoints import CHECKPOINT_FILE, save_checkpoint
 from src.models.cnn import GenreClassifierCNN
 from src.paths import RunPaths
 from src.results import write_csv, write_json
+from src.runtime import describe
 
 SIZES = {
     "TRACKS": 2,
@@ -28,8 +29,7 @@ SIZES = {
     "MAPS": 4,
     "EPSILONS": (0.01,),
     "ITERATIONS": 2,
-    "SOUNDS": 2,
-    "SOUND_STEPS": 2,
+    "BATCH": 2,
 }
 
 
@@ -49,73 +49,120 @@ def run(tmp_path, monkeypatch, write_track, noise):
     facts = {"corpus": "tiny", "tracks_sha256": file_hash(run.processed / "tracks.csv")}
     metadata = write_processed(corpus_at(corpus), tracks, run.processed, facts)
     known = {"genres": metadata["genres"], "fingerprint": metadata["fingerprint"]}
-    save_checkpoint(run.models / "documented" / CHECKPOINT_FILE, GenreClassifierCNN(2), **known)
+    save_checkpoint(run.models / "short" / CHECKPOINT_FILE, GenreClassifierCNN(2), **known)
     return run
 
 
-def test_the_bench_measures_each_stage_and_its_profile(run, tmp_path, monkeypatch, capsys):
+def settings_of_the_process(*_):
+    """Return what `prepare_process` changes in the environment."""
+    return os.environ.get("THP_MEM_ALLOC_ENABLE")
+
+
+def test_the_bench_measures_each_stage_with_its_cpu_precision_and_layout(
+    run, tmp_path, monkeypatch, capsys, in_precision
+):
+    in_precision("bfloat16")
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
     for name, size in SIZES.items():
         monkeypatch.setattr(bench, name, size)
     monkeypatch.setattr(bench, "METRICS", tmp_path)
-    monkeypatch.setattr(limits, "BATCH", 2)
-    monkeypatch.setattr(limits, "WIDTHS", (8, 8, 8, 8))
+    measure, settings = bench.measure, []
+
+    def look(options, apart):
+        settings.extend([apart(settings_of_the_process), settings_of_the_process()])
+        return measure(options, apart)
+
+    monkeypatch.setattr(bench, "measure", look)
     assert bench.main(["--run", "tiny"]) == 0
-    told = json.loads((tmp_path / "bench.json").read_text())
-    assert {"versions", "machine", "corpus"} <= set(told)
+    assert settings == [None, "1"]  # the plain process is not prepared, ours is
+    cpu = describe()["cpu"].lower().replace(" ", "_")
+    found = json.loads((tmp_path / f"bench_{cpu}_bfloat16.json").read_text())
+    assert {"versions", "machine", "corpus"} <= set(found)
     printed = capsys.readouterr().out
-    for stage in ("features", "training", "attacks", "gradcam", "waveform"):
-        found = told[stage]
-        assert all(found[key] > 0 for key in ("ratio", "rate", "plain_rate", "limit"))
-        assert found["share_of_limit"] == pytest.approx(found["rate"] / found["limit"])
-        assert 0 <= found["difference"] < 0.5
-        assert len(found["largest"]) == 3
-        assert all(item in printed for item in found["largest"])
-    assert told["features"]["difference"] < 0.01  # dB
+    for name in ("features", "training", "attacks", "gradcam"):
+        stage = found[name]
+        assert all(stage[key] > 0 for key in ("ratio", "rate", "plain_rate", "limit"))
+        assert stage["share_of_limit"] == pytest.approx(stage["rate"] / stage["limit"])
+        assert 0 <= stage["difference"] < 0.5
+        assert stage["cpu"] == describe()["cpu"]
+        fast = name in ("training", "attacks")
+        assert stage["precision"] == ("bfloat16" if fast else "float32")
+        assert name == "features" or stage["memory_format"] == describe()["memory_format"]
+        assert name in printed
+    assert found["features"]["difference"] < 0.01  # dB
 
 
-def test_a_ratio_is_the_median_over_turns_and_a_rate_counts_what_was_done():
-    told = bench.report(([4, 9, 4], [1, 1, 2]), 10, "x/s", 20, 0, done=5)
-    assert (told["ratio"], told["rate"], told["plain_rate"]) == (4, 5, 2.5)
-    assert told["share_of_limit"] == 0.25
+def test_a_run_that_does_not_exist_ends_in_one_sentence():
+    with pytest.raises(SystemExit, match=r"^[^\n]*nosuch[^\n]*\.$"):
+        bench.main(["--run", "nosuch"])
 
 
-def test_steps_are_counted_until_a_segment_is_broken():
-    rows = [("pgd", 1, 0.01, True), ("pgd", 1, 0.02, True), ("pgd", 2, 0.01, False)]
-    rows += [("pgd", 2, 0.02, False), ("fgsm", 1, 0.01, False), ("pgd", 3, 0.01, False)]
-    table = pd.DataFrame(rows, columns=["attack", "segment", "eps", "success"])
-    table = table.assign(true=0, clean_prediction=table["segment"] // 3)  # the third is wrong
-    assert bench._steps_made(table) == 3 * bench.ITERATIONS + 1
+def test_the_plain_implementation_is_float32_without_autocast(monkeypatch):
+    dtypes, layouts = [], []
+
+    def look(module, inputs, output):
+        dtypes.append(output.dtype)
+        layouts.append(inputs[0].is_contiguous())
+
+    model = GenreClassifierCNN(2)
+    model.conv1_1.register_forward_hook(look)
+    X = np.random.default_rng(0).random((2, 128, 130), dtype=np.float32)
+    plain.train(model, X, np.array([0, 1]), 2)
+    assert (dtypes, layouts) == ([torch.float32], [True])
 
 
-def busy():
-    end = time.perf_counter() + 0.2
-    while time.perf_counter() < end:
-        pass
+def test_a_ratio_is_the_median_over_turns_and_a_rate_counts_the_work_done():
+    times = np.array([(4, 1), (9, 1), (4, 2)])
+    found = bench.report(times, (10, 5), "x/s", 20, 0)
+    assert (found["ratio"], found["rate"], found["plain_rate"]) == (4, 5, 2.5)
+    assert found["share_of_limit"] == 0.25
+    assert bench.report(times, 10, "x/s", 20, 0)["rate"] == 10
 
 
-def test_a_profile_names_the_largest_items_as_shares():
-    calls = profiles.largest_calls(busy)
-    assert sum("busy" in name for name in calls) == 1
-    assert 0.5 < sum(calls.values()) <= 1
-    assert list(calls.values()) == sorted(calls.values(), reverse=True)
-    operations = profiles.largest_operations(
-        lambda: [limits.torch.rand(500, 500).sort() for _ in "ab"]
-    )
-    assert "aten::sort" in operations
+def test_the_limit_is_that_of_the_precision_and_the_layout(monkeypatch):
+    monkeypatch.setattr(bench, "BATCH", 2)
+    monkeypatch.setattr(cnn, "WIDTHS", (4, 8))
+    seen = []
+
+    def seconds(work):
+        layer, x = work.__defaults__[:2]
+        layout = x.is_contiguous(memory_format=torch.channels_last)
+        seen.append((layer.weight.dtype, tuple(x.shape), layout, x.requires_grad))
+        work()
+        return 0.25
+
+    monkeypatch.setattr(bench, "seconds", seconds)
+    monkeypatch.setattr(bench, "memory_format", lambda: torch.channels_last)
+    rate = bench.convolution_rate(torch.bfloat16, weights=True, backward=True)
+    assert rate == 2 / (4 * 0.25)
+    assert {row[0] for row in seen} == {torch.bfloat16}
+    assert [row[1][1:] for row in seen] == [(1, 128, 130), (4, 128, 130), (4, 64, 65), (8, 64, 65)]
+    assert all(row[2] for row in seen)
+    assert [row[3] for row in seen] == [False, True, True, True]
 
 
-CHILD = "import numpy, time; x = numpy.ones(40_000_000); time.sleep(0.5)"  # 305 MiB
+def test_gradients_are_counted_per_segment_and_predictions_are_not(slim_model, target):
+    count = [0]
+    with bench._counted_gradients(count):
+        target.predict(target.data.X)
+        attack("pgd", slim_model, target.data.X[:3], target.data.y[:3], 0.01, Search(5))
+    assert count == [15]
+    attack("fgsm", slim_model, target.data.X[:3], target.data.y[:3], 0.01)
+    assert count == [15]
+
+
+CHILD = "import numpy, time; x = numpy.ones(40_000_000); del x; time.sleep(0.5)"  # 305 MiB
 PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD!r}])"
 
 
-def test_the_memory_of_children_counts(tmp_path):
+def test_memory_is_the_peak_of_the_largest_process(tmp_path):
     little = growth.watch([sys.executable, "-c", "import time; time.sleep(0.5)"], tmp_path)
     much = growth.watch([sys.executable, "-c", PARENT], tmp_path)
-    assert 0 < little.peak_rss_gib < 0.1
-    assert 0.29 < much.peak_rss_gib < much.peak_rss_all_gib < 0.45
-    assert much.seconds > 0.5
+    assert 0 < little[2] < 0.1
+    assert 0.29 < much[2] < 0.45
+    assert much[1] > 0.5
     failed = growth.watch([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
-    assert (failed.code, little.code) == (3, 0)
+    assert (failed[0], little[0]) == (3, 0)
 
 
 @pytest.fixture
@@ -153,25 +200,25 @@ def test_a_corpus_grows_without_duplicates(raw):
         growth.grow_corpus(15)
 
 
-def test_growth_is_told_by_size_and_stage_and_leaves_nothing_behind(raw, tmp_path, monkeypatch):
+def test_growth_is_recorded_by_size_and_stage_and_leaves_nothing_behind(raw, tmp_path, monkeypatch):
     called = []
 
     def watch(command, folder):
         stage, size = command[3], int(command[7].removeprefix("growth_"))
+        assert command[4::2] == ["--dataset", "--run"]  # defaults otherwise: the whole notebook
         assert (raw / f"growth_{size}").exists()
         called.append((stage, size))
         (tmp_path / "data/processed" / f"growth_{size}").mkdir(parents=True, exist_ok=True)
-        return growth.Cost(0, size / 10, 0.5, 0.75)
+        return 0, size / 10, 0.5
 
     monkeypatch.setattr(growth, "watch", watch)
-    assert growth.main(["--tracks", "30", "20", "--train-up-to", "20"]) == 0
+    assert growth.main(["--tracks", "30", "20"]) == 0
     stages = ["explore", "preprocess", "train"]
     assert called == [*((s, 20) for s in stages), *((s, 30) for s in stages[:2])]
-    told = json.loads((tmp_path / "growth.json").read_text())
-    assert [row["tracks"] for row in told["growth"]] == [20, 30]
-    assert told["growth"][1]["seconds"] == {"explore": 3.0, "preprocess": 3.0}
-    assert told["growth"][0]["peak_rss_gib"] == dict.fromkeys(stages, 0.5)
-    assert told["growth"][0]["peak_rss_all_gib"] == dict.fromkeys(stages, 0.75)
+    rows = json.loads((tmp_path / "growth.json").read_text())["growth"]
+    assert [row["tracks"] for row in rows] == [20, 30]
+    assert rows[1]["seconds"] == {"explore": 3.0, "preprocess": 3.0}
+    assert rows[0]["peak_rss_gib"] == dict.fromkeys(stages, 0.5)
     assert not list(raw.glob("growth_[23]0"))
     assert not list((tmp_path / "data/processed").iterdir())
 
@@ -180,11 +227,11 @@ def test_a_stage_that_fails_ends_the_measurement_and_leaves_the_smaller_sizes(
     raw, tmp_path, monkeypatch
 ):
     def watch(command, folder):
-        return growth.Cost(int("data/raw/growth_30" in command), 1, 1, 1)
+        return int("data/raw/growth_30" in command), 1, 1
 
     monkeypatch.setattr(growth, "watch", watch)
     with pytest.raises(RuntimeError, match="explore failed on growth_30"):
         growth.main(["--tracks", "20", "30"])
     assert not list(raw.glob("growth_[23]0"))
-    told = json.loads((tmp_path / "growth.json").read_text())
-    assert [row["tracks"] for row in told["growth"]] == [20]
+    rows = json.loads((tmp_path / "growth.json").read_text())["growth"]
+    assert [row["tracks"] for row in rows] == [20]

@@ -27,7 +27,7 @@ GROWTH = [
     {"tracks": 100, "seconds": {"explore": 20, "preprocess": 21, "train": 9}},
     {"tracks": 1000, "seconds": {"explore": 56, "preprocess": 93}},
 ]
-RATES = {"training": 70, "attacks": 287, "gradcam": 50, "features": 120, "waveform": 99}
+RATES = {"training": 70, "attacks": 287, "gradcam": 50, "features": 120}
 
 
 @pytest.fixture
@@ -158,14 +158,18 @@ def test_methods_are_measured_at_their_eps(committed):
 
 def test_hours_and_bytes_are_computed_from_the_measured_rates(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "METRICS", tmp_path)
-    both = {"ratio": 4.04, "share_of_limit": 0.5, "unit": "x/s", "difference": 0.001}
-    write_json(tmp_path / "bench.json", {k: both | {"rate": rate} for k, rate in RATES.items()})
+    same = {"ratio": 4.04, "share_of_limit": 0.5, "unit": "x/s", "difference": 0.001}
+    same |= {"cpu": "AVX2", "precision": "float32", "memory_format": "contiguous_format"}
+    for file, factor in (("bench_avx2_float32", 1), ("bench_avx512_bfloat16", 2)):
+        stages = {name: same | {"rate": factor * rate} for name, rate in RATES.items()}
+        write_json(tmp_path / f"{file}.json", stages)
     rows = [row | {"peak_rss_gib": dict.fromkeys(row["seconds"], 1.25)} for row in GROWTH]
     write_json(tmp_path / "growth.json", {"growth": rows})
     page = report.render("scaling.md")
     assert "| 100 | 20 | 1.25 | 21 | 1.25 | 9 | 1.25 |\n" in page
     assert "| 1,000 | 56 | 1.25 | 93 | 1.25 | | |\n" in page
-    assert "| log-mels of tracks, from disk | 4.0 | 120 x/s | 50% | at most 0.001 dB |\n" in page
+    assert "| AVX2, float32 | 4.0 | 120 x/s | 50% | at most 0.001 dB |\n" in page
+    assert "| AVX2, float32, contiguous_format | 4.0 | 140 x/s | 50% |" in page
     expected = {
         "arrays": 1000 * (0.6656 + 0.7 * 0.330752) / 1000,
         "1 explore": 1000 * 0.04 / 3600,
