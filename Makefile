@@ -5,10 +5,13 @@ DATASET ?=
 RUN ?=
 ARGS ?=
 RUNS ?=
+EFFORT ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIPELINE = $(BIN)/python -m src.pipeline $(if $(DATASET),--dataset "$(DATASET)") $(if $(RUN),--run "$(RUN)")
+PIPELINE = $(BIN)/python -m src.pipeline $(if $(DATASET),--dataset "$(DATASET)") $(if $(RUN),--run "$(RUN)") $(if $(EFFORT),-p EFFORT "$(EFFORT)")
+export PRECISION
+export GLIBC_TUNABLES ?= glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0  # see src/runtime.py
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --no-header --no-annotate
 STAGES := explore preprocess train attack explain
 
@@ -17,7 +20,7 @@ STAGES := explore preprocess train attack explain
 
 help: ## list the commands
 	@grep -hE '^[a-z $$()A-Z]+:.*## ' $(MAKEFILE_LIST) | sed 's/\$$(STAGES)/explore, preprocess, train, attack, explain/; s/:.*## /: /'
-	@echo 'variables: DATASET=synthetic|gtzan_mini|gtzan|<folder>  RUN=<name of the run>  ARGS="-p NAME VALUE"'
+	@echo 'variables: DATASET=synthetic|gtzan_mini|gtzan|<folder>  RUN=<name of the run>  EFFORT=quick|full  ARGS="-p NAME VALUE"'
 	@echo 'names of parameters: the cell tagged "parameters" of each notebook'
 
 run: $(VENV)/run ## set everything up and run what changed of the five notebooks

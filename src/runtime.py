@@ -16,8 +16,7 @@ import torch
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16")  # of torch.cpu.get_capabilities()
 WORTHWHILE_SPEEDUP = 1.25
-MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_THRESHOLD, MALLOC_MMAP_MAX = -1, -3, -4
-LARGEST_MMAP_THRESHOLD = 32 * 2**20  # bytes: the most that glibc accepts
+MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_MAX = -1, -4
 
 
 def set_seed(*parts: int) -> int:
@@ -142,19 +141,14 @@ def chunks(X: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 
 def prepare_process() -> None:
-    """Set how this process gets large blocks of memory: once, at the start of each program.
+    """Let glibc keep freed memory for this process: once, at the start of each program.
 
     Activations and spectrograms are large blocks, which glibc maps and unmaps each time; the page
-    faults cost up to half of a training step on a CPU. Blocks up to 32 MiB are kept for reuse;
-    larger ones are mapped in huge pages, which fault rarely. In bfloat16 blocks are half as large,
-    and all are kept. Elsewhere than on Linux with glibc this does nothing.
+    faults cost up to half of a training step or of a track's log-mels on a CPU. `GLIBC_TUNABLES`,
+    which must be set before a process starts, keeps small objects from splitting these blocks (see
+    the Makefile). Elsewhere than on Linux with glibc this does
+    nothing.
     """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch at its first large block
-    if sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"):
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    if fast_dtype() == torch.bfloat16:
-        mallopt(MALLOC_MMAP_MAX, 0)
-    else:
-        mallopt(MALLOC_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
-    mallopt(MALLOC_TRIM_THRESHOLD, 2**31 - 1)
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
+        ctypes.CDLL(None).mallopt(MALLOC_MMAP_MAX, 0)
+        ctypes.CDLL(None).mallopt(MALLOC_TRIM_THRESHOLD, 2**31 - 1)

@@ -31,6 +31,9 @@ def audit(path: Path, n_jobs: int = 2) -> pd.DataFrame:
     return corpus_at(path).audit(n_jobs)
 
 
+runtime.prepare_process()
+
+
 def planted(seed, n):
     """Return noise with tones, strokes or slanted lines for one of three genres, faint to loud."""
     rng = np.random.default_rng(seed)

@@ -18,26 +18,28 @@ FILTER_POINTS = 6  # at which a random filter has a gain of its own, evenly alon
 
 
 class CropDataset(Dataset):
-    """Random 3 s crops (1, 128, 130) of whole log-mels, ten a track and epoch.
+    """Random crops (1, 128, frames) of whole log-mels, ten per track and epoch; 3 s by default.
 
     `tracks` (n, 128, frames) holds 1 + dB / 80 relative to each track's maximum, below 0 for what
     lies more than 80 dB under it; `lengths` (n,) are frames, `y` (n,) genre numbers. Each crop is
     brought to its own maximum, as the fixed segments are. Starts come from torch's global seed.
     """
 
-    def __init__(self, tracks: np.ndarray, lengths: np.ndarray, y: np.ndarray):
-        self.tracks, self.lengths, self.y = tracks, lengths, y
+    def __init__(
+        self, tracks: np.ndarray, lengths: np.ndarray, y: np.ndarray, frames: int = N_FRAMES
+    ):
+        self.tracks, self.lengths, self.y, self.frames = tracks, lengths, y, frames
 
     def __len__(self) -> int:
         return len(self.y) * CROPS_PER_TRACK
 
     def __getitems__(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a batch (len(rows), 1, 128, 130) in [0, 1] and its labels."""
+        """Return a batch (len(rows), 1, 128, frames) in [0, 1] and its labels."""
         numbers = [row // CROPS_PER_TRACK for row in rows]
         shares = torch.rand(len(rows)).numpy()
-        starts = (shares * (self.lengths[numbers] - N_FRAMES + 1)).astype(int)
+        starts = (shares * (self.lengths[numbers] - self.frames + 1)).astype(int)
         crops = np.stack(
-            [self.tracks[n, :, s : s + N_FRAMES] for n, s in zip(numbers, starts, strict=True)]
+            [self.tracks[n, :, s : s + self.frames] for n, s in zip(numbers, starts, strict=True)]
         ).astype(np.float32)
         forget_read(self.tracks)
         crops += 1 - crops.max(axis=(1, 2), keepdims=True)

@@ -16,7 +16,8 @@ DOCUMENTED = {
     "lr": 0.0005,  # the highest learning rate
     "weight_decay": 0.0001,
     "schedule": "plateau",  # plateau: halved when stuck; one_cycle: warm-up, then cosine to zero
-    "crops": False,  # random 3 s crops of training tracks instead of the fixed segments
+    "crops": False,  # random crops of training tracks instead of the fixed segments
+    "crop_frames": 130,  # length of the crops; the model averages over time and accepts any
     "mask_bands": 0,  # SpecAugment: widest stripe of mel bands
     "mask_frames": 0,  # SpecAugment: widest stripe of frames
     "filter_db": 0.0,  # FilterAugment: largest gain or loss of a random smooth filter

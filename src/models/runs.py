@@ -64,13 +64,15 @@ def _training_data(paths: RunPaths, recipe: dict, seed: int) -> Dataset:
     """Return the segments or crops that a recipe learns from, with the labels that it asks for."""
     if recipe["crops"]:
         tracks, lengths, y = load_whole_tracks(paths)
-        numbers, parts = np.arange(len(y)), (tracks, lengths)
+        numbers = np.arange(len(y))
     else:
         X, y, segments = load_split(paths, "train")
-        numbers, parts = segments["track"].to_numpy(), (X,)
+        numbers = segments["track"].to_numpy()
     if recipe["random_labels"]:
         y = shuffled_labels(y, numbers, seed)
-    return (CropDataset if recipe["crops"] else SegmentDataset)(*parts, y)
+    if recipe["crops"]:
+        return CropDataset(tracks, lengths, y, recipe["crop_frames"])
+    return SegmentDataset(X, y)
 
 
 def main(arguments: list[str]) -> int:
