@@ -32,10 +32,10 @@ $(STAGES): $(VENV)/run ## run one notebook, whether or not anything changed
 lab: $(VENV)/run ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
-test: $(VENV)/test ## set everything up, check the style and run all tests
+test: $(VENV)/test ## set everything up, check the style, run the tests (long campaigns: ARGS="-m long")
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: $(VENV)/run ## compare the speed of each stage with a plain implementation: make bench RUN=synthetic
 	$(BIN)/python -m benchmarks.bench $(if $(RUN),--run "$(RUN)") $(ARGS)

@@ -1,9 +1,13 @@
+import os
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # of every process: as many workers as cores run tests
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
+from filelock import FileLock
 
 from src import runtime
 from src.attacks.records import make_target
@@ -19,6 +23,22 @@ from src.models.recipes import Training
 from src.models.trainer import fit
 from src.paths import RunPaths
 from src.results import write_csv
+
+SLOWEST = ("test_notebooks", "test_real_tracks", "test_page", "test_kills", "test_adversarial")
+
+runtime.prepare_process()
+
+
+def pytest_collection_modifyitems(items):
+    """Start with the slowest modules, so that all workers end at about the same time."""
+    items.sort(key=lambda item: [*SLOWEST, item.path.stem].index(item.path.stem))
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory):
+    """Return a folder that all workers of this session share; changes need a lock."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
 def corpus_at(path: Path) -> Corpus:
@@ -47,9 +67,9 @@ def planted(seed, n):
 
 
 @pytest.fixture(scope="session")
-def slim_model(tmp_path_factory):
-    """Return a slim network that has learnt the planted patterns."""
-    folder = tmp_path_factory.mktemp("model")
+def slim_model(shared_folder):
+    """Return a slim network that has learnt the planted patterns; one worker trains it."""
+    folder = shared_folder / "slim_model"
     changes = {
         "epochs": 15,
         "batch_size": 8,
@@ -61,7 +81,8 @@ def slim_model(tmp_path_factory):
         patch.setattr(cnn, "WIDTHS", (8, 16, 16, 16))
         patch.setattr(cnn, "DENSE", (64, 64))
         train, val = (SegmentDataset(*planted(*how)) for how in ((1, 90), (2, 18)))
-        fit(train, val, folder, Training("documented", changes, "", 0, [*"abc"], ""))
+        with FileLock(shared_folder / "slim_model.lock"):
+            fit(train, val, folder, Training("documented", changes, "", 0, [*"abc"], ""))
         return load_checkpoint(folder / CHECKPOINT_FILE)[0]
 
 

@@ -15,7 +15,7 @@ from tests.test_trainer import train
 
 SENTENCE = re.compile(r"[^\n]+: it was damaged, edited[^\n:]+; delete it and run `make [^\n:]+\.")
 FACTS = {"genres": ["blues", "jazz"], "fingerprint": "data"}
-N_MUTATED = int(os.environ.get("FUZZ_FILES", 200))
+N_MUTATED = [200, pytest.param(5000, marks=pytest.mark.long)]
 
 
 @pytest.fixture(name="_slim", autouse=True)
@@ -132,10 +132,11 @@ def read(path):
         return None, str(error)
 
 
-def test_mutated_checkpoints_are_whole_or_refused(path):
+@pytest.mark.parametrize("n", N_MUTATED)
+def test_mutated_checkpoints_are_whole_or_refused(path, n):
     expected = load_checkpoint(path)[0].state_dict()
     content, moments, refused = path.read_bytes(), random.Random(os.environ.get("FUZZ_SEED", 0)), 0
-    for _ in range(N_MUTATED):
+    for _ in range(n):
         data = bytearray(content)
         for _ in range(2 ** moments.randrange(4)):
             data[moments.randrange(len(data))] ^= 1 << moments.randrange(8)
@@ -146,7 +147,7 @@ def test_mutated_checkpoints_are_whole_or_refused(path):
         assert said is None or SENTENCE.fullmatch(said)
         assert found is None or all(found[name].equal(t) for name, t in expected.items())
         refused += said is not None
-    assert N_MUTATED / 2 < refused < N_MUTATED
+    assert n / 2 < refused < n
 
 
 @pytest.fixture(name="unfinished", scope="module")

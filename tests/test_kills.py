@@ -20,10 +20,8 @@ from src.paths import STAGES, RunPaths
 from src.results import read_json
 from tests import kills
 
-DEFAULT_KILLS = {"explore": 2, "preprocess": 2, "train": 2, "attack": 1, "explain": 1}
-N_KILLS = {  # of each stage; 50 and more in a campaign
-    stage: int(os.environ.get("KILLS", default)) for stage, default in DEFAULT_KILLS.items()
-}
+N_KILLS = {"explore": 2, "preprocess": 2, "train": 2, "attack": 1, "explain": 1}
+CAMPAIGN = dict.fromkeys(STAGES, 50)
 SEED = int(os.environ.get("KILLS_SEED", 0))
 
 
@@ -35,7 +33,7 @@ def _run(tmp_path_factory):
         server = subprocess.Popen(
             [sys.executable, "-m", "tests.kills"],
             cwd=Path(__file__).parents[1],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"},
+            env=os.environ | {"MPLBACKEND": "agg"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -132,13 +130,18 @@ def check_it_ends_as_expected(run, stage, folder, expected):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_killed_stage_ends_as_an_undisturbed_one(stage, undisturbed, run, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "n_kills", [N_KILLS, pytest.param(CAMPAIGN, marks=pytest.mark.long)], ids=["few", "many"]
+)
+def test_a_killed_stage_ends_as_an_undisturbed_one(
+    n_kills, stage, undisturbed, run, tmp_path, monkeypatch
+):
     before, expected, seconds = undisturbed[stage]
     folder = tmp_path / "repository"
     shutil.copytree(before, folder)
     monkeypatch.setattr("src.paths.ROOT", folder)
     moments, killed = random.Random(f"{stage} {SEED}"), 0
-    while killed < N_KILLS[stage]:
+    while killed < n_kills[stage]:
         moment = moments.uniform(0, seconds)
         code = run(stage, folder, moment)
         check_no_half_file_is_read(folder)

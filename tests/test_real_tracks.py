@@ -1,0 +1,25 @@
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.test_notebooks import TINY, copy_of_the_repository, pipeline, results, slim
+
+
+def test_real_tracks_go_the_whole_way(tmp_path):
+    if "GTZAN_DIR" not in os.environ:
+        pytest.skip("environment variable GTZAN_DIR does not name a folder of the real tracks")
+    real = Path(os.environ["GTZAN_DIR"]).resolve()
+    folder = slim(copy_of_the_repository(tmp_path))
+    parameters = {k: v for k, v in TINY.items() if k != "TRACKS_PER_GENRE"}
+    pipeline(folder, "--dataset", str(real), "--run", "real", **parameters)
+    found = results(folder, "real")
+    n_files = len([p for p in real.rglob("*.wav") if p.stem.startswith(f"{p.parent.name}.")])
+    assert found["audit"]["n_tracks"] == n_files
+    assert {result["corpus"] for result in found.values()} == {real.name}
+    training = found["training_documented"]
+    assert training["test"]["clip_accuracy"]["value"] > 2 * training["test"]["chance"]
+    table = pd.read_csv(folder / "results/metrics/real/robustness.csv")
+    table = table[table["checkpoint"] == "documented"].set_index(["attack", "eps"])["accuracy"]
+    assert table["pgd", 0.1] < table["clean", 0] / 2
