@@ -56,16 +56,21 @@ ROBUST = IMPROVED | {
 }
 
 SHORT = DOCUMENTED | {
-    "epochs": 6,
-    "patience": 6,
-    "batch_size": 32,
+    "epochs": 11,
+    "patience": 11,
+    "batch_size": 16,
     "lr": 0.003,
     "schedule": "one_cycle",
+    "crops": True,
+    "crop_frames": 65,  # half the cost
+    "averaging": 1.0,
 }
 
 SHORT_ROBUST = SHORT | {
-    "epochs": 3,
-    "patience": 3,
+    "epochs": 2,
+    "patience": 2,
+    "lr": 0.002,
+    "averaging": 0.5,
     "start_from": "short",
     "adversarial_eps": 0.01,
     "adversarial_steps": 1,
