@@ -51,9 +51,6 @@ def audit(path: Path, n_jobs: int = 2) -> pd.DataFrame:
     return corpus_at(path).audit(n_jobs)
 
 
-runtime.prepare_process()
-
-
 def planted(seed, n):
     """Return noise with tones, strokes or slanted lines for one of three genres, faint to loud."""
     rng = np.random.default_rng(seed)
@@ -71,18 +68,18 @@ def slim_model(shared_folder):
     """Return a slim network that has learnt the planted patterns; one worker trains it."""
     folder = shared_folder / "slim_model"
     changes = {
-        "epochs": 15,
+        "epochs": 10,
         "batch_size": 8,
-        "lr": 0.005,
+        "lr": 0.01,
         "weight_decay": 0,
-        "patience": 15,
+        "schedule": "one_cycle",
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cnn, "WIDTHS", (8, 16, 16, 16))
         patch.setattr(cnn, "DENSE", (64, 64))
-        train, val = (SegmentDataset(*planted(*how)) for how in ((1, 90), (2, 18)))
+        train, val = (SegmentDataset(*planted(*how)) for how in ((1, 180), (2, 18)))
         with FileLock(shared_folder / "slim_model.lock"):
-            fit(train, val, folder, Training("documented", changes, "", 0, [*"abc"], ""))
+            fit(train, val, folder, Training("documented", changes, "", 1, [*"abc"], ""))
         return load_checkpoint(folder / CHECKPOINT_FILE)[0]
 
 

@@ -149,14 +149,12 @@ def test_attacked_segments_are_judged_by_the_network_itself(target, monkeypatch)
     for parameter in contrary.output.parameters():
         parameter.data.neg_()
     monkeypatch.setattr(adversarial, "make_classifier", lambda _: make_classifier(contrary))
-    _, flipped = first_success("pgd", target, (0.002, EPS), Search(ITERATIONS))
-    records = sweep("pgd", target, (0.002, EPS), Search(ITERATIONS))
-    assert not records["success"].any()
-    assert np.array_equal(flipped, target.data.X)
-
-
-def one_hot(y):
-    return np.eye(3, dtype=np.float32)[y]
+    smallest, flipped = first_success("pgd", target, (0.002, EPS), Search(ITERATIONS))
+    wrong = target.predict(flipped) != target.data.y
+    assert np.array_equal(wrong[target.correct], ~np.isnan(smallest)[target.correct])
+    monkeypatch.undo()
+    with_own_gradients, _ = first_success("pgd", target, (0.002, EPS), Search(ITERATIONS))
+    assert np.isnan(smallest).sum() > np.isnan(with_own_gradients).sum()
 
 
 @pytest.mark.parametrize("targeted", [False, True])
@@ -198,7 +196,7 @@ def test_early_stopping_flips_the_same_segments_with_fewer_gradients(target, mon
     assert found[True].tolist() == found[False].tolist()
     assert 0.2 < found[True].mean() < 1
     assert gradients[False] == ITERATIONS * len(target.data.y)
-    assert gradients[True] < 0.8 * gradients[False]
+    assert gradients[True] < 0.9 * gradients[False]
 
 
 def test_bins_with_an_eps_of_zero_stay_as_they_are(model, data):

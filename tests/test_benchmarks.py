@@ -1,5 +1,4 @@
 import json
-import os
 import sys
 
 import numpy as np
@@ -53,28 +52,14 @@ def run(tmp_path, monkeypatch, write_track, noise):
     return run
 
 
-def settings_of_the_process(*_):
-    """Return what `prepare_process` changes in the environment."""
-    return os.environ.get("THP_MEM_ALLOC_ENABLE")
-
-
 def test_the_bench_measures_each_stage_with_its_cpu_precision_and_layout(
     run, tmp_path, monkeypatch, capsys, in_precision
 ):
     in_precision("bfloat16")
-    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
     for name, size in SIZES.items():
         monkeypatch.setattr(bench, name, size)
     monkeypatch.setattr(bench, "METRICS", tmp_path)
-    measure, settings = bench.measure, []
-
-    def look(options, apart):
-        settings.extend([apart(settings_of_the_process), settings_of_the_process()])
-        return measure(options, apart)
-
-    monkeypatch.setattr(bench, "measure", look)
     assert bench.main(["--run", "tiny"]) == 0
-    assert settings == [None, "1"]  # the plain process is not prepared, ours is
     cpu = describe()["cpu"].lower().replace(" ", "_")
     found = json.loads((tmp_path / f"bench_{cpu}_bfloat16.json").read_text())
     assert {"versions", "machine", "corpus"} <= set(found)

@@ -125,7 +125,7 @@ def test_labels_are_shuffled_only_if_a_recipe_says_so(monkeypatch, crops, random
     X = np.zeros((10, 128, 130), np.float32)
     monkeypatch.setattr(runs, "load_split", lambda paths, split: (X, y, tracks))
     monkeypatch.setattr(runs, "load_whole_tracks", lambda paths: (X, np.full(10, 130), y))
-    recipe = {"crops": crops, "random_labels": random_labels}
+    recipe = {"crops": crops, "crop_frames": 65, "random_labels": random_labels}
     data = runs._training_data(RunPaths("r"), recipe, seed=0)
     assert isinstance(data, runs.CropDataset) == crops
     assert sorted(data.y) == list(y)

@@ -3,11 +3,13 @@ import pandas as pd
 import pytest
 import torch
 
+from src.attacks.adversarial import Search
 from src.data import synthetic
 from src.data.frontend import SEGMENT_SAMPLES, LogMel
 from src.data.synthetic import PARTS
 from src.explainability.boxes import (
     BOX_BANDS,
+    BOX_EPS,
     BOX_FRAMES,
     attack_boxes,
     box_measures,
@@ -37,10 +39,10 @@ def test_an_attack_stays_in_its_box_and_inside_eps(X):
     torch.manual_seed(0)
     model = GenreClassifierCNN().eval()
     boxes = draw_boxes(3, 5)
-    attacked = attack_boxes(model, X, np.array([0, 1, 2]), boxes, 0.05, 2, 42)
+    attacked = attack_boxes(model, X, np.array([0, 1, 2]), boxes, Search(2, 42))
     change = np.abs(attacked - X)
     assert (change[~boxes] == 0).all()
-    assert all(change[k][boxes[k]].max() == pytest.approx(0.05, abs=1e-6) for k in range(3))
+    assert all(change[k][boxes[k]].max() == pytest.approx(BOX_EPS, abs=1e-6) for k in range(3))
     assert (attacked.min() >= 0, attacked.max() <= 1) == (True, True)
 
 

@@ -78,7 +78,7 @@ def test_robustness_is_drawn_in_percent_with_eps_in_decibel_above(ax):
 
 
 def test_fragility_shows_each_segment_in_the_row_of_its_genre(ax):
-    table = pd.DataFrame({"true": [0, 0, 1, 1], "smallest_eps_db": [0.2, 0.8, 4, np.nan]})
+    table = pd.DataFrame({"true": [0, 0, 1, 1], "minimal_eps_db": [0.2, 0.8, 4, np.nan]})
     plots.fragility(ax, table, ["blues", "jazz"])
     points = [line for line in ax.get_lines() if line.get_marker() == "."]
     assert [line.get_xdata().tolist() for line in points] == [[0.2, 0.8], [4]]

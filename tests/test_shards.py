@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from src import shards
-from src.attacks.adversarial import attack
+from src.attacks.adversarial import Search, attack
 from src.explainability.boxes import attack_boxes
 from src.explainability.gradcam import explain
 from src.shards import SHARD, in_shards
@@ -28,12 +28,12 @@ def alike(clips, monkeypatch):
 
 
 def everywhere(model, X, y, seed):
-    return attack_boxes(model, X, y, np.ones(X.shape, dtype=bool), 0.05, 1, seed)
+    return attack_boxes(model, X, y, np.ones(X.shape, dtype=bool), Search(1, seed))
 
 
 RANDOM = {
-    "pgd": lambda model, X, y, seed: attack("pgd", model, X, y, 0.05, 1, seed),
-    "square": lambda model, X, y, seed: attack("square", model, X, y, 0.05, 2, seed),
+    "pgd": lambda model, X, y, seed: attack("pgd", model, X, y, 0.05, Search(1, seed)),
+    "square": lambda model, X, y, seed: attack("square", model, X, y, 0.05, Search(2, seed)),
     "boxes": everywhere,
     "randomcam": lambda model, X, y, seed: explain(model, X, y, method="randomcam", seed=seed),
 }
