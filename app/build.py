@@ -131,7 +131,7 @@ def _write_model(
     if shown.samples is None:
         return data
     sounds = write_sounds(folder, number, model, shown, seen, iterations[1])
-    return [pictured | heard for pictured, heard in zip(data, sounds, strict=True)]
+    return [own | audible for own, audible in zip(data, sounds, strict=True)]
 
 
 def _write_data(folder: Path, data: dict) -> None:
