@@ -16,7 +16,7 @@ from app.views import views, write_view
 from src import labels
 from src.attacks import adversarial, waveform
 from src.data.frontend import DYNAMIC_RANGE_DB
-from src.data.loader import load_metadata
+from src.data.segments import load_metadata
 from src.explainability.shift import TOP_SHARE
 from src.models.runs import load_named
 from src.paths import EMBEDDED_CORPUS, RunPaths

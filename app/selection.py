@@ -8,7 +8,7 @@ from torch import nn
 
 from src.attacks.audio import load_clips
 from src.data.corpus import corpus_of
-from src.data.loader import load_split
+from src.data.segments import load_split
 from src.models.checkpoints import CHECKPOINT_FILE
 from src.models.evaluation import predict_logits, softmax
 from src.paths import RunPaths
@@ -42,12 +42,11 @@ def checkpoint_names(paths: RunPaths) -> list[str]:
 
 def choose_segments(paths: RunPaths, models: dict[str, nn.Module], per_genre: int) -> Shown:
     """Return `per_genre` test segments per genre: the easiest ones for these models."""
-    X, y, table = load_split(paths, "test")
-    mean = np.mean([softmax(predict_logits(model, X)) for model in models.values()], axis=0)
-    rows = easiest(y, mean, table["track"].to_numpy(), per_genre)
-    table = table.iloc[rows]
-    samples = load_clips(paths, table) if corpus_of(paths).has_audio else None
-    return Shown(np.array(X[rows]), y[rows], table, samples)
+    test = load_split(paths, "test")
+    mean = np.mean([softmax(predict_logits(model, test.X)) for model in models.values()], axis=0)
+    data = test.take(easiest(test.y, mean, test.tracks, per_genre))
+    samples = load_clips(paths, data.table) if corpus_of(paths).has_audio else None
+    return Shown(np.array(data.X), data.y, data.table, samples)
 
 
 def easiest(

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,7 @@ from src.attacks.suite import sweep
 from src.data import preprocessor
 from src.data.corpus import corpus_of, load_tracks
 from src.data.frontend import HOP_LENGTH, N_FFT, SEGMENT_SAMPLES
-from src.data.loader import SegmentDataset, load_metadata, load_split
-from src.data.segments import Segments
+from src.data.segments import SegmentDataset, Segments, load_metadata, load_split
 from src.explainability.gradcam import explain
 from src.models import cnn
 from src.models.checkpoints import CHECKPOINT_FILE, load_checkpoint
@@ -101,8 +101,8 @@ def features(paths: RunPaths, apart: Callable) -> dict:
 
 def training(paths: RunPaths, apart: Callable) -> dict:
     """Measure one epoch; difference: of the mean loss, in nats."""
-    X, y, _ = load_split(paths, "train")
-    X, y = np.array(X[:SEGMENTS]), y[:SEGMENTS]
+    data = load_split(paths, "train")
+    X, y = np.array(data.X[:SEGMENTS]), data.y[:SEGMENTS]
     train, val = SegmentDataset(X, y), SegmentDataset(X[:BATCH], y[:BATCH])
     genres = load_metadata(paths)["genres"]
     one_epoch = Training("documented", {"epochs": 1}, "", SEED, genres, "")
@@ -148,7 +148,8 @@ def attacks(paths: RunPaths, model: nn.Module, apart: Callable) -> dict:
 
 def maps(paths: RunPaths, model: nn.Module, apart: Callable) -> dict:
     """Measure Grad-CAM maps; difference: largest of all cells of maps in [0, 1]."""
-    X, y, _, _ = _test_segments(paths, MAPS)
+    data = _test_segments(paths, MAPS)
+    X, y = data.X, data.y
     times, (expected, found) = take_turns(
         lambda: apart(plain.grad_cam, model, X, y), lambda: explain(model, X, y), 5
     )
@@ -230,8 +231,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def _test_segments(paths: RunPaths, n: int) -> Segments:
-    data = Segments(*load_split(paths, "test")).sample(n, SEED)
-    return data._replace(X=np.array(data.X))
+    data = load_split(paths, "test").sample(n, SEED)
+    return replace(data, X=np.array(data.X))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from nbconvert.preprocessors import ClearMetadataPreprocessor
 from PIL import Image
 
 from src import tables
-from src.data.loader import load_metadata
+from src.data.segments import load_metadata
 from src.paths import EMBEDDED_CORPUS, METRICS, ROOT, STAGES, RunPaths
 from src.results import read_json, save_with, whole_file, write_csv, write_json
 

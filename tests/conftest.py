@@ -12,9 +12,8 @@ from filelock import FileLock
 from src import runtime
 from src.attacks.records import make_target
 from src.data.corpus import Corpus, open_corpus
-from src.data.loader import SegmentDataset, file_hash
 from src.data.preprocessor import write_processed
-from src.data.segments import Segments
+from src.data.segments import SegmentDataset, Segments, file_hash
 from src.data.splits import split_tracks
 from src.models import cnn
 from src.models.checkpoints import CHECKPOINT_FILE, load_checkpoint

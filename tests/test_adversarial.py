@@ -18,7 +18,6 @@ from src.attacks.adversarial import (
     make_classifier,
 )
 from src.attacks.suite import first_success, sweep
-from src.data.segments import draw_segments
 from src.models.evaluation import predict_logits, softmax
 
 ITERATIONS = 10
@@ -54,7 +53,7 @@ def accuracy(model, X, y):
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("eps", [0.001, 0.05, 1])
 def test_an_attack_stays_within_eps_and_range(name, eps, model, data):
-    X, y = data[:2]
+    X, y = data.X, data.y
     before = X.copy()
     attacked = attack(name, model, X, y, eps, Search(ITERATIONS))
     assert (attacked.shape, attacked.dtype) == (X.shape, np.float32)
@@ -73,20 +72,20 @@ def test_silence_is_attacked_within_bounds(name, model):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_eps_zero_changes_nothing(name, model, data):
-    X, y = data[:2]
+    X, y = data.X, data.y
     assert np.array_equal(attack(name, model, X, y, 0, Search(ITERATIONS)), X)
 
 
 @pytest.mark.parametrize("eps", [-0.01, 1.01, float("nan"), float("inf")])
 def test_an_eps_outside_of_the_range_is_refused(eps, model, data):
     with pytest.raises(ValueError, match=rf"eps is {eps}: it must lie in \[0, 1\]"):
-        attack("fgsm", model, *data[:2], eps)
+        attack("fgsm", model, data.X, data.y, eps)
 
 
 @pytest.mark.parametrize("eps", [0, EPS])
 def test_an_unknown_attack_is_refused(eps, model, data):
     with pytest.raises(ValueError, match="boundary is not an attack known here: give one of"):
-        attack("boundary", model, *data[:2], eps)
+        attack("boundary", model, data.X, data.y, eps)
 
 
 def test_the_contract_catches_a_broken_attack():
@@ -107,7 +106,7 @@ def test_an_attack_that_breaks_its_contract_is_not_returned(model, data, monkeyp
 
     monkeypatch.setitem(adversarial.METHODS, "fgsm", rough)
     with pytest.raises(AssertionError, match="left its bounds"):
-        attack("fgsm", model, *data[:2], 0.1)
+        attack("fgsm", model, data.X, data.y, 0.1)
 
 
 def test_the_network_attacked_here_has_learnt(model):
@@ -127,7 +126,7 @@ def test_pgd_harms_at_least_as_much_as_fgsm_and_both_far_more_than_noise(model, 
 
 
 def test_attacks_raise_the_loss_of_the_true_genre(model, data):
-    X, y = data[:2]
+    X, y = data.X, data.y
     rows = np.arange(len(y))
     for name in ("fgsm", "pgd"):
         attacked = predict_logits(model, attack(name, model, X, y, 0.005, Search(ITERATIONS)))
@@ -137,7 +136,7 @@ def test_attacks_raise_the_loss_of_the_true_genre(model, data):
 
 
 def test_the_random_start_depends_on_the_seed_alone(model, data):
-    X, y = data[:2]
+    X, y = data.X, data.y
     first, again = (attack("pgd", model, X, y, EPS, Search(1, seed=1)) for _ in range(2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, attack("pgd", model, X, y, EPS, Search(1, seed=2)))
@@ -190,7 +189,9 @@ def test_early_stopping_flips_the_same_segments_with_fewer_gradients(target, mon
     found, gradients = {}, {}
     for stops in (False, True):
         work.clear()
-        made = attack("pgd", target.model, *target.data[:2], 0.02, Search(ITERATIONS, 42, stops))
+        made = attack(
+            "pgd", target.model, target.data.X, target.data.y, 0.02, Search(ITERATIONS, 42, stops)
+        )
         found[stops] = target.predict(made) != target.data.y
         gradients[stops] = sum(work)
     assert found[True].tolist() == found[False].tolist()
@@ -217,14 +218,6 @@ def test_gradients_come_in_bfloat16_and_losses_in_float32(model, classifier, dat
     assert 1e-3 < np.abs(fast - exact).max() < 0.05 * np.abs(exact).max() + 0.05
 
 
-def test_segments_are_drawn_evenly_over_tracks():
-    tracks = np.repeat([*"abcdefg"], 10)
-    drawn = draw_segments(tracks, 25, seed=0)
-    assert sorted(np.unique(tracks[drawn], return_counts=True)[1]) == [3, 3, 3, 4, 4, 4, 4]
-    assert len(np.unique(drawn)) == 25
-    assert (np.diff(drawn) > 0).all()
-
-
 def test_each_segment_may_have_an_eps_of_its_own(model, data):
     eps = np.linspace(0.001, 0.1, len(data.X))
     attacked = attack("pgd", model, data.X, data.y, eps, Search(ITERATIONS))
@@ -243,29 +236,8 @@ def test_targeted_pgd_brings_the_genre_it_is_given_closer(model, data):
     assert (after > before).all()
 
 
-def test_short_tracks_give_all_they_have():
-    tracks = np.array([*"abbbbbbbb"])
-    assert tracks[draw_segments(tracks, 4, seed=0)].tolist() == [*"abbb"]
-
-
-def test_drawing_depends_on_the_seed_alone():
-    tracks = np.repeat([*"abcdefg"], 10)
-    one, two, other = (draw_segments(tracks, 25, seed).tolist() for seed in (0, 0, 1))
-    assert one == two != other
-
-
-def test_all_segments_are_taken_if_there_are_fewer():
-    assert draw_segments(np.array([*"aab"]), 9, seed=0).tolist() == [0, 1, 2]
-
-
-@pytest.mark.parametrize("n", [0, -1])
-def test_at_least_one_segment_must_be_asked_for(n):
-    with pytest.raises(ValueError, match=f"The number of segments is {n}"):
-        draw_segments(np.array([*"aab"]), n, seed=0)
-
-
 def test_a_sweep_has_one_record_a_segment_attack_and_eps(records, data):
-    X, y, segments = data[:3]
+    X, y, segments = data.X, data.y, data.table
     assert len(records) == 2 * len(EPSILONS) * len(X)
     assert not records.duplicated(["attack", "eps", "segment"]).any()
     for _, rows in records.groupby(["attack", "eps"]):
@@ -318,7 +290,7 @@ def test_epsilons_may_come_in_any_order(target, records):
 
 
 def test_the_smallest_flips_agree_with_the_records(target, records):
-    X, y, segments = target.data[:3]
+    X, y, segments = target.data.X, target.data.y, target.data.table
     for name in ("fgsm", "pgd"):
         smallest, flipped = first_success(name, target, EPSILONS, Search(ITERATIONS))
         found = ~np.isnan(smallest)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.data.loader import SegmentDataset
+from src.data.segments import SegmentDataset
 from src.models import adversarial_training, cnn
 from src.models.adversarial_training import measure, overfitted_epochs, perturb
 from src.models.cnn import GenreClassifierCNN

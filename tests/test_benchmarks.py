@@ -10,8 +10,8 @@ from conftest import audit, corpus_at
 from benchmarks import bench, growth, plain
 from src import paths
 from src.attacks.adversarial import Search, attack
-from src.data.loader import file_hash
 from src.data.preprocessor import write_processed
+from src.data.segments import file_hash
 from src.data.splits import split
 from src.data.synthetic import GENRES
 from src.models import cnn

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from src.data.segments import Segments
 from src.models import runs
 from src.models.comparison import (
     accuracy_difference,
@@ -123,7 +124,7 @@ def test_each_pair_of_recipes_is_compared_on_the_same_seeds(tmp_path, monkeypatc
 def test_labels_are_shuffled_only_if_a_recipe_says_so(monkeypatch, crops, random_labels):
     y, tracks = np.arange(10), pd.DataFrame({"track": [f"t{k}" for k in range(10)]})
     X = np.zeros((10, 128, 130), np.float32)
-    monkeypatch.setattr(runs, "load_split", lambda paths, split: (X, y, tracks))
+    monkeypatch.setattr(runs, "load_split", lambda paths, split: Segments(X, y, tracks))
     monkeypatch.setattr(runs, "load_whole_tracks", lambda paths: (X, np.full(10, 130), y))
     recipe = {"crops": crops, "crop_frames": 65, "random_labels": random_labels}
     data = runs._training_data(RunPaths("r"), recipe, seed=0)

@@ -164,10 +164,10 @@ def test_log_mels_cannot_be_corrupted(tmp_path, corpus):
 
 
 def test_the_table_counts_each_checkpoint_at_each_severity(slim_model, clips):
-    X, y, segments, _ = clips
+    X, y, tracks = clips.X, clips.y, clips.tracks
     made = [("none", 0, X), ("mp3", 8, X[::-1])]
     models = {"documented": slim_model, "robust": slim_model}
-    table = corruption_table(models, made, y, segments["track"].to_numpy(), "tiny", "random")
+    table = corruption_table(models, made, y, tracks, "tiny", "random")
     assert list(table.columns) == TABLE_COLUMNS
     assert (",".join(TABLE_COLUMNS)) == (
         "corpus,split,checkpoint,corruption,severity,unit,accuracy,low,high,n_segments,n_tracks"
@@ -175,4 +175,4 @@ def test_the_table_counts_each_checkpoint_at_each_severity(slim_model, clips):
     assert table["accuracy"].iloc[:2].tolist() == [22 / 24] * 2
     assert (table["accuracy"].iloc[2:] < 0.9).all()
     assert table["unit"].tolist() == ["", "", "kbit/s", "kbit/s"]
-    assert corruption_table(models, [], y, segments["track"], "tiny", "random").empty
+    assert corruption_table(models, [], y, tracks, "tiny", "random").empty

@@ -20,8 +20,8 @@ from doit.exceptions import TaskFailed
 from src import pipeline, results
 from src.data import corpus as corpora
 from src.data import synthetic
-from src.data.loader import load_metadata
 from src.data.preprocessor import write_processed
+from src.data.segments import load_metadata
 from src.data.splits import split_tracks
 from src.paths import RunPaths
 from src.pipeline import main

@@ -14,7 +14,7 @@ import pytest
 import soundfile as sf
 import torch
 
-from src.data.loader import load_metadata, load_split
+from src.data.segments import load_metadata, load_split
 from src.models.cnn import GenreClassifierCNN
 from src.paths import STAGES, RunPaths
 from src.results import read_json

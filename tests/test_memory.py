@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from src import plots
-from src.data import loader, preprocessor
+from src.data import preprocessor, segments
 from src.data.corpus import AudioFolder
-from src.data.loader import SegmentDataset, make_loader
+from src.data.segments import SegmentDataset, make_loader
 from src.models.augment import CropDataset
 from src.models.evaluation import band_statistics, baseline_probabilities, predict_logits
 from src.runtime import chunks, forget_read
@@ -112,7 +112,7 @@ def test_judging_holds_one_batch_at_a_time(X, file):
 @pytest.mark.parametrize(
     "read",
     [
-        lambda X, y: loader._range_of(X),
+        lambda X, y: segments._range_of(X),
         lambda X, y: band_statistics(X),
         lambda X, y: plots.band_levels(plt.figure().gca(), X, y, [*"abc"]),
     ],
@@ -125,11 +125,11 @@ def test_passes_over_an_array_leave_nothing_in_memory(read, X, y, file):
 
 def test_the_range_of_an_array_has_the_ends_of_all_of_its_parts(X):
     x = np.array(X)
-    assert loader._range_of(x) == (x.min(), x.max())
+    assert segments._range_of(x) == (x.min(), x.max())
     x[300, 5, 5], x[599, 0, 0] = -3, 7
-    assert loader._range_of(x) == (-3, 7)
+    assert segments._range_of(x) == (-3, 7)
     x[10, 0, 0] = np.nan
-    assert np.isnan(loader._range_of(x)).all()
+    assert np.isnan(segments._range_of(x)).all()
 
 
 def test_the_baseline_learns_from_so_many_segments_at_most(X, y, monkeypatch):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -60,7 +62,7 @@ def test_noise_on_record_is_as_large_as_the_attack(target):
 
 def test_noise_may_be_measured_where_no_segment_is_right(slim_model, clips):
     two = clips.take(np.arange(2))
-    wrong = make_target(slim_model, two._replace(y=(two.y + 1) % 3))
+    wrong = make_target(slim_model, replace(two, y=(two.y + 1) % 3))
     pgd = sweep("pgd", wrong, (0.01,), Search(1))
     noise = noise_records(wrong, pgd, seed=1)
     assert np.isfinite(noise["l2"]).all()

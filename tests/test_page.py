@@ -20,7 +20,7 @@ from src.attacks.channels import librosa_log_mel
 from src.attacks.waveform import ratio_db
 from src.data import log_mels, preprocessor
 from src.data.corpus import AudioFolder, LogMelArchive, claim_run
-from src.data.loader import SegmentDataset, file_hash, load_split
+from src.data.segments import SegmentDataset, file_hash, load_split
 from src.explainability.gradcam import explain
 from src.models import cnn
 from src.models.evaluation import predict_logits, softmax
@@ -87,7 +87,8 @@ def make_run(run, corpus):
     tracks["split"] = last.map({"5": "test", "6": "test", "4": "val"}).fillna("train")
     facts = {"corpus": corpus.name, "tracks_sha256": file_hash(paths.processed / "tracks.csv")}
     metadata = preprocessor.write_processed(corpus, tracks, paths.processed, facts, 1)
-    train, val = (SegmentDataset(*load_split(paths, part)[:2]) for part in ("train", "val"))
+    splits = (load_split(paths, part) for part in ("train", "val"))
+    train, val = (SegmentDataset(data.X, data.y) for data in splits)
     for seed, model in enumerate(MODELS):
         training = Training("documented", RECIPE, "", seed, GENRES, metadata["fingerprint"])
         fit(train, val, paths.models / model, training)
@@ -159,7 +160,8 @@ def named_files(value):
 
 def spectrogram(paths, segment):
     """Return the spectrogram (1, 128, 130) of a segment of the page."""
-    X, _, table = load_split(paths, "test")
+    data = load_split(paths, "test")
+    X, table = data.X, data.table
     same = (table["track"] == segment["track"]) & (table["start_s"] == segment["start_s"])
     return np.array(X[np.flatnonzero(same)])
 

@@ -20,7 +20,9 @@ from src.data.frontend import (
     to_decibel,
     to_unit,
 )
-from src.data.loader import (
+from src.data.log_mels import fill_frames
+from src.data.preprocessor import write_processed
+from src.data.segments import (
     SegmentDataset,
     file_hash,
     load_metadata,
@@ -28,8 +30,6 @@ from src.data.loader import (
     load_whole_tracks,
     make_loader,
 )
-from src.data.log_mels import fill_frames
-from src.data.preprocessor import write_processed
 from src.data.splits import SPLITS, split_tracks
 from src.paths import RunPaths
 from src.results import read_json, save_with, write_csv, write_json
@@ -69,7 +69,8 @@ def test_arrays_table_and_metadata_agree(corpus, paths):
     assert sum(metadata["n_segments"].values()) == 4 + 3 * 2 + 7 * 2
     seen = []
     for split in SPLITS:
-        X, y, table = load_split(paths, split)
+        data = load_split(paths, split)
+        X, y, table = data.X, data.y, data.table
         assert table.columns.tolist() == ["segment", "track", "genre", "start_s", "split"]
         seen += table["track"].unique().tolist()
         assert X.shape == (metadata["n_segments"][split], 128, 130)
@@ -83,7 +84,8 @@ def test_arrays_table_and_metadata_agree(corpus, paths):
 def test_every_row_is_the_segment_that_the_table_names(corpus, paths):
     preprocess(corpus, paths)
     for split in SPLITS:
-        X, _, table = load_split(paths, split)
+        data = load_split(paths, split)
+        X, table = data.X, data.table
         for track, rows in table.groupby("track"):
             samples = read_audio(corpus / track.split(".")[0] / f"{track}.wav")
             expected = segment_audio(samples, len(rows))
@@ -102,7 +104,8 @@ def test_segments_of_a_track_follow_each_other_every_three_seconds(noise):
 
 def test_arrays_are_float32_memory_maps_that_cannot_be_written(corpus, paths):
     preprocess(corpus, paths)
-    X, y, _ = load_split(paths, "train")
+    data = load_split(paths, "train")
+    X, y = data.X, data.y
     assert isinstance(X, np.memmap)
     assert (X.dtype, y.dtype) == (np.float32, np.int64)
     assert not X.flags.writeable
@@ -298,7 +301,8 @@ def test_an_archive_of_log_mels_gives_the_segments_that_a_track_fills(tmp_path, 
     metadata = preprocess(archive, paths)
     assert sum(metadata["n_segments"].values()) == 13 * 10 + 9
     for split in SPLITS:
-        segments, _, table = load_split(paths, split)
+        data = load_split(paths, split)
+        segments, table = data.X, data.table
         assert segments.dtype == np.float32
         for track, rows in table.groupby("track"):
             i = names.index(track)
@@ -312,7 +316,8 @@ def test_an_archive_of_log_mels_gives_the_segments_that_a_track_fills(tmp_path, 
 
 def test_crops_at_the_starts_of_segments_are_those_segments(tmp_path, paths):
     preprocess(noisy_archive(tmp_path)[0], paths)
-    X, y, table = load_split(paths, "train")
+    data = load_split(paths, "train")
+    X, y, table = data.X, data.y, data.table
     tracks, lengths, genres = load_whole_tracks(paths)
     names = list(table["track"].unique())
     assert tracks.shape == (len(names), 128, 1292)
@@ -326,7 +331,8 @@ def test_crops_at_the_starts_of_segments_are_those_segments(tmp_path, paths):
 
 def test_whole_tracks_of_audio_follow_their_segments(corpus, paths):
     preprocess(corpus, paths)
-    X, _, table = load_split(paths, "train")
+    data = load_split(paths, "train")
+    X, table = data.X, data.table
     tracks, lengths, _ = load_whole_tracks(paths)
     counts = table.groupby("track", sort=False).size().to_numpy()
     assert lengths.tolist() == (counts * 66_150 // 512 + 1).tolist()

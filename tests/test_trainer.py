@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.loader import SegmentDataset
+from src.data.segments import SegmentDataset
 from src.models import cnn, trainer
 from src.models.checkpoints import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from src.models.recipes import DOCUMENTED, Training

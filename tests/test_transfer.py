@@ -1,12 +1,10 @@
 import copy
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from src.attacks.adversarial import Search, attack
 from src.attacks.transfer import attack_tracks, evaluate_transfer, transfer_table
-from src.data.segments import draw_tracks
 from src.models.evaluation import predict_logits, softmax
 
 EPS = 0.02
@@ -70,17 +68,3 @@ def test_the_table_states_its_eps_and_its_tracks(evaluated):
     counted = table.groupby("unit")["n_segments"].unique().to_dict()
     assert {unit: list(n) for unit, n in counted.items()} == {"clip": [24], "song": [6]}
     assert (table["n_tracks"] == 6).all()
-
-
-def test_tracks_are_drawn_whole_and_evenly_over_genres():
-    tracks = pd.DataFrame({"track": [f"{g}.{i}" for g in "abc" for i in range(4)]})
-    segments = tracks.loc[np.repeat(tracks.index, 3)].reset_index(drop=True)
-    segments["genre"] = segments["track"].str[0]
-    rows = draw_tracks(segments, 6, seed=0)
-    drawn = segments.iloc[rows]
-    assert (drawn.groupby("track").size() == 3).all()
-    assert drawn.drop_duplicates("track").groupby("genre").size().tolist() == [2, 2, 2]
-    assert np.array_equal(rows, draw_tracks(segments, 6, seed=0))
-    assert len(draw_tracks(segments, 99, seed=0)) == 36
-    with pytest.raises(ValueError, match="The number of tracks is 0"):
-        draw_tracks(segments, 0, seed=0)

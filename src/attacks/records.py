@@ -1,5 +1,6 @@
 """Records of attacks: one row a segment, attack and eps, from which every number is counted."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +62,7 @@ class Target(NamedTuple):
 
 def make_target(model: GenreClassifierCNN, data: Segments) -> Target:
     """Return a target; its clean logits are computed here, once."""
-    data = data._replace(X=np.array(data.X, dtype=np.float32))
+    data = replace(data, X=np.array(data.X, dtype=np.float32))
     return Target(model, data, predict_logits(model, data.X))
 
 
@@ -76,7 +77,7 @@ def make_records(
     unchanged segment), lowest, highest (of the attacked segment), made_by (the attack that made the
     change; empty for none) and start (which of its random starts).
     """
-    X, y, table, _ = target.data
+    X, y, table = target.data.X, target.data.y, target.data.table
     change, bins = attacked - X, (1, 2)
     signal, energy = np.square(X).sum(axis=bins), np.square(change).sum(axis=bins)
     with np.errstate(divide="ignore"):

@@ -17,9 +17,9 @@ from src.data.frontend import (
     N_FRAMES,
     N_MELS,
     SAMPLE_RATE,
-    SEGMENT_SAMPLES,
     SEGMENT_SECONDS,
     SEGMENTS_PER_TRACK,
+    WHOLE_FRAMES,
 )
 from src.data.splits import SPLITS
 from src.progress import progress
@@ -27,7 +27,6 @@ from src.results import whole_file, write_csv, write_json
 from src.runtime import one_thread
 
 AHEAD = 128  # tracks that are transformed at most before the first of them is written
-WHOLE_FRAMES = 1 + SEGMENTS_PER_TRACK * SEGMENT_SAMPLES // HOP_LENGTH
 FRONT_END = {
     "sample_rate_hz": SAMPLE_RATE,
     "segment_s": SEGMENT_SECONDS,

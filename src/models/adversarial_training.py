@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from src.data.loader import SegmentDataset
+from src.data.segments import SegmentDataset
 from src.models.cnn import fold_batch_norm
 from src.runtime import device, fast_precision, memory_format
 

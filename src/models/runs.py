@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
-from src.data.loader import SegmentDataset, load_metadata, load_split, load_whole_tracks
+from src.data.segments import SegmentDataset, load_metadata, load_split, load_whole_tracks
 from src.models import recipes
 from src.models.augment import CropDataset, shuffled_labels
 from src.models.checkpoints import CHECKPOINT_FILE, load_checkpoint
@@ -49,10 +49,10 @@ def train_recipe(paths: RunPaths, name: str, changes: dict, suffix: str, seed: i
     metadata = load_metadata(paths)
     facts = metadata["genres"], metadata["fingerprint"]
     training = recipes.Training(name, changes, suffix, seed, *facts)
-    source = training.recipe["start_from"]
+    source, validation = training.recipe["start_from"], load_split(paths, "val")
     history = fit(
         _training_data(paths, training.recipe, seed),
-        SegmentDataset(*load_split(paths, "val")[:2]),
+        SegmentDataset(validation.X, validation.y),
         paths.models / training.checkpoint,
         training,
         load_named(paths, recipes.checkpoint_name(source, "", seed))[0] if source else None,
@@ -66,13 +66,13 @@ def _training_data(paths: RunPaths, recipe: dict, seed: int) -> Dataset:
         tracks, lengths, y = load_whole_tracks(paths)
         numbers = np.arange(len(y))
     else:
-        X, y, segments = load_split(paths, "train")
-        numbers = segments["track"].to_numpy()
+        data = load_split(paths, "train")
+        y, numbers = data.y, data.tracks
     if recipe["random_labels"]:
         y = shuffled_labels(y, numbers, seed)
     if recipe["crops"]:
         return CropDataset(tracks, lengths, y, recipe["crop_frames"])
-    return SegmentDataset(X, y)
+    return SegmentDataset(data.X, y)
 
 
 def main(arguments: list[str]) -> int:

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from src.data.loader import SegmentDataset, make_loader
+from src.data.segments import SegmentDataset, make_loader
 from src.models import adversarial_training, augment
 from src.models.checkpoints import (
     CHECKPOINT_FILE,

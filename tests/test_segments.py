@@ -1,0 +1,77 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.data.segments import Segments, draw_segments, draw_tracks
+
+
+@pytest.fixture
+def data():
+    """Return eight segments of four tracks of two genres, with samples."""
+    tracks = np.repeat([*"abcd"], 2)
+    table = pd.DataFrame({"segment": np.arange(8) * 2, "track": tracks, "genre": [*"xxxxyyyy"]})
+    X = np.arange(8, dtype=np.float32)[:, None, None] * np.ones((1, 2, 3), np.float32)
+    return Segments(X, np.repeat([0, 1], 4), table, X[:, 0] * 10)
+
+
+def test_segments_that_are_taken_keep_their_labels_table_and_samples(data):
+    few = data.take(np.array([5, 0]))
+    assert (len(data), len(few)) == (8, 2)
+    assert few.X[:, 0, 0].tolist() == [5, 0]
+    assert few.y.tolist() == [1, 0]
+    assert few.tracks.tolist() == ["c", "a"]
+    assert few.numbers.tolist() == [10, 0]
+    assert few.samples[:, 0].tolist() == [50, 0]
+    without = Segments(data.X, data.y, data.table)
+    assert without.take(np.array([1])).samples is None
+
+
+def test_samples_of_segments_are_those_that_are_drawn(data):
+    few = data.sample(5, seed=3)
+    assert few.numbers.tolist() == data.numbers[draw_segments(data.tracks, 5, seed=3)].tolist()
+    whole = data.sample_tracks(2, seed=3)
+    assert whole.numbers.tolist() == data.numbers[draw_tracks(data.table, 2, seed=3)].tolist()
+    assert sorted(set(whole.y)) == [0, 1]
+
+
+def test_segments_are_drawn_evenly_over_tracks():
+    tracks = np.repeat([*"abcdefg"], 10)
+    drawn = draw_segments(tracks, 25, seed=0)
+    assert sorted(np.unique(tracks[drawn], return_counts=True)[1]) == [3, 3, 3, 4, 4, 4, 4]
+    assert len(np.unique(drawn)) == 25
+    assert (np.diff(drawn) > 0).all()
+
+
+def test_short_tracks_give_all_they_have():
+    tracks = np.array([*"abbbbbbbb"])
+    assert tracks[draw_segments(tracks, 4, seed=0)].tolist() == [*"abbb"]
+
+
+def test_drawing_depends_on_the_seed_alone():
+    tracks = np.repeat([*"abcdefg"], 10)
+    one, two, other = (draw_segments(tracks, 25, seed).tolist() for seed in (0, 0, 1))
+    assert one == two != other
+
+
+def test_all_segments_are_taken_if_there_are_fewer():
+    assert draw_segments(np.array([*"aab"]), 9, seed=0).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_at_least_one_segment_must_be_asked_for(n):
+    with pytest.raises(ValueError, match=f"The number of segments is {n}"):
+        draw_segments(np.array([*"aab"]), n, seed=0)
+
+
+def test_tracks_are_drawn_whole_and_evenly_over_genres():
+    tracks = pd.DataFrame({"track": [f"{g}.{i}" for g in "abc" for i in range(4)]})
+    segments = tracks.loc[np.repeat(tracks.index, 3)].reset_index(drop=True)
+    segments["genre"] = segments["track"].str[0]
+    rows = draw_tracks(segments, 6, seed=0)
+    drawn = segments.iloc[rows]
+    assert (drawn.groupby("track").size() == 3).all()
+    assert drawn.drop_duplicates("track").groupby("genre").size().tolist() == [2, 2, 2]
+    assert np.array_equal(rows, draw_tracks(segments, 6, seed=0))
+    assert len(draw_tracks(segments, 99, seed=0)) == 36
+    with pytest.raises(ValueError, match="The number of tracks is 0"):
+        draw_tracks(segments, 0, seed=0)
