@@ -20,7 +20,7 @@ from pytorch_grad_cam import (
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
-from src.models.cnn import GenreClassifierCNN, fold_batch_norm
+from src.models.cnn import GenreClassifierCNN, fold_batch_norm, norm_of
 from src.runtime import device, fast_precision, memory_format, set_seed
 from src.shards import in_shards
 
@@ -179,7 +179,7 @@ def _frozen(model: nn.Module, target_layer: str) -> nn.Module:
     if not isinstance(model, GenreClassifierCNN):
         return frozen
     folded = fold_batch_norm(frozen)
-    for name in (target_layer, target_layer.replace("conv", "bn")):
+    for name in (target_layer, norm_of(target_layer)):
         setattr(folded, name, frozen.get_submodule(name))
     return folded
 

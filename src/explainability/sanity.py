@@ -6,7 +6,7 @@ Source: Adebayo et al. 2018, arXiv 1810.03292 (cascading randomisation).
 import copy
 from collections.abc import Iterator
 
-from src.models.cnn import DENSE, WIDTHS, GenreClassifierCNN
+from src.models.cnn import DENSE, WIDTHS, GenreClassifierCNN, norm_of
 from src.runtime import set_seed
 
 LAYERS = (
@@ -26,6 +26,5 @@ def randomized(model: GenreClassifierCNN, seed: int) -> Iterator[tuple[str, Genr
     changed = copy.deepcopy(model)
     for name in LAYERS:
         changed.get_submodule(name).reset_parameters()
-        norm = name.replace("conv", "bn").replace("dense", "bn_dense")
-        changed.get_submodule(norm).reset_parameters()
+        changed.get_submodule(norm_of(name)).reset_parameters()
         yield name, copy.deepcopy(changed)

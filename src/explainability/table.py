@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from src.progress import progress
-from src.statistics import FEWEST_TRACKS, LEVEL, RESAMPLES, difference_over_tracks, mean_over_tracks
+from src.statistics import difference_of_means, mean_over_tracks
 
 KEYS = ["checkpoint", "method", "measure", "condition", "eps"]
 TRUE_OR_FALSE = ("empty", "box_hit")
@@ -34,7 +34,8 @@ def summarize(rows: pd.DataFrame, corpus: str) -> pd.DataFrame:
         shown = _measures(keys[KEYS.index("measure")], group["value"].to_numpy())
         for name, values in shown.items():
             line = dict(zip(KEYS, keys, strict=True)) | {"measure": name, "corpus": corpus}
-            lines.append(line | _mean(name, values, group["track"].to_numpy()))
+            tracks, proportion = group["track"].to_numpy(), name in TRUE_OR_FALSE
+            lines.append(line | mean_over_tracks(values, tracks, proportion=proportion))
     return pd.DataFrame(lines).rename(columns={"n_segments": "n_clips"}).reindex(columns=COLUMNS)
 
 
@@ -56,44 +57,15 @@ def differences(rows: pd.DataFrame, pairs: list[tuple], corpus: str) -> pd.DataF
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def difference(rows: pd.DataFrame, first: str, second: str, seed: int = 0) -> dict:
+def difference(rows: pd.DataFrame, first: str, second: str) -> dict:
     """Return the mean value under condition `first` less that under `second`, with its interval.
 
-    `rows` are records of one measure without NaN. Tracks are drawn with replacement, each with
-    its clips of both conditions (percentile bootstrap, 95%); draws in which a condition has no
-    clip do not count. `low` and `high` are None where either has fewer than `FEWEST_TRACKS`.
-    `n_clips` counts a clip once that has both conditions.
+    `rows` are records of one measure without NaN; `n_clips` counts a clip once that has both
+    conditions.
     """
-    tables = [rows[rows["condition"] == name] for name in (first, second)]
-    tracks = pd.Index(pd.concat(tables)["track"].unique())
-    sums = [table.groupby("track")["value"].agg(["sum", "count"]) for table in tables]
-    columns = [s.reindex(tracks, fill_value=0)[c].to_numpy() for s in sums for c in s]
-    few = min(table["track"].nunique() for table in tables) < FEWEST_TRACKS
-    low, high = (None, None) if few else _interval(columns, seed)
-    value = tables[0]["value"].mean() - tables[1]["value"].mean()
-    n_clips = pd.concat(tables)["segment"].nunique()
-    return {"value": float(value), "low": low, "high": high, "n_clips": n_clips}
-
-
-def _interval(columns: list[np.ndarray], seed: int) -> tuple[float, float]:
-    """Return the percentile interval of the difference of two means over resampled tracks.
-
-    `columns` are sums and counts by track of the first condition, then of the second.
-    """
-    n = len(columns[0])
-    rows = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
-    sum_a, count_a, sum_b, count_b = (column[rows].sum(axis=1) for column in columns)
-    known = (count_a > 0) & (count_b > 0)
-    draws = sum_a[known] / count_a[known] - sum_b[known] / count_b[known]
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
-
-
-def _mean(name: str, values: np.ndarray, tracks: np.ndarray) -> dict:
-    """Return a mean over tracks; only what is true or false has Wilson's interval at its ends."""
-    if name in TRUE_OR_FALSE:
-        return mean_over_tracks(values, tracks)
-    return difference_over_tracks(np.zeros(len(values)), values, tracks)
+    groups = [rows[rows["condition"] == name] for name in (first, second)]
+    columns = [group[name].to_numpy() for group in groups for name in ("value", "track")]
+    return difference_of_means(*columns) | {"n_clips": rows["segment"].nunique()}
 
 
 def _measures(name: str, values: np.ndarray) -> dict[str, np.ndarray]:

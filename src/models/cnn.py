@@ -75,6 +75,11 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
+def norm_of(layer: str) -> str:
+    """Return the name of a layer's batch norm; of `output`, which has none, its own name."""
+    return layer.replace("conv", "bn").replace("dense", "bn_dense")
+
+
 def fold_batch_norm(model: GenreClassifierCNN) -> GenreClassifierCNN:
     """Return a frozen evaluation copy whose batch norms are folded into the layers before them.
 
@@ -83,7 +88,7 @@ def fold_batch_norm(model: GenreClassifierCNN) -> GenreClassifierCNN:
     """
     folded = copy.deepcopy(model).eval().requires_grad_(False)
     for name, layer in list(folded.named_children()):
-        norm = name.replace("conv", "bn").replace("dense", "bn_dense")
+        norm = norm_of(name)
         if isinstance(layer, nn.Conv2d):
             setattr(folded, name, fuse_conv_bn_eval(layer, folded.get_submodule(norm)))
         elif isinstance(layer, nn.Linear) and name != norm:
