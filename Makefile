@@ -15,7 +15,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0  # se
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --no-header --no-annotate
 STAGES := explore preprocess train attack explain
 
-.PHONY: help run $(STAGES) lab test bench growth collect docs page lock clean
+.PHONY: help run $(STAGES) lab test bench stages growth collect docs page lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -39,6 +39,9 @@ test: $(VENV)/test ## set everything up, check the style, run the tests (long ca
 
 bench: $(VENV)/run ## compare the speed of each stage with a plain implementation: make bench RUN=synthetic
 	$(BIN)/python -m benchmarks.bench $(if $(RUN),--run "$(RUN)") $(ARGS)
+
+stages: $(VENV)/run ## measure time and memory of each stage of `make run`
+	$(BIN)/python -m benchmarks.stages
 
 growth: $(VENV)/run ## measure time and memory of notebooks 1 to 3 while the corpus grows
 	$(BIN)/python -m benchmarks.growth $(ARGS)

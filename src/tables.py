@@ -46,6 +46,11 @@ def benchmarks() -> list[dict]:
     return [read_json(file) for file in sorted(METRICS.glob("bench_*.json"))]
 
 
+def stage_costs() -> list[dict]:
+    """Return the results of `make stages`, one per class of CPU and precision."""
+    return [read_json(file) for file in sorted(METRICS.glob("stages_*.json"))]
+
+
 def growth() -> list[dict]:
     """Return the results of `make growth`, one per number of tracks."""
     return read_json(METRICS / "growth.json", {"growth"})["growth"]
