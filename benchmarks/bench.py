@@ -1,12 +1,13 @@
 """`python -m benchmarks.bench`: each stage compared with a plain implementation, in one run.
 
 Both take turns on the same work; the ratio is the median over turns. The plain implementation
-(`plain.py`, float32, NCHW) runs in a process of its own, started before this one is prepared. The
+(`plain.py`, float32, NCHW) runs in a process of its own, without our settings of memory. The
 limit is the rate of the operations that no implementation can avoid. Needs a trained checkpoint.
 """
 
 import argparse
 import multiprocessing
+import os
 import sys
 import tempfile
 import time
@@ -51,9 +52,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--run", default="synthetic", help="run with arrays and a checkpoint")
     parser.add_argument("--checkpoint", default="short")
     options = parser.parse_args(arguments)
+    os.environ.pop("GLIBC_TUNABLES", None)  # this process has read it, the plain one shall not
+    prepare_process()
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        pool.submit(int).result()  # starts without the settings of this process
-        prepare_process()
         try:
             stages = measure(options, lambda *call: pool.submit(*call).result())
         except (FileNotFoundError, ValueError) as error:
