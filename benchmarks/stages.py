@@ -10,7 +10,8 @@ import pandas as pd
 
 from benchmarks.growth import SEED, watch
 from src.paths import METRICS, ROOT, STAGES
-from src.results import provenance, write_json
+from src.provenance import provenance
+from src.results import write_json
 from src.runtime import describe
 
 

@@ -42,7 +42,7 @@ class RunPaths:
 
     @property
     def models(self) -> Path:
-        """Checkpoints, one folder a recipe."""
+        """Checkpoints, one folder per recipe."""
         return ROOT / "results" / "models" / self.run
 
     @property
@@ -75,4 +75,31 @@ def require(path: Path, stage: str) -> Path:
     raise FileNotFoundError(
         f"{shown} is missing: it is written by notebooks/{STAGES[stage]}.ipynb; "
         f"run `make {stage}` first, with the same DATASET and RUN."
+    )
+
+
+def walk_files(folder: Path) -> list[Path]:
+    """Return all files below a folder except hidden ones and those in hidden folders.
+
+    Links are followed; each folder is entered once. Raises PermissionError, or another OSError,
+    for a folder that cannot be listed.
+    """
+    found, entered = [], set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_folder):
+        entered.add(os.path.realpath(parent))
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".")
+            and os.path.realpath(os.path.join(parent, name)) not in entered
+        )
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    return found
+
+
+def _refuse_folder(error: OSError) -> None:
+    """Raise the error of a folder that cannot be listed, as one sentence."""
+    raise type(error)(
+        f"{error.filename} cannot be listed ({error.strerror}): the permissions or the disk may be "
+        "at fault; mend them or take the folder out of the corpus."
     )

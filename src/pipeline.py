@@ -1,8 +1,8 @@
-"""The stages: each notebook run by papermill, again only if something it depends on changed.
+"""The stages: papermill runs each notebook, again only if something it depends on has changed.
 
 `python -m src.pipeline` runs all five, `python -m src.pipeline attack -p N_SEGMENTS 50` one of
-them with another parameter. doit decides what is up to date, by content: a stage depends on its
-notebook, the modules that the notebook imports, its input files and its parameters.
+them with another parameter. doit compares contents: a stage depends on its notebook, the modules
+that the notebook imports, its input files and its parameters.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import ast
 import json
 import os
 import re
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
@@ -20,9 +21,8 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from doit.api import run_tasks
 from doit.cmd_base import ModuleTaskLoader
-from doit.dependency import JsonDB
-from doit.doit_cmd import DoitMain
 from doit.exceptions import TaskFailed
 from doit.tools import config_changed
 from filelock import FileLock, Timeout
@@ -30,10 +30,9 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from src.data.audio_files import walk_files
 from src.models.recipes import DEFAULT_SEED, checkpoint_name, default_recipes
-from src.paths import NOTEBOOKS, ROOT, STAGES, RunPaths, run_name
-from src.results import disk_fault, read_json, whole_file
+from src.paths import NOTEBOOKS, ROOT, STAGES, RunPaths, run_name, walk_files
+from src.results import read_json
 
 CELL_TIMEOUT = 24 * 3600  # seconds: a kernel killed for memory must not hang the run for ever
 START_TIMEOUT = 120
@@ -44,6 +43,24 @@ AUDIO_TABLES = "audio_attacks audio_attacks_records".split()
 
 def main(arguments: list[str]) -> int:
     """Run stages from the command line; return 0 if all succeeded."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        stages, parameters, paths = _plan(options)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        with _alone(paths):
+            return run_stages(stages, parameters, paths, bool(options.stages))
+    except KeyboardInterrupt:
+        print("interrupted: finished stages are kept; the same command continues from there")
+        return 130
+    except (OSError, sqlite3.Error) as error:  # of the disk, or of a corpus given by path
+        sys.exit(str(error))
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="src.pipeline", description=__doc__)
     parser.add_argument("stages", nargs="*", metavar="stage", help=f"of {', '.join(STAGES)}")
     parser.add_argument("--dataset", help="name or path of the corpus (default: synthetic)")
@@ -55,64 +72,49 @@ def main(arguments: list[str]) -> int:
         action="append",
         default=[],
         metavar=("NAME", "VALUE"),
-        help="a parameter of a notebook, as often as there are some: -p EPSILONS '[0.01]'",
+        help="a parameter of a notebook; may be repeated: -p EPSILONS '[0.01]'",
     )
-    options = parser.parse_args(arguments)
-    unknown = set(options.stages) - set(STAGES)
-    if unknown:
-        parser.error(f"{', '.join(sorted(unknown))}: not a stage; give some of {', '.join(STAGES)}")
+    return parser
+
+
+def _plan(options: argparse.Namespace) -> tuple[list[str], dict[str, dict], RunPaths]:
+    """Return the stages to run, the parameters of all stages, the paths of the run.
+
+    Raises ValueError for an unknown stage or parameter, a value of another type than the default,
+    and the name of a run that cannot be used.
+    """
+    if unknown := set(options.stages) - set(STAGES):
+        raise ValueError(
+            f"{', '.join(sorted(unknown))}: not a stage; give some of {', '.join(STAGES)}"
+        )
     given = {name: _value(text) for name, text in options.parameters}
     for name in {"DATASET", "RUN"} & set(given):
-        parser.error(f"{name}: give it as --{name.lower()}")
+        raise ValueError(f"{name}: give it as --{name.lower()}")
     dataset = options.dataset or "synthetic"
     given |= {"DATASET": dataset, "RUN": options.run or run_name(dataset)}
-    stages = options.stages or list(STAGES)
-    try:
-        parameters = {stage: stage_parameters(stage, given) for stage in STAGES}
-        _check_all_known(given, stages, parameters)
-        _check_kinds(given, {k: v for stage in STAGES for k, v in defaults_of(stage).items()})
-        _check_run(RunPaths(given["RUN"]), options.dataset)
-    except ValueError as error:
-        parser.error(str(error))
-    try:
-        with _alone(RunPaths(given["RUN"])):
-            return run_stages(stages, parameters, RunPaths(given["RUN"]), bool(options.stages))
-    except KeyboardInterrupt:
-        print("interrupted: what is finished stays; the same command goes on from here")
-        return 130
-    except OSError as error:  # of the corpus, before a notebook reads it
-        sys.exit(str(error))
+    stages, paths = options.stages or list(STAGES), RunPaths(given["RUN"])
+    parameters = {stage: stage_parameters(stage, given) for stage in STAGES}
+    _check_all_known(given, stages, parameters)
+    _check_types(given, {k: v for stage in STAGES for k, v in defaults_of(stage).items()})
+    _check_run(paths, options.dataset)
+    return stages, parameters, paths
 
 
 def run_stages(stages: list[str], parameters: dict, paths: RunPaths, only: bool) -> int:
     """Run stages through doit; with `only`, those stages alone and in any case.
 
-    Returns 0 if all succeeded. One call of doit a stage: it notes at the end of a call what is up
-    to date, and a stage that has finished stays so, whatever happens to those after it.
+    Returns 0 if all succeeded. One call of doit per stage: doit notes at the end of a call which
+    stages are up to date, so that a finished stage stays so if a later one is killed.
     """
-    config = {"dep_file": str(paths.notebooks / ".doit.json"), "backend": "whole", "verbosity": 2}
-    config = {"GLOBAL": config, "BACKEND": {"whole": f"{__name__}:WholeDB"}}
-    always = ["--always-execute"] if only else []
+    config = {"dep_file": str(paths.notebooks / ".doit.db"), "backend": "sqlite3"}
+    config |= {"single": True, "always": only, "verbosity": 2}
     for stage in [stage for stage in STAGES if stage in stages]:
-        tasks = {f"task_{stage}": _task(stage, parameters[stage], paths)}
-        doit = DoitMain(ModuleTaskLoader(tasks), extra_config=config)
-        if code := doit.run(["run", "--single", *always, stage]):
+        loader = ModuleTaskLoader({f"task_{stage}": _task(stage, parameters[stage], paths)})
+        if code := run_tasks(loader, {stage: {}}, {"GLOBAL": config}):
             return code
     kinds = ("figures", "metrics", "notebooks")
     print("results:", *(f"results/{kind}/{paths.run}" for kind in kinds))
     return 0
-
-
-class WholeDB(JsonDB):
-    """doit's notes on what is up to date, written whole: half of them would stop all later runs."""
-
-    def dump(self) -> None:
-        """Write the notes; leave with one sentence if the disk takes no more."""
-        try:
-            with whole_file(Path(self.name)) as part:
-                part.write_text(self.codec.encode(self._db), encoding="utf-8")
-        except OSError as error:
-            sys.exit(str(error))
 
 
 def stage_parameters(stage: str, given: dict) -> dict:
@@ -231,7 +233,7 @@ def run_notebook(stage: str, parameters: dict, paths: RunPaths) -> TaskFailed | 
     except DeadKernelError:
         reason = "the kernel died: there may be too little memory; close other programs, run again."
     except OSError as error:  # of the copy itself
-        return TaskFailed(f"{stage}: {disk_fault(error, running.relative_to(ROOT)) or error}")
+        return TaskFailed(f"{stage}: {error}")
     else:
         running.replace(output)
         failed.unlink(missing_ok=True)
@@ -242,7 +244,7 @@ def run_notebook(stage: str, parameters: dict, paths: RunPaths) -> TaskFailed | 
 
 
 def _task(stage: str, parameters: dict, paths: RunPaths):
-    """Return doit's description of a stage, as the function that doit asks for."""
+    """Return doit's description of a stage, as a function: doit calls it."""
     notebook, complete = notebook_of(stage), defaults_of(stage) | parameters
     inputs = inputs_of(stage, complete, paths)
     settings = json.dumps([parameters, _source_state(stage, parameters)], sort_keys=True)
@@ -270,21 +272,15 @@ def _alone(paths: RunPaths) -> Iterator[None]:
 
     Leaves with one sentence if another process holds it; the lock of a process that died is free.
     """
-    lock = FileLock(paths.notebooks / ".lock", blocking=False)
+    paths.notebooks.mkdir(parents=True, exist_ok=True)
     try:
-        paths.notebooks.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        with FileLock(paths.notebooks / ".lock", blocking=False):
+            yield
     except Timeout:
         sys.exit(
             f"run {paths.run} is being made by another process, probably another terminal: wait "
             "until it has finished, or give RUN another name."
         )
-    except OSError as error:
-        sys.exit(disk_fault(error, paths.notebooks) or str(error))
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _check_all_known(given: dict, stages: list[str], parameters: dict) -> None:
@@ -297,12 +293,12 @@ def _check_all_known(given: dict, stages: list[str], parameters: dict) -> None:
         )
 
 
-def _check_kinds(given: dict, defaults: dict) -> None:
-    """Raise ValueError for a parameter whose value is of another kind than its default."""
+def _check_types(given: dict, defaults: dict) -> None:
+    """Raise ValueError for a parameter whose value is of another type than its default."""
     for name, value in given.items():
         default = defaults.get(name, value)
-        kinds = (int, float) if isinstance(default, float) else type(default)
-        if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
+        types = (int, float) if isinstance(default, float) else type(default)
+        if not isinstance(value, types) or isinstance(value, bool) != isinstance(default, bool):
             raise ValueError(
                 f"{name}={value!r} is of type {type(value).__name__}, not "
                 f"{type(default).__name__}, probably a slip of quoting: quote it for the shell, "

@@ -1,12 +1,10 @@
-"""Full and read-only disks: one sentence with path, cause and remedy; earlier results stay."""
+"""Full and read-only disks: the system's error in one line; earlier results stay."""
 
 import errno
-import json
 import os
 import re
 import resource
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -32,11 +30,8 @@ from tests.test_pipeline import FIRST_CELL, executed, ran_by, repository, write_
 __all__ = ["executed", "repository"]  # fixtures
 
 LIMIT_BYTES = 4000
-SENTENCE = (
-    r"\S+ cannot be written \({}\): [^\n:]+; [^\n:]+ and run again, what was written [^\n]+\."
-)
-FULL = SENTENCE.format("No space left on device")
-TOO_LARGE = SENTENCE.format("File too large")
+TOO_LARGE = r"\[Errno 27\] File too large"
+REFUSED = (OSError, RuntimeError)  # torch and libsndfile raise the latter
 
 
 @contextmanager
@@ -88,18 +83,17 @@ every_writer = pytest.mark.parametrize(("name", "write"), WRITERS.items(), ids=W
 def test_a_full_disk_leaves_the_earlier_file(tmp_path, full_disk, name, write):
     path = tmp_path / name
     path.write_text("earlier")
-    with pytest.raises(OSError, match=FULL) as error:
+    with pytest.raises(REFUSED):
         write(path)
-    assert str(error.value).startswith(f"{path} cannot")
     assert path.read_text() == "earlier"
     assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
 @every_writer
-def test_a_disk_that_fills_up_while_a_file_is_written_is_told(tmp_path, name, write):
+def test_a_disk_that_fills_up_meanwhile_leaves_the_earlier_file(tmp_path, name, write):
     path = tmp_path / name
     path.write_text("earlier")
-    with limited(), pytest.raises(OSError, match=TOO_LARGE):
+    with limited(), pytest.raises(REFUSED):
         write(path)
     assert path.read_text() == "earlier"
     assert [file.name for file in tmp_path.iterdir()] == [name]
@@ -108,21 +102,14 @@ def test_a_disk_that_fills_up_while_a_file_is_written_is_told(tmp_path, name, wr
 def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path):
     with pytest.raises(KeyError, match="mine"):
         save_with(tmp_path / "a", lambda part: {}["mine"])
-
-
-def test_a_file_that_cannot_be_read_is_not_taken_for_one_that_cannot_be_written(tmp_path):
-    def read_another(part):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path / "other"))
-
-    with pytest.raises(PermissionError, match=r"Permission denied: '.*other'"):
-        save_with(tmp_path / "a", read_another)
+    assert not list(tmp_path.iterdir())
 
 
 def test_arrays_on_a_full_disk_are_an_error_not_a_crash(written, full_disk, tmp_path):
     before, metadata = (written.processed / "train" / "X.npy").read_bytes(), load_metadata(written)
     tracks = corpora.load_tracks(written)
     tracks["split"] = split_tracks(tracks, 0)
-    with pytest.raises(OSError, match=FULL):
+    with pytest.raises(OSError, match="No space left on device"):
         write_processed(
             corpora.AudioFolder(tmp_path / "corpus", "c"), tracks, written.processed, {}
         )
@@ -131,45 +118,24 @@ def test_arrays_on_a_full_disk_are_an_error_not_a_crash(written, full_disk, tmp_
     assert not list(written.processed.glob(".*"))
 
 
-@pytest.mark.parametrize(
-    ("code", "said"),
-    [
-        (errno.EROFS, r"Read-only file system\): the disk is read-only .* mend its permissions"),
-        (errno.EACCES, r"Permission denied\): .* belongs to somebody else; mend its permissions"),
-        (errno.EDQUOT, r"Disk quota exceeded\): the disk or the quota is full; free space"),
-        (errno.EIO, r"Input/output error\): the disk may be failing; take another"),
-    ],
-)
-def test_a_folder_that_cannot_be_written_leaves_the_earlier_file(tmp_path, monkeypatch, code, said):
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EIO])
+def test_a_folder_that_cannot_be_written_leaves_the_earlier_file(tmp_path, monkeypatch, code):
     path = write_json(tmp_path / "result.json", {"value": 1})
 
     def refuse(dir, **options):
         raise OSError(code, os.strerror(code), str(dir))
 
     monkeypatch.setattr(results.tempfile, "mkstemp", refuse)
-    with pytest.raises(OSError, match=rf"^{path} cannot be written \({said} and run again,"):
+    with pytest.raises(OSError, match=f"{os.strerror(code)}: '{tmp_path}'"):
         write_json(path, {"value": 2})
     assert read_json(path) == {"value": 1}
 
 
-def test_a_file_in_the_place_of_a_folder_is_told(tmp_path):
-    (tmp_path / "results").write_text("a file")
-    with pytest.raises(OSError, match=r"\(Not a directory\): a file stands where a folder"):
-        write_json(tmp_path / "results" / "metrics" / "a.json", {})
-    with pytest.raises(OSError, match=r"\(File exists\): a file stands where a folder"):
-        write_json(tmp_path / "results" / "a.json", {})
-
-
-def test_a_disk_without_room_for_the_embedded_corpus_is_told(tmp_path, monkeypatch):
+def test_a_disk_without_room_for_the_embedded_corpus_leaves_no_half_track(tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic, "render", lambda *_: NUMBERS)
-    monkeypatch.setattr(corpora, "RAW", tmp_path / "raw")
-    monkeypatch.setattr(synthetic, "make_corpus", partial(synthetic.make_corpus, n_jobs=1))
-    with limited(), pytest.raises(OSError, match=TOO_LARGE):
-        corpora.open_corpus("synthetic", 7, 0)
+    with limited(), pytest.raises(REFUSED):
+        synthetic.make_corpus(tmp_path / "raw", 1, n_jobs=1)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-    monkeypatch.setattr(synthetic.soundfile, "write", lambda *_, **__: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        corpora.open_corpus("synthetic", 7, 0)
 
 
 # The command line
@@ -195,7 +161,6 @@ results.write_json(results.Path("results/metrics/a.json"), {{"value": list(range
     assert main(["explore", "--run", "fake"]) == 1
     (sentence, more) = told[0].splitlines()
     assert re.fullmatch(f"explore: OSError: {TOO_LARGE}", sentence)
-    assert " results/metrics/a.json cannot be written" in sentence
     assert more.startswith("(more is in results/notebooks/fake/")
     assert read_json(earlier) == {"value": "earlier"}
     assert [path.name for path in earlier.parent.iterdir()] == ["a.json"]
@@ -206,8 +171,8 @@ def test_the_copy_of_a_notebook_that_cannot_be_written_is_told(repository, told)
     assert main(["explore", "--run", "fake"]) == 0
     before = copy.read_bytes()
     notebook = repository / "notebooks" / copy.name
-    write_notebook(notebook, FIRST_CELL + 'DATASET = "x"', "print('x' * 9999)")
-    with limited(9000):
+    write_notebook(notebook, FIRST_CELL + 'DATASET = "x"', "print('x' * 99_999)")
+    with limited(60_000):
         assert main(["explore", "--run", "fake"]) == 1
     (sentence,) = told
     assert re.fullmatch(f"explore: {TOO_LARGE}", sentence)
@@ -219,19 +184,18 @@ def test_a_folder_of_the_run_that_cannot_be_made_is_told(repository):
     folder.write_text("a file")
     with pytest.raises(SystemExit) as refusal:
         main(["--run", "other"])
-    assert re.fullmatch(SENTENCE.format("File exists"), refusal.value.code)
-    assert refusal.value.code.startswith(f"{folder} cannot")
+    assert refusal.value.code == f"[Errno 17] File exists: '{folder}'"
 
 
 def test_notes_that_cannot_be_written_are_told_and_the_earlier_ones_kept(executed):
     ran_by(executed)
-    notes = RunPaths("fake").notebooks / ".doit.json"
+    notes = RunPaths("fake").notebooks / ".doit.db"
     before = notes.read_bytes()
-    with limited(100), pytest.raises(SystemExit) as refusal:
-        main(["explore", "--run", "fake", "-p", "N", "2"])
-    assert re.fullmatch(TOO_LARGE, refusal.value.code)
+    with limited(), pytest.raises(SystemExit) as refusal:
+        main(["explore", "--run", "fake"])
+    assert refusal.value.code == "disk I/O error"
     assert notes.read_bytes() == before
-    assert json.loads(before)
+    assert ran_by(executed) == []
 
 
 def test_a_stage_that_has_finished_stays_so_when_the_run_is_killed_after_it(executed, monkeypatch):

@@ -415,4 +415,4 @@ def test_a_second_run_executes_nothing(tiny):
     assert re.findall(r"^(--|\.) +(\w+)$", said, re.MULTILINE) == [("--", s) for s in STAGES]
     after = times(tiny / "results") | times(tiny / "data")
     changed = {path.name for path in after if after[path] != before.get(path)}
-    assert changed <= {".doit.json"}
+    assert changed <= {".doit.db"}

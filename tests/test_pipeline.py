@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -18,6 +19,7 @@ from src import pipeline
 from src.paths import NOTEBOOKS, STAGES, RunPaths, run_name
 from src.pipeline import main, modules_of, stage_parameters
 
+REAL_ROOT = NOTEBOOKS.parent
 FIRST_CELL = 'RUN = "fake"  # run\nN = 1  # number\n'
 READ_CELL = FIRST_CELL + 'CHECKPOINTS = ["documented"]  # names\n'
 TRAIN_CELL = FIRST_CELL + 'RECIPES = ["documented"]  # recipes\nSUFFIX = ""  # suffix\n'
@@ -165,6 +167,25 @@ def test_all_stages_run_in_order_and_once(executed):
     assert ran_by(executed) == []
 
 
+def test_an_up_to_date_run_imports_no_heavy_library(repository, executed):
+    (repository / "corpus").mkdir()
+    ran_by(executed, "--dataset", "corpus")
+    code = f"""import sys
+import src.paths
+from src import pipeline
+for module in (src.paths, pipeline):
+    module.ROOT = src.paths.Path({str(repository)!r})
+pipeline.NOTEBOOKS = pipeline.ROOT / "notebooks"
+code = pipeline.main(["--run", "fake", "--dataset", "corpus"])
+heavy = {{"torch", "librosa", "pandas", "numpy", "matplotlib"}} & set(sys.modules)
+print(sorted(heavy), code)"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=REAL_ROOT, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[:5] == [f"-- {stage}" for stage in STAGES]
+    assert lines[-1] == "[] 0"
+
+
 def test_a_changed_parameter_runs_the_stages_that_declare_it(repository, executed):
     train = repository / "notebooks" / "03_model_training.ipynb"
     write_notebook(train, TRAIN_CELL + "EPOCHS = 1  # epochs")
@@ -271,7 +292,7 @@ for number in progress(range(N), "tracks", unit="track"):
     before = set(repository.iterdir())
     assert main(["explore", "--run", "fake", "-p", "N", "2"]) == 0
     shown = capfd.readouterr()
-    assert re.fullmatch(r"explore: tracks, track 2/2, 00:0\d elapsed, 00:00 left\n", shown.err)
+    assert re.fullmatch(r"explore: tracks, track 2/2, 00:\d\d elapsed, 00:00 left\n", shown.err)
     assert re.search(r"^explore finished in 00:\d\d$", shown.out, re.MULTILINE)
     assert {path.name for path in set(repository.iterdir()) - before} <= {"results"}
     cell = nbformat.read(RunPaths("fake").notebooks / explore.name, as_version=4).cells[-1]
@@ -369,7 +390,7 @@ def test_an_interruption_is_told_in_one_sentence(executed, capsys, monkeypatch):
 
     monkeypatch.setattr(pipeline, "run_stages", interrupt)
     assert main(["--run", "fake"]) == 130
-    assert capsys.readouterr().out.startswith("interrupted: what is finished stays")
+    assert capsys.readouterr().out.startswith("interrupted: finished stages are kept")
 
 
 @pytest.mark.parametrize(("path", "there"), [("corpus", True), ("logmels.npz", False)])

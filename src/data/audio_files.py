@@ -1,7 +1,6 @@
 """Audio files of a corpus: found, read, measured for the audit, each fault with its reason."""
 
 import hashlib
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from joblib import Parallel, delayed
 
 from src.data.frontend import SAMPLE_RATE, SEGMENT_SAMPLES, SEGMENTS_PER_TRACK
 from src.data.headers import truncation
+from src.paths import walk_files
 from src.progress import progress
 
 ENDINGS = (".wav", ".au", ".flac", ".mp3", ".ogg")
@@ -197,33 +197,6 @@ def passed_over(folder: Path) -> dict[str, int]:
 def _ending(path: Path) -> str:
     """Return the ending of a file's name in small letters; a number is none."""
     return "no ending" if path.suffix[1:].isdigit() else path.suffix.lower() or "no ending"
-
-
-def walk_files(folder: Path) -> list[Path]:
-    """Return all files below a folder, hidden files and folders left out.
-
-    Links are followed, each folder is entered once. Raises PermissionError, and its like, for a
-    folder that cannot be listed.
-    """
-    found, entered = [], set()
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_folder):
-        entered.add(os.path.realpath(parent))
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".")
-            and os.path.realpath(os.path.join(parent, name)) not in entered
-        )
-        found += [Path(parent, name) for name in names if not name.startswith(".")]
-    return found
-
-
-def _refuse_folder(error: OSError) -> None:
-    """Raise the error of a folder that cannot be listed, told in one sentence."""
-    raise type(error)(
-        f"{error.filename} cannot be listed ({error.strerror}): the permissions or the disk may be "
-        "at fault; mend them or take the folder out of the corpus."
-    )
 
 
 def _is_named(path: Path) -> bool:

@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
-import soundfile as sf
 import torch
 
 from src.data import audio_files, download, log_mels, synthetic
@@ -27,7 +26,7 @@ from src.data.frontend import (
 from src.data.splits import MIN_TRACKS_PER_GENRE
 from src.paths import RAW, ROOT, RunPaths, require, run_name
 from src.progress import progress
-from src.results import check_room, read_json, write_json
+from src.results import read_json, write_json
 
 COLUMNS = (
     "track genre path row duration_s sample_rate_hz channels peak clipped silent sha256 "
@@ -259,7 +258,7 @@ def _archive_in(folder: Path) -> Path | None:
 
 
 def _compose(tracks_per_genre: int, seed: int) -> Path:
-    """Write the embedded corpus and return its folder; OSError if there is no room for it."""
+    """Write the embedded corpus and return its folder."""
     if tracks_per_genre < MIN_TRACKS_PER_GENRE:
         raise ValueError(
             f"TRACKS_PER_GENRE={tracks_per_genre} are too few to be split by track: give "
@@ -267,11 +266,7 @@ def _compose(tracks_per_genre: int, seed: int) -> Path:
         )
     music = synthetic.code_hash()
     folder = RAW / f"synthetic_{tracks_per_genre}_per_genre_seed_{seed}_{music}"
-    try:
-        return synthetic.make_corpus(folder, tracks_per_genre, seed)
-    except (OSError, sf.SoundFileError):
-        check_room(folder)
-        raise
+    return synthetic.make_corpus(folder, tracks_per_genre, seed)
 
 
 def _mark_duplicates(tracks: pd.DataFrame) -> pd.DataFrame:
