@@ -17,7 +17,7 @@ from src import labels
 from src.attacks import adversarial, waveform
 from src.data.frontend import DYNAMIC_RANGE_DB
 from src.data.segments import load_metadata
-from src.explainability.shift import TOP_SHARE
+from src.explainability.similarity import TOP_SHARE
 from src.models.runs import load_named
 from src.paths import EMBEDDED_CORPUS, RunPaths
 from src.progress import progress

@@ -18,7 +18,7 @@ from src.attacks.channels import judge
 from src.attacks.resynthesis import resynthesize
 from src.attacks.waveform import attack_waveform, make_waveform_classifier, ratio_db
 from src.data.frontend import SAMPLE_RATE
-from src.explainability.listening import filter_by_map
+from src.explainability.sonify import filter_by_map
 from src.models.evaluation import softmax
 from src.results import save_with
 

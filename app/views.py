@@ -10,7 +10,7 @@ from app import pictures
 from src.attacks.adversarial import EPSILONS, Search, attack
 from src.attacks.noise import noise_linf
 from src.explainability.gradcam import explain
-from src.explainability.shift import top_overlap
+from src.explainability.similarity import top_overlap
 from src.models.evaluation import predict_logits, softmax
 from src.progress import progress
 

@@ -10,13 +10,14 @@ from src.paths import METRICS
 from src.results import read_json
 
 FOLDERS = REAL, EMBEDDED = "real", "embedded"
-METHOD_COLUMNS = {  # title: measure, condition, and whether it is measured at one eps
-    "insertion above blurred noise": ("insertion above blurred_random", "clean", False),
-    "ROAD above blurred noise": ("road above blurred_random", "clean", False),
-    "mass in the box above its area": ("box_mass_above_area", "box", False),
-    "rank correlation, attack": ("spearman", "succeeded_true", True),
-    "rank correlation, noise": ("spearman", "noise_succeeded", True),
+METHOD_COLUMNS = {  # title: measure, control, condition, and whether it is measured at one eps
+    "insertion above blurred noise": ("insertion", "blurred_random", "clean", False),
+    "ROAD above blurred noise": ("road", "blurred_random", "clean", False),
+    "mass in the box above its area": ("mass_above_area", "", "confined", False),
+    "rank correlation, attack": ("spearman", "", "succeeded_true", True),
+    "rank correlation, noise": ("spearman", "", "noise_succeeded", True),
 }
+LABELS = ("control", "part", "compared_with", "genre", "layer")  # of explanations.csv, often empty
 
 
 @cache
@@ -32,7 +33,8 @@ def read(name: str) -> pd.DataFrame:
             f"results/metrics/real/{name}.csv is missing: no run was collected yet; "
             "run `make collect`."
         )
-    return pd.concat(tables, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True)
+    return table.fillna(dict.fromkeys(set(LABELS) & set(table), ""))
 
 
 def result(run: str, name: str) -> dict:
@@ -76,9 +78,13 @@ def number(name: str, value: str = "accuracy", **wanted: object) -> str:
 
 
 def measure(corpus: str, checkpoint: str, name: str, condition: str, **wanted: object) -> str:
-    """Return one measure of `explanations.csv` with its interval, of Grad-CAM by default."""
+    """Return one measure of `explanations.csv` with its interval, of Grad-CAM by default.
+
+    Columns of `LABELS` that are not wanted are empty.
+    """
     keys = {"corpus": corpus, "checkpoint": checkpoint, "measure": name, "condition": condition}
-    return _decimal(_only("explanations", {"method": "gradcam"} | keys | wanted))
+    defaults = {"method": "gradcam"} | dict.fromkeys(LABELS, "")
+    return _decimal(_only("explanations", defaults | keys | wanted))
 
 
 def percentage(row: pd.Series | dict, value: str = "value") -> str:
@@ -127,10 +133,11 @@ def changes(text: str) -> str:
 
 def methods(corpus: str, checkpoint: str, eps: float) -> str:
     """Return each method's faithfulness above a control, localization and stability."""
-    rows = select("explanations", corpus=corpus, checkpoint=checkpoint)
-    cells = {}
-    for title, (name, condition, at_eps) in METHOD_COLUMNS.items():
+    wanted = {"corpus": corpus, "checkpoint": checkpoint, "part": "", "compared_with": ""}
+    rows, cells = select("explanations", **wanted), {}
+    for title, (name, control, condition, at_eps) in METHOD_COLUMNS.items():
         part = rows[(rows["measure"] == name) & (rows["condition"] == condition)]
+        part = part[part["control"] == control]
         part = part[part["eps"] == eps] if at_eps else part
         cells[title] = part.set_index("method").apply(_decimal, axis=1)
     return _markdown(

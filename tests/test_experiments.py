@@ -1,15 +1,32 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from src.data.segments import Segments
+from src.effort import choose_effort
 from src.explainability import experiments
-from src.explainability.experiments import Attacked, partners, shuffled_change
-from src.explainability.failures import own_genre_gap, resemblance
-from src.explainability.methods import CONTROLS, Clips, Subject, blurred_random, maps_of
-from src.explainability.sanity import randomized
-from src.explainability.table import COLUMNS, KEYS, differences, records, summarize
-from src.models.cnn import GenreClassifierCNN
+from src.explainability.attributions import (
+    CONTROLS,
+    METHODS,
+    Subject,
+    attribute,
+    blurred_random,
+)
+from src.explainability.experiments import Attacked, Case, Confined, MapSet, run
+from src.explainability.prototypes import class_specificity, prototype_similarity
+from src.explainability.randomization import LAYERS, randomized
+from src.explainability.records import (
+    COLUMNS,
+    KEYS,
+    LABELS,
+    differences,
+    records,
+    summarize,
+)
+from src.models import cnn
 from src.models.evaluation import predict_logits
 
 GENRES = ["blues", "jazz"]
@@ -22,33 +39,55 @@ def table(names, genres):
 
 @pytest.fixture(scope="module")
 def subject():
-    torch.manual_seed(0)
-    priors = blurred_random((10, 128, 130), 3)
+    prototypes = blurred_random((10, 128, 130), 3)
     background = np.full((128, 130), 0.5, dtype=np.float32)
-    return Subject("tiny", GenreClassifierCNN().eval(), "conv4_2", 42, priors, background)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cnn, "WIDTHS", (8, 16, 16, 16))
+        patch.setattr(cnn, "DENSE", (64, 64))
+        torch.manual_seed(0)
+        model = cnn.GenreClassifierCNN().eval()
+    return Subject("tiny", model, "conv4_2", 42, prototypes, background)
 
 
 @pytest.fixture(scope="module")
-def clips(subject):
+def case(subject):
+    """Four segments of which an attack changes all and flips the first two."""
     X = np.random.default_rng(0).random((4, 128, 130), dtype=np.float32)
     y = predict_logits(subject.model, X).argmax(axis=1)
-    return Clips(X, y, table([*"aabb"], ["blues", "blues", "jazz", "jazz"]))
-
-
-@pytest.fixture(scope="module")
-def half_flipped(clips):
-    """Clips of which the first two changed and flipped, the others changed and did not."""
-    X = np.clip(clips.X + 0.05, 0, 1)
-    predicted = clips.y.copy()
+    data = Segments(X, y, table([*"aabb"], ["blues", "blues", "jazz", "jazz"]))
+    predicted = y.copy()
     predicted[:2] = (predicted[:2] + 1) % 10
-    return Attacked(0.05, X, predicted, clips.X.copy())
+    attacked = Attacked(0.05, np.clip(X + 0.05, 0, 1), predicted, X.copy())
+    return Case(subject, data, {0.05: attacked})
+
+
+@pytest.fixture
+def calm(case):
+    """The same segments, none of which the attack flips."""
+    return case._replace(attacked={0.05: case.attacked[0.05]._replace(predicted=case.data.y)})
+
+
+def joined(tables):
+    return pd.concat(list(tables), ignore_index=True)
+
+
+def true_class_shift(case, clean):
+    return joined(experiments.true_class_shift(case, "gradcam", case.attacked[0.05], clean))
+
+
+def predicted_class_shift(case, clean):
+    return joined(experiments.predicted_class_shift(case, "gradcam", case.attacked[0.05], clean))
+
+
+def clean_maps(case):
+    return attribute(case.subject, "gradcam", case.data.X, case.data.y)
 
 
 def test_noise_has_the_norms_of_the_attack_in_other_places():
     rng = np.random.default_rng(0)
     X = rng.uniform(0.3, 0.7, (2, 128, 130)).astype(np.float32)
     change = rng.uniform(-0.1, 0.1, X.shape).astype(np.float32)
-    noise = shuffled_change(X, X + change, 1) - X
+    noise = experiments.shuffled_perturbation(X, X + change, 1) - X
     for power in (1, 2, np.inf):
         expected = np.linalg.norm(change.reshape(2, -1), power, axis=1)
         np.testing.assert_allclose(
@@ -57,44 +96,37 @@ def test_noise_has_the_norms_of_the_attack_in_other_places():
     assert abs(np.corrcoef(noise.ravel(), change.ravel())[0, 1]) < 0.05
 
 
-def test_attacked_clips_stay_inside_eps(subject, clips):
-    (found,) = experiments.attack_clips(subject, clips, [0.01], iterations=2)
-    assert np.abs(found.X - clips.X).max() == pytest.approx(0.01, abs=1e-6)
-    np.testing.assert_array_equal(
-        found.predicted, predict_logits(subject.model, found.X).argmax(axis=1)
-    )
+def test_correct_segments_are_attacked_inside_each_eps(subject, case):
+    y = np.where([1, 0, 0, 1], (case.data.y + 1) % 10, case.data.y)
+    made = experiments.make_case(subject, replace(case.data, y=y), [0.01, 0.02], iterations=2)
+    assert made.data.numbers.tolist() == [1, 2]
+    for eps, found in made.attacked.items():
+        assert np.abs(found.X - made.data.X).max() == pytest.approx(eps, abs=1e-6)
+        expected = predict_logits(subject.model, found.X).argmax(axis=1)
+        np.testing.assert_array_equal(found.predicted, expected)
+    rates = experiments.success_rates([made])
+    flipped = [np.mean(found.predicted != made.data.y) for found in made.attacked.values()]
+    assert rates["tiny"].to_dict() == dict(zip((0.01, 0.02), flipped, strict=True))
 
 
-def test_only_clips_that_are_right_are_kept(subject, clips):
-    wrong = clips._replace(y=np.where([1, 0, 0, 1], (clips.y + 1) % 10, clips.y))
-    assert experiments.right_clips(subject, wrong).segments["segment"].tolist() == [1, 2]
+def test_a_case_of_its_first_segments_has_their_attacks(case):
+    few = case.take(3)
+    assert few.data.numbers.tolist() == [0, 1, 2]
+    for name in ("X", "predicted", "noise"):
+        whole = getattr(case.attacked[0.05], name)
+        np.testing.assert_array_equal(getattr(few.attacked[0.05], name), whole[:3])
 
 
-def test_genres_take_turns():
-    y = np.repeat([0, 1, 2], [5, 1, 3])
-    order = experiments.take_turns(y, 1)
-    assert sorted(order) == list(range(9))
-    assert sorted(y[order[:3]]) == [0, 1, 2]
-    assert sorted(y[order[3:5]]) == [0, 2]
-    assert not np.array_equal(order, experiments.take_turns(y, 2))
-
-
-def test_partners_are_other_tracks_of_the_same_genre():
-    clips = Clips(None, np.array([0, 0, 0, 1]), table([*"aabc"], ["blues"] * 3 + ["jazz"]))
-    assert partners(clips).tolist() == [2, 2, 0, -1]
-
-
-def test_shift_is_recorded_by_what_became_of_the_clip(subject, clips, half_flipped):
-    clean = maps_of("gradcam", subject, clips.X, clips.y)
-    rows = experiments.shift_records(subject, "gradcam", clips, half_flipped, clean)
+def test_shift_is_recorded_by_the_success_of_the_attack(case):
+    rows = true_class_shift(case, clean_maps(case))
     found = rows[rows["measure"] == "spearman"].groupby("condition")
     segments = {name: group["segment"].tolist() for name, group in found}
-    flipped, stood = [0, 1], [2, 3]
+    flipped, robust = [0, 1], [2, 3]
     assert segments == {
         "succeeded_true": flipped,
         "noise_succeeded": flipped,
-        "failed": stood,
-        "noise": flipped + stood,
+        "failed": robust,
+        "noise": flipped + robust,
     }
     still = found.get_group("noise")["value"]  # this noise changes nothing
     np.testing.assert_allclose(still, 1, atol=1e-6)
@@ -102,218 +134,279 @@ def test_shift_is_recorded_by_what_became_of_the_clip(subject, clips, half_flipp
     assert set(rows["eps"]) == {0.05}
 
 
-def test_maps_of_the_prediction_are_compared_with_asking_the_clean_clip(
-    subject, clips, half_flipped
-):
-    clean = maps_of("gradcam", subject, clips.X, clips.y)
-    found = {}
-    for name, attacked in (("attack", half_flipped), ("none", half_flipped._replace(X=clips.X))):
-        rows = experiments.prediction_records(subject, "gradcam", clips, attacked, clean)
+def test_maps_of_the_prediction_are_compared_with_the_same_target_on_the_clean_segment(case):
+    clean, found = clean_maps(case), {}
+    unchanged = case.attacked[0.05]._replace(X=case.data.X)
+    for name, shown in (("attack", case), ("none", case._replace(attacked={0.05: unchanged}))):
+        rows = predicted_class_shift(shown, clean)
         rows = rows[rows["measure"] == "ssim"]
         found[name] = rows.pivot_table(index="segment", columns="condition", values="value")
         assert found[name].index.tolist() == [0, 1]
-    asked = found["attack"]["asked_predicted"]
-    np.testing.assert_allclose(asked, found["none"]["succeeded_predicted"])
-    assert not np.allclose(asked, found["attack"]["succeeded_predicted"])
-    assert (asked < 0.999).all()
+    target = found["attack"]["target_predicted"]
+    np.testing.assert_allclose(target, found["none"]["succeeded_predicted"])
+    assert not np.allclose(target, found["attack"]["succeeded_predicted"])
+    assert (target < 0.999).all()
 
 
-def test_an_attack_that_flips_nothing_has_no_records_of_success(subject, clips, half_flipped):
-    calm = half_flipped._replace(predicted=clips.y)
-    clean = maps_of("gradcam", subject, clips.X, clips.y)
-    rows = experiments.shift_records(subject, "gradcam", clips, calm, clean)
-    assert set(rows["condition"]) == {"failed", "noise"}
-    assert len(experiments.prediction_records(subject, "gradcam", clips, calm, clean)) == 0
+def test_an_attack_that_flips_nothing_has_no_records_of_success(calm):
+    clean = clean_maps(calm)
+    assert set(true_class_shift(calm, clean)["condition"]) == {"failed", "noise"}
+    assert len(predicted_class_shift(calm, clean)) == 0
     none = np.arange(0)
-    natural = clips.take(none)
-    rows = experiments.failure_records(subject, "gradcam", natural, none, clips, calm)
+    found = Confined(calm.subject, calm.data.take(none), calm.data.X[:0], none, clean[:0] > 0)
+    rows = run(experiments.localization, [found], "gradcam", choose_effort("quick", {}))
     assert len(rows) == 0
-    nothing = (clips.take(none), clips.X[none], none, np.zeros((0, 128, 130), dtype=bool))
-    for method in ("gradcam", "integrated_gradients", *CONTROLS):
-        assert len(experiments.box_records(subject, method, *nothing)) == 0
 
 
-def test_another_clip_is_compared_where_there_is_one(subject, clips):
-    lone = clips._replace(
-        y=np.array([0, 0, 0, 1]), segments=table([*"aabc"], ["blues"] * 3 + ["jazz"])
-    )
-    maps = maps_of("gradcam", subject, lone.X, lone.y)
-    rows = experiments.other_clip_records(subject, "gradcam", lone, maps)
+def test_another_track_is_compared_where_there_is_one(case):
+    y, lone = np.array([0, 0, 0, 1]), table([*"aabc"], ["blues"] * 3 + ["jazz"])
+    data = replace(case.data, y=y, table=lone)
+    rows = run(experiments.shift_under_attack, [Case(case.subject, data, {})], "gradcam")
+    assert set(rows["condition"]) == {"other_track"}
     assert rows["segment"].unique().tolist() == [0, 1, 2]
 
 
-def test_methods_are_compared_with_controls_on_the_same_clips(subject, clips):
+def test_all_methods_map_the_first_segments_and_slow_ones_fewer(case):
+    effort = choose_effort("quick", {"n_methods": 2, "n_slow": 1})
+    found = experiments.map_by_all_methods(case, effort)
+    counts = {name: len(maps) for name, maps in found.maps.items()}
+    assert set(counts) == {*METHODS, *CONTROLS}
+    assert {name for name, n in counts.items() if n == 1} == {"scorecam", "integrated_gradients"}
+    assert {len(curves["insertion"]) for curves in found.curves.values()} == {1, 2}
+    rows = run(experiments.shift_of_methods, [found], "gradcam", 0.05)
+    assert set(rows["method"]) == set(counts) - {"gradcam"}
+    assert rows.loc[rows["method"] == "scorecam", "segment"].unique().tolist() == [0]
+
+
+def test_methods_are_compared_with_controls_on_the_same_segments(case):
     maps = {
-        "gradcam": maps_of("gradcam", subject, clips.X, clips.y)[:2],
-        "blurred_random": maps_of("blurred_random", subject, clips.X, clips.y),
+        "gradcam": clean_maps(case)[:2],
+        "blurred_random": attribute(case.subject, "blurred_random", case.data.X, case.data.y),
     }
-    rows, lines = experiments.faithfulness_records(subject, clips, maps, ("blurred_random",), 1)
-    wide = rows.pivot_table(index=["method", "segment"], columns="measure", values="value")
-    method, control = wide.loc["gradcam"], wide.loc["blurred_random"]
-    assert (method.index.tolist(), control.index.tolist()) == ([0, 1], [0, 1, 2, 3])
-    difference = method["insertion"] - control["insertion"]
-    np.testing.assert_allclose(method["insertion above blurred_random"], difference.dropna())
-    assert method["road above blurred_random"].notna().tolist() == [True, False]
-    assert control.filter(like="above").isna().all(axis=None)
-    assert {name: found["deletion"].shape for name, found in lines.items()} == {
-        "gradcam": (2, 6),
-        "blurred_random": (4, 6),
+    rng = np.random.default_rng(0)
+    curves = {
+        name: {kind: rng.random((len(heat), 6)) for kind in ("insertion", "deletion")}
+        for name, heat in maps.items()
+    }
+    rows = run(experiments.faithfulness_of_methods, [MapSet(case, maps, curves)], 1)
+    keys = ["control", "method", "segment"]
+    wide = rows.pivot_table(index=keys, columns="measure", values="value", dropna=False)
+    method, control = wide.loc["", "gradcam"], wide.loc["", "blurred_random"]
+    above = wide.loc["blurred_random", "gradcam"]
+    assert method["insertion"].dropna().index.tolist() == [0, 1]
+    assert control["insertion"].dropna().index.tolist() == [0, 1, 2, 3]
+    assert above["insertion"].dropna().to_dict() == pytest.approx(
+        (method["insertion"] - control["insertion"]).dropna().to_dict()
+    )
+    assert above["deletion"].dropna().to_dict() == pytest.approx(
+        (control["deletion"] - method["deletion"]).dropna().to_dict()
+    )
+    assert method["road"].dropna().index.tolist() == [0]
+    assert set(rows.loc[rows["control"] != "", "method"]) == {"gradcam"}
+
+
+def test_the_box_is_localized_on_attacked_and_on_clean_segments(case):
+    attacked, flipped = case.attacked[0.05], np.arange(2)
+    boxes = np.zeros((2, 128, 130), dtype=bool)
+    boxes[:, :64] = True
+    data = case.data.take(flipped)
+    found = Confined(case.subject, data, attacked.X[:2], attacked.predicted[:2], boxes)
+    effort = choose_effort("quick", {"n_slow": 1})
+    rows = run(experiments.localization, [found], "gradcam", effort)
+    counts = rows[rows["measure"] == "relevance_mass"].groupby(["condition", "method"]).size()
+    assert counts["target_predicted"].to_dict() == {"gradcam": 2}
+    assert counts["confined"].to_dict() == {
+        name: 1 if name in ("scorecam", "integrated_gradients") else 2
+        for name in (*METHODS, *CONTROLS)
     }
 
 
-def test_attention_is_recorded_by_true_genre_before_and_after(subject, clips, half_flipped):
-    rows = experiments.band_records(subject, "gradcam", clips, half_flipped)
-    kinds = {f"{when} {genre}" for when in ("clean", "attacked") for genre in GENRES}
-    assert set(rows["condition"]) == kinds | {"clean", "asked_any"}
-    attention = rows[rows["measure"].str.startswith("attention")]
-    sums = attention.groupby(["condition", "segment"])["value"].sum()
+def test_mass_is_recorded_by_band_before_and_after_the_attack(case):
+    rows = run(experiments.mass_by_band, [case], "gradcam", 0.05)
+    assert set(zip(rows["condition"], rows["eps"], strict=True)) == {
+        ("clean", 0),
+        ("attacked", 0.05),
+    }
+    sums = rows.groupby(["condition", "segment"])["value"].sum()
     np.testing.assert_allclose(sums, 1)
+    assert rows["part"].nunique() == 6
 
 
-def test_each_question_is_compared_with_the_mean_map_of_its_genre(subject, clips, half_flipped):
-    rows = experiments.band_records(subject, "frequency_prior", clips, half_flipped)
-    gaps = rows[rows["measure"] == "own_genre_gap"]
-    assert gaps.groupby("condition").size().to_dict() == {"asked_any": 4, "clean": 4}
-    assert (gaps["value"] > 0.5).all()  # each map is the mean map of the genre it was asked for
+def test_each_target_class_is_compared_with_its_prototype(case):
+    rows = run(experiments.specificity, [case], "frequency_prior")
+    assert rows.groupby("condition").size().to_dict() == {"target_any": 4, "clean": 4}
+    assert (rows["value"] > 0.5).all()  # each map is the prototype of its target class
 
 
-def answered_by(monkeypatch, answer):
-    monkeypatch.setattr(experiments, "maps_of", lambda method, subject, X, targets: answer(targets))
+def maps_by(monkeypatch, answer):
+    monkeypatch.setattr(
+        experiments, "attribute", lambda subject, method, X, targets: answer(targets)
+    )
 
 
-def test_what_the_question_makes_is_asked_of_every_genre(subject, clips, monkeypatch):
-    priors = subject.priors
-    own = own_genre_gap(priors, np.arange(10), priors)
-    answered_by(monkeypatch, lambda targets: priors[targets])
-    gap = experiments.any_genre_gap(subject, "gradcam", clips)
-    np.testing.assert_allclose(gap, own.mean())
-
-    def empty_for_the_first(targets):
-        return priors[targets] * (targets > 0)[:, None, None]
-
-    answered_by(monkeypatch, empty_for_the_first)
-    gap = experiments.any_genre_gap(subject, "gradcam", clips)
-    np.testing.assert_allclose(gap, own[1:].mean())
+def test_the_share_of_the_target_class_is_averaged_over_all_genres(case, monkeypatch):
+    prototypes = case.subject.prototypes
+    own = class_specificity(prototypes, np.arange(10), prototypes)
+    maps_by(monkeypatch, lambda targets: prototypes[targets])
+    found = experiments.mean_class_specificity(case, "gradcam")
+    np.testing.assert_allclose(found, own.mean())
+    maps_by(monkeypatch, lambda targets: prototypes[targets] * (targets > 0)[:, None, None])
+    found = experiments.mean_class_specificity(case, "gradcam")
+    np.testing.assert_allclose(found, own[1:].mean())  # empty maps do not count
 
 
-def test_what_the_clip_shows_whatever_it_is_asked_for_is_not_of_the_question(
-    subject, clips, monkeypatch
-):
-    answered_by(monkeypatch, lambda targets: subject.priors[clips.y])
-    gap = experiments.any_genre_gap(subject, "gradcam", clips)
-    np.testing.assert_allclose(gap, 0, atol=1e-6)
+def test_structure_that_does_not_depend_on_the_target_class_cancels_out(case, monkeypatch):
+    maps_by(monkeypatch, lambda targets: case.subject.prototypes[case.data.y])
+    found = experiments.mean_class_specificity(case, "gradcam")
+    np.testing.assert_allclose(found, 0, atol=1e-6)
 
 
-def test_sanity_is_recorded_layer_by_layer(subject, clips):
-    rows = experiments.sanity_records(subject, "gradcam", clips.take(np.arange(1)))
-    first, *_, last = rows["condition"].unique()
-    assert (first, last) == ("randomized_output", "randomized_conv1_1")
-    assert rows.groupby("condition").size().unique().tolist() == [2]
+def test_randomization_is_recorded_layer_by_layer(case):
+    rows = run(experiments.cascading_randomization, [case], 1)
+    assert rows["layer"].unique().tolist() == list(LAYERS)
+    assert rows.groupby(["method", "layer"]).size().unique().tolist() == [2]
+    assert set(rows["condition"]) == {"randomized"}
 
 
-def test_maps_of_another_network_are_compared_with_the_learnt_ones(subject, clips):
+def test_maps_of_another_model_are_compared_with_the_trained_ones(case):
+    model = case.subject.model
     same, other = (
-        experiments.other_network_records(subject, "gradcam", clips, model, "random_labels")
-        for model in (subject.model, list(randomized(subject.model, 0))[-1][1])
+        run(experiments.random_labels, [case], 2, network)
+        for network in (model, list(randomized(model, 0))[-1][1])
     )
     assert set(same["condition"]) == {"random_labels"}
     np.testing.assert_allclose(same["value"].dropna(), 1, atol=1e-5)
-    assert (other["value"].dropna() < 0.9).all()
+    assert other["value"].dropna().mean() < 0.9
 
 
-def test_parts_are_recorded_by_genre(subject, clips):
-    cells = np.zeros(clips.X.shape, dtype=int)  # drums everywhere
-    rows = experiments.part_records(subject, "blurred_random", clips, cells)
-    drums = rows[rows["measure"] == "mass above area, drums"]
-    assert drums.groupby("condition").size().to_dict() == {"blues": 2, "jazz": 2}
+def test_parts_are_recorded_by_genre(case):
+    cells = {number: np.zeros((128, 130), dtype=int) for number in range(4)}  # drums everywhere
+    rows = run(experiments.mass_on_parts, [case], "frequency_prior", cells)
+    drums = rows[(rows["part"] == "drums") & (rows["method"] == "frequency_prior")]
+    assert drums.groupby("genre")["segment"].nunique().to_dict() == {"blues": 2, "jazz": 2}
     np.testing.assert_allclose(drums["value"], 0, atol=1e-6)
 
 
-def test_a_map_resembles_the_genre_whose_mean_map_it_is():
-    priors = blurred_random((3, 128, 130), 1)
-    found = resemblance(priors[[2]], np.array([0]), np.array([2]), priors)
-    assert found["resembles_taken_for"] == pytest.approx(1)
-    assert found["resembles_taken_for_more"] == pytest.approx(1 - found["resembles_true"])
-    gap = own_genre_gap(priors, np.arange(3), priors)
-    assert (gap > 0.5).all()
-    assert (own_genre_gap(priors, np.array([1, 2, 0]), priors) < 0).all()
+def test_failures_are_recorded_by_kind(case):
+    y = case.data.y.copy()
+    y[3] = (y[3] + 1) % 10
+    options = replace(case.data, y=y), 5, 0.05
+    rows = run(experiments.failures, [case], "gradcam", *options)
+    margins = rows[rows["measure"] == "prototype_margin"].groupby("condition")
+    assert {name: group["segment"].tolist() for name, group in margins} == {
+        "natural": [3],
+        "adversarial": [0, 1],
+        "target_predicted": [0, 1],
+    }
+    assert run(experiments.failures, [case], "gradcam", case.data, 5, 0.05).empty
 
 
-def test_genres_that_are_listened_to_alike_have_no_gap_and_empty_priors_do_not_count():
-    priors = np.repeat(blurred_random((1, 128, 130), 1), 3, axis=0)
-    np.testing.assert_allclose(own_genre_gap(priors[:1], np.array([0]), priors), 0, atol=1e-9)
-    priors[2] = 0
-    assert own_genre_gap(priors[:1], np.array([0]), priors) == pytest.approx(0)
+def test_a_map_resembles_the_genre_whose_prototype_it_is():
+    prototypes = blurred_random((3, 128, 130), 1)
+    found = prototype_similarity(prototypes[[2]], np.array([0]), np.array([2]), prototypes)
+    assert found["prototype_predicted"] == pytest.approx(1)
+    assert found["prototype_margin"] == pytest.approx(1 - found["prototype_true"])
+    assert (class_specificity(prototypes, np.arange(3), prototypes) > 0.5).all()
+    assert (class_specificity(prototypes, np.array([1, 2, 0]), prototypes) < 0).all()
 
 
-KEYED = {"checkpoint": "tiny", "method": "gradcam", "condition": "noise", "eps": 0.01}
+def test_equal_prototypes_have_no_specificity_and_empty_ones_do_not_count():
+    prototypes = np.repeat(blurred_random((1, 128, 130), 1), 3, axis=0)
+    first = prototypes[:1], np.array([0])
+    np.testing.assert_allclose(class_specificity(*first, prototypes), 0, atol=1e-9)
+    prototypes[2] = 0
+    assert class_specificity(*first, prototypes) == pytest.approx(0)
+
+
+ATTACK = {"condition": "noise", "eps": 0.01}
 
 
 @pytest.mark.usefixtures("intervals_of_any")
-def test_a_table_has_the_mean_of_each_measure_with_its_interval():
-    clips = table([*"aabb"], ["blues"] * 4)
-    rows = records(clips, {"spearman": np.array([0.2, 0.4, np.nan, 0.9])}, **KEYED)
+def test_a_table_has_the_mean_of_each_measure_with_its_interval(subject):
+    segments, values = table([*"aabb"], ["blues"] * 4), np.array([0.2, 0.4, np.nan, 0.9])
+    rows = records(subject, "gradcam", segments, {"spearman": values}, **ATTACK)
+    assert list(rows) == ["segment", "track", "genre", *KEYS[:2], *LABELS, "measure", "value"]
     (line,) = summarize(rows, "corpus").to_dict("records")
     assert list(line) == COLUMNS
-    assert {key: line[key] for key in KEYS} == KEYED | {"measure": "spearman"}
-    assert (line["value"], line["n_clips"]) == (pytest.approx(0.5), 3)
+    keys = {"checkpoint": "tiny", "method": "gradcam", "measure": "spearman"} | LABELS | ATTACK
+    assert {key: line[key] for key in KEYS} == keys
+    assert (line["genre"], line["compared_with"]) == ("", "")
+    assert (line["value"], line["n_segments"]) == (pytest.approx(0.5), 3)
     assert (line["low"], line["high"]) == (pytest.approx(0.3), pytest.approx(0.9))
 
 
-def test_clips_without_any_value_leave_a_table_without_rows():
-    rows = records(table(["a"], ["blues"]), {"own_genre_gap": np.array([np.nan])}, **KEYED)
-    found = summarize(rows, "corpus")
+def test_measures_of_a_part_are_averaged_by_genre(subject):
+    segments = table([*"aabb"], ["blues", "blues", "jazz", "jazz"])
+    values = {"band_mass": np.array([0.1, 0.3, 0.5, 0.7])}
+    rows = records(subject, "gradcam", segments, values, part="0-250 Hz")
+    found = summarize(rows, "corpus").set_index("genre")["value"]
+    assert found.to_dict() == pytest.approx({"blues": 0.2, "jazz": 0.6})
+
+
+def test_segments_without_any_value_leave_a_table_without_rows(subject):
+    values = {"class_specificity": np.array([np.nan])}
+    found = summarize(records(subject, "gradcam", table(["a"], ["blues"]), values), "corpus")
     assert found.empty
     assert found.columns.tolist() == COLUMNS
 
 
-def test_nissim_becomes_its_mean_and_its_variation():
+def test_nissim_becomes_its_mean_and_its_variation(subject):
     values = np.array([0.1, 0.2, 0.3, 0.4])
-    rows = records(table([*"abcd"], ["blues"] * 4), {"nissim": values}, **KEYED)
+    rows = records(subject, "gradcam", table([*"abcd"], ["blues"] * 4), {"nissim": values})
     found = summarize(rows, "corpus").set_index("measure")["value"]
     assert found.to_dict() == {"mod": pytest.approx(0.25), "vid": pytest.approx(values.var())}
 
 
 @pytest.mark.usefixtures("intervals_of_any")
-def test_values_that_never_differ_have_an_interval_without_width():
-    rows = records(table([*"ab"], ["blues"] * 2), {"centre_shift_s": np.zeros(2)}, **KEYED)
+@pytest.mark.parametrize(("measure", "width"), [("centre_shift_s", 0), ("empty", 0.3)])
+def test_only_a_count_that_is_never_true_keeps_its_uncertainty(measure, width, subject):
+    rows = records(subject, "gradcam", table([*"ab"], ["blues"] * 2), {measure: np.zeros(2)})
     (line,) = summarize(rows, "corpus").to_dict("records")
-    assert (line["value"], line["low"], line["high"]) == (0, 0, 0)
+    assert (line["value"], line["low"]) == (0, 0)
+    assert line["high"] == 0 if width == 0 else line["high"] > width
 
 
-@pytest.mark.usefixtures("intervals_of_any")
-def test_a_count_that_is_never_true_keeps_its_uncertainty():
-    rows = records(table([*"ab"], ["blues"] * 2), {"empty": np.zeros(2)}, **KEYED)
-    (line,) = summarize(rows, "corpus").to_dict("records")
-    assert (line["low"], line["high"] > 0.3) == (0, True)
-
-
-def test_differences_are_between_conditions_of_the_same_method():
-    many = [f"t{k}" for k in range(10)]
-    clips, rng = table(many, ["blues"] * 10), np.random.default_rng(0)
+def test_differences_are_between_conditions_of_the_same_method(subject):
+    segments = table([f"t{k}" for k in range(10)], ["blues"] * 10)
+    rng = np.random.default_rng(0)
     low, high = rng.normal(0.2, 0.05, 10), rng.normal(0.6, 0.05, 10)
-    rows = pd.concat(
-        [
-            records(clips, {"spearman": low}, **KEYED | {"condition": "natural", "eps": 0.0}),
-            records(clips, {"spearman": high}, **KEYED | {"condition": "adversarial"}),
-            records(clips, {"spearman": low}, **KEYED | {"condition": "adversarial", "eps": 0.5}),
-        ]
-    )
+    rows = [
+        records(subject, "gradcam", segments, {"spearman": values}, condition=condition, eps=eps)
+        for values, condition, eps in (
+            (low, "natural", 0.0),
+            (high, "adversarial", 0.01),
+            (low, "adversarial", 0.5),
+        )
+    ]
     pairs = [("spearman", "natural", "adversarial", 0.01), ("spearman", "natural", "never", 0.01)]
-    (line,) = differences(rows, pairs, "corpus").to_dict("records")
-    assert line["condition"] == "natural - adversarial"
+    (line,) = differences(joined(rows), pairs, "corpus").to_dict("records")
+    assert (line["condition"], line["compared_with"]) == ("natural", "adversarial")
     assert line["value"] == pytest.approx(low.mean() - high.mean())
     assert line["low"] < line["value"] < line["high"] < 0
-    assert (line["n_clips"], line["eps"]) == (10, 0.01)
+    assert (line["n_segments"], line["eps"], line["genre"]) == (10, 0.01, "")
 
 
-def test_a_difference_of_one_track_has_no_interval():
+def test_a_difference_of_one_track_has_no_interval(subject):
+    segments = table(["a"], ["blues"])
     rows = [
-        records(table(["a"], ["blues"]), {"ssim": np.array([v])}, **KEYED | {"condition": c})
-        for c, v in (("x", 0.1), ("y", 0.3))
+        records(subject, "gradcam", segments, {"ssim": np.array([value])}, condition=condition)
+        for condition, value in (("x", 0.1), ("y", 0.3))
     ]
-    (line,) = differences(pd.concat(rows), [("ssim", "x", "y", 0.01)], "c").to_dict("records")
+    (line,) = differences(joined(rows), [("ssim", "x", "y", 0)], "c").to_dict("records")
     assert (line["value"], line["low"]) == (pytest.approx(-0.2), None)
+
+
+def test_the_table_has_means_and_contrasts_in_the_order_of_methods(subject):
+    segments = table([*"ab"], ["blues"] * 2)
+    rows = [
+        records(subject, method, segments, {"class_specificity": values}, condition=condition)
+        for method in ("randomcam", "gradcam")
+        for condition, values in (("clean", np.ones(2)), ("target_any", np.zeros(2)))
+    ]
+    found = experiments.results_table(joined(rows), "corpus", 0.01)
+    assert found["method"].tolist() == ["gradcam"] * 3 + ["randomcam"] * 3
+    contrast = found[found["compared_with"] == "target_any"]
+    assert contrast["value"].tolist() == [1, 1]
 
 
 NO_ATTACK = "which is no attack"
@@ -323,13 +416,13 @@ IN_DB = "probably in dB"
 @pytest.mark.parametrize(
     ("eps", "cause"), [(0, NO_ATTACK), (-0.1, NO_ATTACK), (float("nan"), NO_ATTACK), (1.5, IN_DB)]
 )
-def test_an_eps_of_no_meaning_is_refused_before_anything_is_made(eps, cause):
+def test_an_eps_of_no_meaning_is_refused_before_any_work(eps, cause):
     experiments.check_request("gradcam", [0.01, 1])
     with pytest.raises(ValueError, match=f"eps is {eps}, {cause}: give it as a share"):
         experiments.check_request("gradcam", [0.01, eps])
 
 
 @pytest.mark.parametrize("method", ["gradcamm", "randomcam"])
-def test_a_method_that_is_none_is_refused_before_anything_is_made(method):
+def test_an_unknown_method_is_refused_before_any_work(method):
     with pytest.raises(ValueError, match=f"METHOD={method} is unknown: give one of gradcam, hires"):
         experiments.check_request(method, [0.01])

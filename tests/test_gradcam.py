@@ -1,7 +1,6 @@
 import copy
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from pytorch_grad_cam import GradCAM
@@ -9,14 +8,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from src.explainability import gradcam
-from src.explainability.gradcam import (
-    CAMS,
-    confident_failures,
-    correct_examples,
-    explain,
-    is_empty,
-    map_records,
-)
+from src.explainability.gradcam import CAMS, explain, is_empty
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits
 
@@ -136,50 +128,3 @@ def test_a_genre_that_the_network_does_not_know_is_refused(genre, X):
 
 def test_no_segments_give_no_maps(X, model):
     assert explain(model, X[:0], np.zeros(0, dtype=int)).shape == (0, 128, 130)
-
-
-# predicted 0, 0, 1, 1, 2, 2
-TRACKS = np.array([*"abcdef"])
-Y = np.array([0, 0, 0, 1, 1, 1])
-P = np.array(
-    [[6, 2, 2], [9, 1, 0], [4, 5, 1], [1, 8, 1], [1, 2, 7], [0, 1, 9]]
-) / 10  # fmt: skip
-
-
-def test_correct_examples_are_the_most_confident_correct_ones_of_each_genre():
-    assert correct_examples(Y, P, TRACKS, 1).tolist() == [1, 3]
-    assert correct_examples(Y, P, TRACKS, 2).tolist() == [1, 0, 3]
-
-
-def test_correct_examples_are_of_different_tracks_first():
-    confidence = np.array([0.9, 0.8, 0.7, 0.6])
-    probabilities = np.stack([confidence, 1 - confidence], axis=1)
-    y, tracks = np.zeros(4, dtype=int), np.array([*"aaba"])
-    assert correct_examples(y, probabilities, tracks, 2).tolist() == [0, 2]
-    assert correct_examples(y, probabilities, tracks, 3).tolist() == [0, 2, 1]
-
-
-def test_confident_failures_are_wrong_and_of_each_confusion_first():
-    assert confident_failures(Y, P, 2).tolist() == [5, 2]
-    assert confident_failures(Y, P, 3).tolist() == [5, 2, 4]
-    assert confident_failures(Y, P, 9).tolist() == [5, 2, 4]
-
-
-def test_a_perfect_network_has_no_failures_and_a_hopeless_one_no_correct_examples():
-    right, wrong = np.eye(3)[Y], np.eye(3)[(Y + 1) % 3]
-    assert confident_failures(Y, right, 5).tolist() == []
-    assert correct_examples(Y, wrong, TRACKS, 2).tolist() == []
-
-
-def test_map_records_tell_which_genre_each_map_explains():
-    maps = np.ones((3, 128, 130))
-    maps[1] = 0
-    segments = pd.DataFrame({"segment": [4, 7, 9], "track": [*"abc"], "start_s": [0.0, 3, 6]})
-    true, predicted, explained = np.array([[0, 0, 0], [0, 1, 1], [0, 0, 1]])
-    table = map_records("kind", segments, true, predicted, explained, maps, [0.01, 0.1, np.nan])
-    assert table["explains"].tolist() == ["both", "true", "predicted"]
-    assert table["wrong"].tolist() == [False, True, True]
-    assert table["empty"].tolist() == [False, True, False]
-    assert table[["segment", "track", "start_s"]].equals(segments)
-    assert table["eps"].tolist()[:2] == [0.01, 0.1]
-    assert list(map_records("kind", segments, true, predicted, explained, maps)["eps"]) == [0] * 3

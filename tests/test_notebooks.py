@@ -15,8 +15,8 @@ import pytest
 from src.attacks.corruptions import CORRUPTIONS
 from src.attacks.flags import FLAGS
 from src.attacks.records import TABLE_COLUMNS
-from src.explainability.methods import CONTROLS, METHODS
-from src.explainability.table import COLUMNS, KEYS
+from src.explainability.attributions import CONTROLS, METHODS
+from src.explainability.records import COLUMNS, KEYS
 from src.models import cnn
 from src.models.cnn import GenreClassifierCNN, count_parameters
 from src.paths import NOTEBOOKS, ROOT, STAGES
@@ -352,26 +352,29 @@ def test_a_report_of_robustness_has_all_of_its_parts(tiny):
     assert set(told["pgd_to_worst_case"]) == {"documented", "robust"}
 
 
-def test_explanations_are_told_with_their_controls(tiny):
+def test_explanations_have_their_controls(tiny):
     metrics = tiny / "results" / "metrics" / "tiny"
-    table = pd.read_csv(metrics / "explanations.csv")
+    table = pd.read_csv(
+        metrics / "explanations.csv", keep_default_na=False, na_values={"low": [""], "high": [""]}
+    )
     assert list(table) == COLUMNS
     assert set(table["method"]) == {*METHODS, *CONTROLS}
     assert set(table["corpus"]) == {"synthetic"}
-    assert table["value"].notna().all()
-    assert (table["n_clips"] >= 1).all()
+    assert (table["n_segments"] >= 1).all()
     swept = table[(table["measure"] == "spearman") & (table["condition"] == "noise")]
     assert set(swept["eps"]) == set(EPSILONS)
-    assert {"insertion", "road", "box_mass", "mod", "vid", "empty"} <= set(table["measure"])
-    rows = pd.read_csv(metrics / "explanations_records.csv")
-    for key, group in rows.dropna(subset="value").groupby(KEYS):
-        same = (table[KEYS] == key).all(axis=1)
-        if key[2] != "nissim":
-            (line,) = table[same].itertuples()
-            assert (line.n_clips, line.value) == (
-                len(group),
-                pytest.approx(group["value"].mean(), abs=1e-5),
-            )
+    assert {"insertion", "road", "relevance_mass", "mod", "vid", "empty"} <= set(table["measure"])
+    assert set(table.loc[table["measure"] == "insertion", "control"]) == {"", *CONTROLS}
+    means = table[table["compared_with"] == ""].set_index([*KEYS, "genre"])
+    rows = pd.read_csv(
+        metrics / "explanations_records.csv", keep_default_na=False, na_values={"value": [""]}
+    )
+    rows["genre"] = rows["genre"].where(rows["part"] != "", "")
+    for key, group in rows.dropna(subset="value").groupby([*KEYS, "genre"]):
+        if "nissim" not in key:
+            line = means.loc[key]
+            mean = pytest.approx(group["value"].mean(), abs=1e-5)
+            assert (line["n_segments"], line["value"]) == (len(group), mean)
 
 
 def test_maps_can_be_heard(tiny):

@@ -147,6 +147,7 @@ def test_the_largest_drop_is_that_of_any_checkpoint_and_eps(committed):
 
 def test_methods_are_measured_at_their_eps(committed):
     row = {"corpus": "c", "checkpoint": "n", "method": "gradcam", "low": None, "high": None}
+    row |= {"control": "", "part": "", "compared_with": ""}
     rows = [
         row | {"measure": "spearman", "condition": "succeeded_true", "eps": eps, "value": value}
         for eps, value in ((0.01, 0.25), (0.1, 0.5))

@@ -3,8 +3,8 @@ import pytest
 
 from src import shards
 from src.attacks.adversarial import Search, attack
-from src.explainability.boxes import attack_boxes
 from src.explainability.gradcam import explain
+from src.explainability.localization import attack_boxes
 from src.shards import SHARD, in_shards
 
 

@@ -16,8 +16,8 @@ from src.attacks.suite import Budgets, evaluate, sweep
 from src.data.preprocessor import write_processed
 from src.data.splits import split
 from src.effort import choose_effort
-from src.explainability.boxes import attack_boxes, draw_boxes
-from src.explainability.methods import Subject, maps_of
+from src.explainability.attributions import Subject, attribute
+from src.explainability.localization import attack_boxes, draw_boxes
 from src.paths import ROOT
 from src.runtime import one_thread
 from src.shards import in_shards
@@ -116,9 +116,9 @@ def test_a_cluster_makes_the_maps_that_one_machine_makes(
     monkeypatch.setattr(shards, "SHARD", 5)
     subject = Subject("slim", slim_model, "conv4_2", 7, None, clips.X.mean(axis=0))
     with one_thread():
-        alone = maps_of(name, subject, clips.X, clips.y)
+        alone = attribute(subject, name, clips.X, clips.y)
         with workers(cluster):
-            assert np.array_equal(maps_of(name, subject, clips.X, clips.y), alone)
+            assert np.array_equal(attribute(subject, name, clips.X, clips.y), alone)
     assert alone.any()
 
 

@@ -1,36 +1,77 @@
-"""What notebook 5 measures: records of one network's maps, one function an experiment."""
+"""The experiments of notebook 5, each a generator of records for one model: `run` joins them."""
 
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from src.attacks.adversarial import Search, attack
+from src.data.segments import Segments, draw_segments
+from src.effort import Effort
 from src.explainability import faithfulness
-from src.explainability.bands import band_measures
-from src.explainability.boxes import BOX_EPS, attack_boxes, box_measures, draw_boxes
-from src.explainability.failures import mean_known, own_genre_gap, resemblance
-from src.explainability.gradcam import explain
-from src.explainability.methods import METHODS, Clips, Subject, maps_of
-from src.explainability.parts import part_measures
-from src.explainability.sanity import randomized
-from src.explainability.shift import measure_shift, spearman, ssim
-from src.explainability.table import records
+from src.explainability.attributions import CONTROLS, METHODS, SLOW_METHODS, Subject, attribute
+from src.explainability.localization import (
+    BOX_EPS,
+    attack_boxes,
+    box_measures,
+    draw_boxes,
+    part_mass_above_area,
+)
+from src.explainability.prototypes import class_specificity, mean_known, prototype_similarity
+from src.explainability.randomization import RANDOMIZED_METHODS, randomized
+from src.explainability.records import differences, records, summarize
+from src.explainability.selection import correct_segments, partners
+from src.explainability.similarity import BANDS, band_shares, compare_maps, spearman, ssim
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits
+from src.progress import progress
+
+Tables = Iterator[pd.DataFrame]
 
 
 class Attacked(NamedTuple):
-    """Clips after an attack of one eps: spectrograms, predictions, and noise of the same norm."""
+    """Segments after an attack of one eps, their predictions, and noise of the same norms."""
 
     eps: float
     X: np.ndarray
     predicted: np.ndarray
     noise: np.ndarray
 
-    def take(self, rows: np.ndarray) -> "Attacked":
-        """Return some of the clips; `rows` are positions."""
-        return Attacked(self.eps, self.X[rows], self.predicted[rows], self.noise[rows])
+
+class Case(NamedTuple):
+    """A model, segments that it predicts correctly, and the same under attack, by eps."""
+
+    subject: Subject
+    data: Segments
+    attacked: dict[float, Attacked]
+
+    def take(self, n: int) -> "Case":
+        """Return the case with the first `n` of its segments."""
+        attacked = {
+            eps: Attacked(eps, found.X[:n], found.predicted[:n], found.noise[:n])
+            for eps, found in self.attacked.items()
+        }
+        return Case(self.subject, self.data.take(np.arange(len(self.data))[:n]), attacked)
+
+
+class MapSet(NamedTuple):
+    """A case with clean maps of its first segments and their faithfulness curves, by method."""
+
+    case: Case
+    maps: dict[str, np.ndarray]
+    curves: dict[str, dict[str, np.ndarray]]
+
+
+class Confined(NamedTuple):
+    """Segments that an attack confined to boxes flips, before and after, and its predictions."""
+
+    subject: Subject
+    data: Segments
+    X: np.ndarray
+    predicted: np.ndarray
+    boxes: np.ndarray
 
 
 def check_request(method: str, epsilons: list[float]) -> None:
@@ -46,279 +87,313 @@ def check_request(method: str, epsilons: list[float]) -> None:
             )
 
 
-def right_clips(subject: Subject, clips: Clips) -> Clips:
-    """Return those of the clips that the network gets right."""
-    return clips.take(np.flatnonzero(predict_logits(subject.model, clips.X).argmax(1) == clips.y))
+def run(experiment: Callable[..., Tables], cases: list, *options: object) -> pd.DataFrame:
+    """Return the records of an experiment, a function of this module that yields them.
+
+    Its first argument is each of the `cases`, `options` are the others.
+    """
+    name = experiment.__name__.replace("_", " ")
+    tables = [
+        table
+        for case in progress(cases, name, unit="model")
+        for table in experiment(case, *options)
+    ]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def take_turns(y: np.ndarray, seed: int) -> np.ndarray:
-    """Return an order of clips in which genres take turns, so that the first few are of many."""
-    shuffled = pd.Series(y).sample(frac=1, random_state=seed)
-    turn = shuffled.groupby(shuffled).cumcount()
-    return turn.sort_values(kind="stable").index.to_numpy()
-
-
-def attack_clips(
-    subject: Subject, clips: Clips, epsilons: list[float], iterations: int
-) -> list[Attacked]:
-    """Attack clips by PGD at each eps anew; noise is the attack's own change, its bins shuffled."""
-    found = []
-    for eps in epsilons:
+def make_case(subject: Subject, data: Segments, epsilons: list[float], iterations: int) -> Case:
+    """Attack the segments that a model predicts correctly by PGD, at each eps anew."""
+    chosen = correct_segments(subject.model, data)
+    attacked = {}
+    for eps in epsilons if len(chosen) else []:
         search = Search(iterations, subject.seed)
-        X = attack("pgd", subject.model, clips.X, clips.y, eps, search)
+        X = attack("pgd", subject.model, chosen.X, chosen.y, eps, search)
         predicted = predict_logits(subject.model, X).argmax(axis=1)
-        found.append(Attacked(eps, X, predicted, shuffled_change(clips.X, X, subject.seed)))
-    return found
+        noise = shuffled_perturbation(chosen.X, X, subject.seed)
+        attacked[eps] = Attacked(eps, X, predicted, noise)
+    return Case(subject, chosen, attacked)
 
 
-def shuffled_change(X: np.ndarray, attacked: np.ndarray, seed: int) -> np.ndarray:
-    """Return segments (n, 128, 130) changed by the attack's own numbers in random places.
+def shuffled_perturbation(X: np.ndarray, attacked: np.ndarray, seed: int) -> np.ndarray:
+    """Return segments (n, 128, 130) with the attack's perturbation, its bins shuffled.
 
-    The change has the attack's norms, but for what is cut at 0 and 1.
+    A control with the attack's norms, except for values clipped at 0 and 1.
     """
     change = (attacked - X).reshape(len(X), -1)
     noise = np.random.default_rng(seed).permuted(change, axis=1)
     return np.clip(X + noise.reshape(X.shape), 0, 1).astype(np.float32)
 
 
-def shift_records(
-    subject: Subject, method: str, clips: Clips, attacked: Attacked, clean: np.ndarray
-) -> pd.DataFrame:
-    """Return the shift of the maps of clips that are right before an attack, by condition.
-
-    `clean` (n, 128, 130) are the maps of the true genre before the attack. All maps here are of
-    the true genre. Conditions are `succeeded_true` and `failed`, by whether the attack flips the
-    clip, and noise of the attack's norm: `noise` on all clips, `noise_succeeded` on those that the
-    attack flips, so that both shifts can be compared clip by clip.
-    """
-    flipped = attacked.predicted != clips.y
-    true = maps_of(method, subject, attacked.X, clips.y)
-    noise = maps_of(method, subject, attacked.noise, clips.y)
-    conditions = {
-        "succeeded_true": (true, flipped),
-        "failed": (true, ~flipped),
-        "noise": (noise, flipped | ~flipped),
-        "noise_succeeded": (noise, flipped),
+def success_rates(cases: list[Case]) -> pd.DataFrame:
+    """Return the attack success rate by eps (rows) and model (columns)."""
+    rates = {
+        case.subject.name: {
+            eps: np.mean(found.predicted != case.data.y) for eps, found in case.attacked.items()
+        }
+        for case in cases
     }
-    tables = [
-        _compare(subject, method, clips, clean, maps, rows, condition, attacked.eps)
-        for condition, (maps, rows) in conditions.items()
-    ]
-    return pd.concat(tables, ignore_index=True)
+    return pd.DataFrame(rates).rename_axis("eps")
 
 
-def prediction_records(
-    subject: Subject, method: str, clips: Clips, attacked: Attacked, clean: np.ndarray
-) -> pd.DataFrame:
-    """Return how far maps of the genre that flipped clips are taken for lie from `clean`.
+def shift_under_attack(case: Case, method: str) -> Tables:
+    """Yield the shift of maps at each eps, and their distance from another track's map.
 
-    `succeeded_predicted`: the attacked clip's map of that genre; `asked_predicted`: the clean
-    clip's map of the same genre: what asking for another genre does without any attack.
+    Condition `other_track`: the clean map of another track of the same genre.
     """
-    hit = np.flatnonzero(attacked.predicted != clips.y)
-    now, few, before = attacked.predicted[hit], clips.take(hit), clean[hit]
-    conditions = {"succeeded_predicted": attacked.X[hit], "asked_predicted": few.X}
-    tables = [
-        _compare(
-            subject, method, few, before, maps_of(method, subject, shown, now),
-            np.ones(len(hit), dtype=bool), condition, attacked.eps,
-        )
-        for condition, shown in conditions.items()
-    ]  # fmt: skip
-    return pd.concat(tables, ignore_index=True)
+    subject, data = case.subject, case.data
+    clean = attribute(subject, method, data.X, data.y)
+    other = partners(data)
+    found = np.flatnonzero(other >= 0)
+    values = compare_maps(clean[found], clean[other[found]])
+    yield records(subject, method, data.table.iloc[found], values, condition="other_track")
+    for attacked in case.attacked.values():
+        yield from true_class_shift(case, method, attacked, clean)
+        yield from predicted_class_shift(case, method, attacked, clean)
 
 
-def other_clip_records(
-    subject: Subject, method: str, clips: Clips, clean: np.ndarray
-) -> pd.DataFrame:
-    """Return how far each of the maps `clean` lies from another track's of the same genre."""
-    other = partners(clips)
-    return _compare(subject, method, clips, clean, clean[other], other >= 0, "other_clip", 0.0)
+def true_class_shift(case: Case, method: str, attacked: Attacked, clean: np.ndarray) -> Tables:
+    """Yield the shift of the true genre's maps from `clean`, the maps before the attack.
 
-
-def partners(clips: Clips) -> np.ndarray:
-    """Return for each clip the position of the next one of its genre of another track, else -1."""
-    tracks = clips.segments["track"].to_numpy()
-    found = np.full(len(clips.y), -1)
-    for i in range(len(found)):
-        others = np.flatnonzero((clips.y == clips.y[i]) & (tracks != tracks[i]))
-        if len(others):
-            found[i] = others[np.searchsorted(others, i) % len(others)]
-    return found
-
-
-def faithfulness_records(
-    subject: Subject,
-    clips: Clips,
-    maps: dict[str, np.ndarray],
-    controls: tuple[str, ...],
-    n_road: int,
-) -> tuple[pd.DataFrame, dict[str, dict[str, np.ndarray]]]:
-    """Return records of insertion, deletion and ROAD of named maps, and the curves by name.
-
-    `maps` may hold fewer maps than there are clips: those of the first ones. `controls` are those
-    of the names that each method is compared with; ROAD is measured on the first `n_road` clips.
+    Conditions: `succeeded_true` and `failed`, by whether the attack flips the segment; `noise` of
+    the attack's norms on all segments, `noise_succeeded` on those that the attack flips.
     """
-    score = faithfulness.confidence(subject.model)
-    lines, values = {}, {}
+    subject, y = case.subject, case.data.y
+    flipped, every = attacked.predicted != y, np.ones(len(y), dtype=bool)
+    true = attribute(subject, method, attacked.X, y)
+    noise = attribute(subject, method, attacked.noise, y)
+    for condition, maps, rows in (
+        ("succeeded_true", true, flipped),
+        ("failed", true, ~flipped),
+        ("noise", noise, every),
+        ("noise_succeeded", noise, flipped),
+    ):
+        table, values = case.data.table[rows], compare_maps(clean[rows], maps[rows])
+        labels = {"condition": condition, "eps": attacked.eps}
+        yield records(subject, method, table, values, **labels)
+
+
+def predicted_class_shift(case: Case, method: str, attacked: Attacked, clean: np.ndarray) -> Tables:
+    """Yield the distance of the predicted genre's maps from `clean`, the true genre's before.
+
+    For segments that the attack flips. Conditions: `succeeded_predicted`, the map after the
+    attack; `target_predicted`, that of the clean segment for the same target class, which shows
+    the effect of another target class without any attack.
+    """
+    flipped = np.flatnonzero(attacked.predicted != case.data.y)
+    targets, few = attacked.predicted[flipped], case.data.take(flipped)
+    for condition, X in (
+        ("succeeded_predicted", attacked.X[flipped]),
+        ("target_predicted", few.X),
+    ):
+        values = compare_maps(clean[flipped], attribute(case.subject, method, X, targets))
+        labels = {"condition": condition, "eps": attacked.eps}
+        yield records(case.subject, method, few.table, values, **labels)
+
+
+def map_by_all_methods(case: Case, effort: Effort) -> MapSet:
+    """Return clean maps of the first segments by all methods and controls, and their curves."""
+    subject, maps, curves = case.subject, {}, {}
+    for name in (*METHODS, *CONTROLS):
+        n = min(effort.n_methods, effort.n_slow) if name in SLOW_METHODS else effort.n_methods
+        X, y = case.data.X[:n], case.data.y[:n]
+        maps[name] = attribute(subject, name, X, y)
+        score = faithfulness.confidence(subject.model)
+        options = X, y, maps[name], subject.background, subject.seed
+        curves[name] = faithfulness.curves(score, *options)
+    return MapSet(case, maps, curves)
+
+
+def faithfulness_of_methods(found: MapSet, n_road: int) -> Tables:
+    """Yield insertion, deletion and ROAD of all maps, and their distance from each control.
+
+    ROAD is measured on the first `n_road` segments.
+    """
+    case, maps, values = found.case, found.maps, {}
     for name, heat in maps.items():
-        X, y = clips.X[: len(heat)], clips.y[: len(heat)]
-        lines[name] = faithfulness.curves(score, X, y, heat, subject.background, subject.seed)
-        few = faithfulness.road(subject.model, X[:n_road], y[:n_road], heat[:n_road], subject.seed)
-        road = np.pad(few.astype(float), (0, len(heat) - len(few)), constant_values=np.nan)
-        values[name] = faithfulness.areas(lines[name]) | {"road": road}
-    tables = []
-    for name, found in values.items():
-        n = len(maps[name])
-        against = {c: {k: v[:n] for k, v in values[c].items()} for c in controls if c != name}
-        both = found | faithfulness.above_controls(found, against)
-        keys = {"checkpoint": subject.name, "method": name, "condition": "clean", "eps": 0.0}
-        tables.append(records(clips.segments[:n], both, **keys))
-    return pd.concat(tables, ignore_index=True), lines
+        road, few = np.full(len(heat), np.nan), slice(min(n_road, len(heat)))
+        options = case.data.X[few], case.data.y[few], heat[few], case.subject.seed
+        road[few] = faithfulness.road(case.subject.model, *options)
+        values[name] = faithfulness.areas(found.curves[name]) | {"road": road}
+    for name, own in values.items():
+        table = case.data.table[: len(maps[name])]
+        yield records(case.subject, name, table, own)
+        for control in (c for c in CONTROLS if c in values and c != name):
+            baseline = {key: column[: len(table)] for key, column in values[control].items()}
+            above = faithfulness.above_control(own, baseline)
+            yield records(case.subject, name, table, above, control=control)
 
 
-def box_attack(
-    subject: Subject, clips: Clips, iterations: int
-) -> tuple[Clips, np.ndarray, np.ndarray, np.ndarray]:
-    """Attack clips in one random box each; return those that flip, attacked, new genre, boxes."""
-    boxes = draw_boxes(len(clips.y), subject.seed)
+def shift_of_methods(found: MapSet, method: str, eps: float) -> Tables:
+    """Yield the shift at one eps of all maps but those of `method`: see `shift_under_attack`."""
+    for name, maps in found.maps.items():
+        if name != method:
+            few = found.case.take(len(maps))
+            yield from true_class_shift(few, name, few.attacked[eps], maps)
+
+
+def confine(case: Case, iterations: int) -> Confined:
+    """Attack each segment inside one random box; return those that the attack flips."""
+    subject, data = case.subject, case.data
+    boxes = draw_boxes(len(data), subject.seed)
     search = Search(iterations, subject.seed)
-    X = attack_boxes(subject.model, clips.X, clips.y, boxes, search)
+    X = attack_boxes(subject.model, data.X, data.y, boxes, search)
     predicted = predict_logits(subject.model, X).argmax(axis=1)
-    flipped = np.flatnonzero(predicted != clips.y)
-    return clips.take(flipped), X[flipped], predicted[flipped], boxes[flipped]
+    flipped = np.flatnonzero(predicted != data.y)
+    return Confined(subject, data.take(flipped), X[flipped], predicted[flipped], boxes[flipped])
 
 
-def box_records(
-    subject: Subject,
-    method: str,
-    clips: Clips,
-    X: np.ndarray,
-    predicted: np.ndarray,
-    boxes: np.ndarray,
-    condition: str = "box",
-) -> pd.DataFrame:
-    """Return what of the map of the new genre lies inside the box.
+def localization(found: Confined, method: str, effort: Effort) -> Tables:
+    """Yield how well the maps of the predicted genre localize the box, for all methods.
 
-    With the clean `clips.X` in place of the attacked X this is the null: their map of the same
-    genre knows of no box.
+    Conditions: `confined`; for `method` also `target_predicted`, the map of the clean segment for
+    the same target class: the box is unknown to it.
     """
-    measures = box_measures(maps_of(method, subject, X, predicted), boxes)
-    keys = {"checkpoint": subject.name, "method": method, "condition": condition, "eps": BOX_EPS}
-    return records(clips.segments, measures, **keys)
+    for name in (*METHODS, *CONTROLS):
+        n = effort.n_slow if name in SLOW_METHODS else effort.n_explained
+        maps = attribute(found.subject, name, found.X[:n], found.predicted[:n])
+        yield _box_records(found, name, maps, "confined")
+    maps = attribute(found.subject, method, found.data.X, found.predicted)
+    yield _box_records(found, method, maps, "target_predicted")
 
 
-def part_records(subject: Subject, method: str, clips: Clips, cells: np.ndarray) -> pd.DataFrame:
-    """Return which part's cells the true genre's map falls on; the condition is the genre."""
-    measures = part_measures(maps_of(method, subject, clips.X, clips.y), cells)
-    return _by_genre(subject, method, clips, measures, "", 0.0)
+def mass_on_parts(case: Case, method: str, cells: dict[int, np.ndarray]) -> Tables:
+    """Yield the mass above area of the true genre's clean maps on each part of the music.
+
+    `cells` has the loudest part of each cell (128, 130) by the segment's number.
+    """
+    subject, data = case.subject, case.data
+    own = np.stack([cells[number] for number in data.numbers])
+    for name in (method, *CONTROLS):
+        maps = attribute(subject, name, data.X, data.y)
+        for part, values in part_mass_above_area(maps, own).items():
+            yield records(subject, name, data.table, {"mass_above_area": values}, part=part)
 
 
-def sanity_records(subject: Subject, method: str, clips: Clips) -> pd.DataFrame:
-    """Return how alike maps stay while the network is made random from the last layer down."""
-    learnt = explain(subject.model, clips.X, clips.y, subject.layer, method)
-    tables = [
-        _likeness(subject, method, clips, learnt, model, f"randomized_{name}")
-        for name, model in randomized(subject.model, subject.seed)
+def cascading_randomization(case: Case, n: int) -> Tables:
+    """Yield the similarity of the first `n` maps to those of randomized models, by layer."""
+    case, subject = case.take(n), case.subject
+    for method in RANDOMIZED_METHODS:
+        trained = attribute(subject, method, case.data.X, case.data.y)
+        for layer, model in randomized(subject.model, subject.seed):
+            labels = {"condition": "randomized", "layer": layer}
+            yield _model_similarity(case, method, trained, model, **labels)
+
+
+def random_labels(case: Case, n: int, other: GenreClassifierCNN) -> Tables:
+    """Yield the similarity of the first `n` maps to those of a model trained on random labels."""
+    case, subject = case.take(n), case.subject
+    for method in RANDOMIZED_METHODS:
+        trained = attribute(subject, method, case.data.X, case.data.y)
+        yield _model_similarity(case, method, trained, other, condition="random_labels")
+
+
+def mass_by_band(case: Case, method: str, eps: float) -> Tables:
+    """Yield the share of each map's mass in each frequency band.
+
+    Conditions: `clean` for the true genre, `attacked` for the predicted genre after the attack.
+    """
+    subject, data, attacked = case.subject, case.data, case.attacked[eps]
+    for condition, X, targets, eps_shown in (
+        ("clean", data.X, data.y, 0.0),
+        ("attacked", attacked.X, attacked.predicted, eps),
+    ):
+        shares = band_shares(attribute(subject, method, X, targets))
+        for band, values in zip(BANDS, shares.T, strict=True):
+            labels = {"part": band, "condition": condition, "eps": eps_shown}
+            yield records(subject, method, data.table, {"band_mass": values}, **labels)
+
+
+def specificity(case: Case, method: str) -> Tables:
+    """Yield the class specificity of clean maps.
+
+    Conditions: `clean` for the true genre; as its control `target_any`, the mean over all genres as
+    target class: the part that is due to the target class, whatever the segment.
+    """
+    subject, data = case.subject, case.data
+    clean = attribute(subject, method, data.X, data.y)
+    for condition, values in (
+        ("clean", class_specificity(clean, data.y, subject.prototypes)),
+        ("target_any", mean_class_specificity(case, method)),
+    ):
+        values = {"class_specificity": values}
+        yield records(subject, method, data.table, values, condition=condition)
+
+
+def mean_class_specificity(case: Case, method: str) -> np.ndarray:
+    """Return each segment's class specificity (n,), averaged over all genres as target class.
+
+    Structure of the segment that does not depend on the target class cancels out: it raises the
+    value for one target and lowers it for the others. Empty maps do not count.
+    """
+    subject, found = case.subject, []
+    for genre in range(len(subject.prototypes)):
+        targets = np.full(len(case.data), genre)
+        maps = attribute(subject, method, case.data.X, targets)
+        found.append(class_specificity(maps, targets, subject.prototypes))
+    return mean_known(np.stack(found, axis=1))
+
+
+def failures(case: Case, method: str, test: Segments, n: int, eps: float) -> Tables:
+    """Yield the similarity of failures to the prototypes of the predicted and the true genre.
+
+    Conditions: `n` `natural` failures, spread evenly over the tracks; `adversarial`, the segments
+    that the attack flips; `target_predicted`, the same segments before it for the same target
+    class: no failure at all. Nothing for a model without natural failures in `test`.
+    """
+    subject, attacked = case.subject, case.attacked[eps]
+    predicted = predict_logits(subject.model, test.X).argmax(axis=1)
+    wrong = np.flatnonzero(predicted != test.y)
+    if not len(wrong):
+        return
+    wrong = wrong[draw_segments(test.tracks[wrong], n, subject.seed)]
+    flipped = np.flatnonzero(attacked.predicted != case.data.y)
+    few, targets = case.data.take(flipped), attacked.predicted[flipped]
+    for condition, data, explained, eps_shown in (
+        ("natural", test.take(wrong), predicted[wrong], 0.0),
+        ("adversarial", replace(few, X=attacked.X[flipped]), targets, eps),
+        ("target_predicted", few, targets, eps),
+    ):
+        maps = attribute(subject, method, data.X, explained)
+        values = prototype_similarity(maps, data.y, explained, subject.prototypes)
+        labels = {"condition": condition, "eps": eps_shown}
+        yield records(subject, method, data.table, values, **labels)
+
+
+def results_table(rows: pd.DataFrame, corpus: str, eps: float) -> pd.DataFrame:
+    """Return the table of all measures with their intervals, and of the contrasts, by method."""
+    tables = [summarize(rows, corpus), contrasts(rows, corpus, eps)]
+    table = pd.concat(tables, ignore_index=True)
+    table["method"] = pd.Categorical(table["method"], [*METHODS, *CONTROLS])
+    return table.sort_values("method", kind="stable").astype({"method": str})
+
+
+def contrasts(rows: pd.DataFrame, corpus: str, eps: float) -> pd.DataFrame:
+    """Return the differences between conditions that answer the questions of the notebook."""
+    pairs = [
+        ("class_specificity", "clean", "target_any", 0),
+        ("prototype_margin", "natural", "adversarial", eps),
+        ("prototype_margin", "natural", "target_predicted", eps),
+        ("prototype_margin", "adversarial", "target_predicted", eps),
+        ("spearman", "succeeded_true", "noise_succeeded", eps),
+        ("spearman", "succeeded_true", "failed", eps),
+        ("spearman", "succeeded_predicted", "target_predicted", eps),
+        ("spearman", "succeeded_predicted", "other_track", eps),
+        ("relevance_mass", "confined", "target_predicted", BOX_EPS),
     ]
-    return pd.concat(tables, ignore_index=True)
+    return differences(rows, pairs, corpus)
 
 
-def other_network_records(
-    subject: Subject, method: str, clips: Clips, model: GenreClassifierCNN, condition: str
+def _box_records(found: Confined, method: str, maps: np.ndarray, condition: str) -> pd.DataFrame:
+    """Return the localization of the boxes by maps of the first segments."""
+    table, measures = found.data.table[: len(maps)], box_measures(maps, found.boxes[: len(maps)])
+    return records(found.subject, method, table, measures, condition=condition, eps=BOX_EPS)
+
+
+def _model_similarity(
+    case: Case, method: str, trained: np.ndarray, other: GenreClassifierCNN, **labels: object
 ) -> pd.DataFrame:
-    """Return how alike the true genre's maps of a network and of another one are."""
-    learnt = explain(subject.model, clips.X, clips.y, subject.layer, method)
-    return _likeness(subject, method, clips, learnt, model, condition)
-
-
-def band_records(subject: Subject, method: str, clips: Clips, attacked: Attacked) -> pd.DataFrame:
-    """Return attention by band of clean clips (true genre) and attacked ones (predicted genre).
-
-    Conditions are `clean <genre>` and `attacked <genre>`, by the clips' true genre; besides, how
-    much more a clean map resembles the mean map of the genre that it explains than those of the
-    others: of the true genre (`clean`), and of every genre in turn, their mean (`asked_any`), which
-    tells how much of it the question makes, whatever is played.
-    """
-    clean = maps_of(method, subject, clips.X, clips.y)
-    after = maps_of(method, subject, attacked.X, attacked.predicted)
-    own = {"own_genre_gap": own_genre_gap(clean, clips.y, subject.priors)}
-    any_genre = {"own_genre_gap": any_genre_gap(subject, method, clips)}
-    keys = {"checkpoint": subject.name, "method": method, "eps": 0.0}
-    return pd.concat(
-        [
-            records(clips.segments, own, condition="clean", **keys),
-            records(clips.segments, any_genre, condition="asked_any", **keys),
-            _by_genre(subject, method, clips, band_measures(clean), "clean ", 0.0),
-            _by_genre(subject, method, clips, band_measures(after), "attacked ", attacked.eps),
-        ],
-        ignore_index=True,
-    )
-
-
-def any_genre_gap(subject: Subject, method: str, clips: Clips) -> np.ndarray:
-    """Return each clip's mean `own_genre_gap` over the questions for all genres, its own included.
-
-    What the clip shows whatever it is asked for cancels: it raises the gap of one question and
-    lowers those of the others. Empty maps do not count.
-    """
-    gaps = []
-    for genre in range(len(subject.priors)):
-        asked = np.full(len(clips.y), genre)
-        maps = maps_of(method, subject, clips.X, asked)
-        gaps.append(own_genre_gap(maps, asked, subject.priors))
-    return mean_known(np.stack(gaps, axis=1))
-
-
-def failure_records(
-    subject: Subject,
-    method: str,
-    natural: Clips,
-    taken_for: np.ndarray,
-    clips: Clips,
-    attacked: Attacked,
-) -> pd.DataFrame:
-    """Return how much failures look like the genre they were taken for, by kind.
-
-    `natural` failures with the genres they are taken for; `adversarial`: clips that the attack
-    flips; `asked`: the same clips before it, explained for the genre they will be taken for:
-    whatever they show, no failure made it.
-    """
-    hit = np.flatnonzero(attacked.predicted != clips.y)
-    now = attacked.predicted[hit]
-    kinds = {
-        "natural": (natural.X, taken_for, natural, 0.0),
-        "adversarial": (attacked.X[hit], now, clips.take(hit), attacked.eps),
-        "asked": (clips.X[hit], now, clips.take(hit), attacked.eps),
-    }
-    tables = []
-    for condition, (X, genre, chosen, eps) in kinds.items():
-        maps = maps_of(method, subject, X, genre)
-        values = resemblance(maps, chosen.y, genre, subject.priors)
-        keys = {"checkpoint": subject.name, "method": method, "condition": condition, "eps": eps}
-        tables.append(records(chosen.segments, values, **keys))
-    return pd.concat(tables, ignore_index=True)
-
-
-def _likeness(subject, method, clips, learnt, model, condition) -> pd.DataFrame:
-    """Return rank correlation and SSIM of learnt maps and those of another network."""
-    maps = explain(model, clips.X, clips.y, subject.layer, method)
-    values = {"spearman": spearman(learnt, maps), "ssim": ssim(learnt, maps)}
-    keys = {"checkpoint": subject.name, "method": method, "condition": condition, "eps": 0.0}
-    return records(clips.segments, values, **keys)
-
-
-def _compare(subject, method, clips, before, after, rows, condition, eps) -> pd.DataFrame:
-    """Return the shift between two stacks of maps in some rows."""
-    rows = np.flatnonzero(rows)
-    keys = {"checkpoint": subject.name, "method": method, "condition": condition, "eps": eps}
-    if not len(rows):
-        return pd.DataFrame()
-    return records(clips.segments.iloc[rows], measure_shift(before[rows], after[rows]), **keys)
-
-
-def _by_genre(subject, method, clips, measures, prefix, eps) -> pd.DataFrame:
-    """Return records whose condition is the clips' genre."""
-    keys = {"checkpoint": subject.name, "method": method, "eps": eps}
-    table = records(clips.segments, measures, **keys)
-    return table.assign(condition=prefix + table["genre"])
+    """Return rank correlation and SSIM of the true genre's maps with those of another model."""
+    subject, data = case.subject._replace(model=other), case.data
+    maps = attribute(subject, method, data.X, data.y)
+    values = {"spearman": spearman(trained, maps), "ssim": ssim(trained, maps)}
+    return records(subject, method, data.table, values, **labels)

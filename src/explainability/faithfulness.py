@@ -1,4 +1,4 @@
-"""Does the network need what a map marks? Cells are taken away or put in, in the map's order."""
+"""Faithfulness: the effect of inserting or deleting cells in the order of the map."""
 
 import numpy as np
 import torch
@@ -11,23 +11,34 @@ from src.models.evaluation import predict_logits, softmax
 from src.runtime import device, set_seed
 
 FRACTIONS = (0, 0.05, 0.15, 0.35, 0.65, 1)  # of the cells
-PERCENTILES = (50,)  # of ROAD: half of the cells are imputed; each costs two sparse systems a map
+PERCENTILES = (50,)  # of ROAD: half of the cells are imputed; each costs two sparse systems per map
 CURVES = ("insertion", "deletion")
 
 
 def confidence(model: nn.Module):
-    """Return a function giving the probability (n,) of genres (n,) for segments (n, 128, 130)."""
+    """Return a function from segments (n, 128, 130) and genres (n,) to probabilities (n,)."""
     return lambda X, targets: softmax(predict_logits(model, X))[np.arange(len(X)), targets]
 
 
 def curves(
     score, X: np.ndarray, targets: np.ndarray, maps: np.ndarray, background: np.ndarray, seed: int
 ) -> dict[str, np.ndarray]:
-    """Return the score (n, len(FRACTIONS)) after insertion and after deletion, highest cells first.
+    """Return the scores after insertion and after deletion of the cells, highest first.
 
-    Insertion puts the cells of a segment into `background` (128, 130), deletion puts those of the
-    background into the segment; equal cells of a map come in random order. NaN for empty maps.
-    Source: Petsiuk et al. 2018, arXiv 1806.07421.
+    Insertion puts the cells of a segment into the background, deletion those of the background
+    into the segment. Equal cells of a map come in random order. Source: Petsiuk et al. 2018,
+    arXiv 1806.07421.
+
+    Parameters
+    ----------
+    score : function of segments and targets, such as `confidence(model)`
+    X, maps : (n, 128, 130) segments and their maps
+    targets : (n,) genre numbers
+    background : (128, 130) a spectrogram without evidence
+
+    Returns
+    -------
+    (n, len(FRACTIONS)) for each of `CURVES`; NaN for empty maps
     """
     ranks, empty = _ranks(maps, seed), is_empty(maps)
     whole = score(X, targets)
@@ -49,10 +60,10 @@ def areas(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def road(
     model: nn.Module, X: np.ndarray, targets: np.ndarray, maps: np.ndarray, seed: int
 ) -> np.ndarray:
-    """Return ROAD (n,): what losing the lowest cells leaves more than losing the highest, halved.
+    """Return ROAD (n,): the probability after removing the lowest cells less the highest, halved.
 
-    In probability of the target; lost cells are imputed from their neighbours. It favours smooth
-    maps: compare with `blurred_random`. NaN for empty maps. Source: Rong et al. 2022, grad-cam.
+    Removed cells are imputed from their neighbours, which favours smooth maps: compare with
+    `blurred_random`. NaN for empty maps. Source: Rong et al. 2022, library grad-cam.
     """
     set_seed(seed)
     batch = torch.from_numpy(np.array(X, dtype=np.float32))[:, None].to(device())
@@ -61,21 +72,16 @@ def road(
     return np.where(is_empty(maps), np.nan, values)
 
 
-def above_controls(
-    values: dict[str, np.ndarray], controls: dict[str, dict[str, np.ndarray]]
+def above_control(
+    values: dict[str, np.ndarray], control: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Return by how much a method is more faithful than each control, clip by clip.
+    """Return by how much a method is more faithful than a control, segment by segment.
 
-    `values` has `insertion`, `deletion` or `road` (n,) of the method, `controls` those of each
-    control. Deletion is turned round: what falls faster is more faithful.
+    Both have `insertion`, `deletion` and `road` (n,). Positive if the method is more faithful: the
+    sign of deletion, where lower is better, is reversed.
     """
     signs = {"insertion": 1, "deletion": -1, "road": 1}
-    return {
-        f"{measure} above {name}": signs[measure] * (values[measure] - control[measure])
-        for name, control in controls.items()
-        for measure in values
-        if measure in control
-    }
+    return {name: sign * (values[name] - control[name]) for name, sign in signs.items()}
 
 
 def _ranks(maps: np.ndarray, seed: int) -> np.ndarray:

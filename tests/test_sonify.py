@@ -3,7 +3,7 @@ import pytest
 import soundfile as sf
 
 from src.data.frontend import mel_frequencies
-from src.explainability.listening import (
+from src.explainability.sonify import (
     bin_weights,
     clear,
     filter_by_map,

@@ -1,22 +1,25 @@
-"""How far two maps of the same clip lie apart: one number a clip for each measure.
+"""Similarity of two maps of a segment, and the distribution of a map over frequency.
 
-All functions take two stacks of maps (n, 128, 130) in [0, 1] and return (n,), with NaN where a map
-is empty: nothing can be said of what is not there, and empty maps are counted apart.
+Comparisons take two stacks of maps (n, 128, 130) in [0, 1] and return (n,), with NaN where a map
+is empty; empty maps are counted separately.
 """
+
+from itertools import pairwise
 
 import numpy as np
 from scipy.stats import rankdata
 from skimage.metrics import structural_similarity
 
 from src.data.frontend import HOP_LENGTH, SAMPLE_RATE, mel_frequencies
-from src.explainability.bands import band_shares
 from src.explainability.gradcam import flat, is_empty
 
 TOP_SHARE = 0.1
+EDGES_HZ = (0, 250, 500, 1000, 2000, 4000, 11025)
+BANDS = tuple(f"{low}-{high} Hz" for low, high in pairwise(EDGES_HZ))
 
 
-def measure_shift(before: np.ndarray, after: np.ndarray) -> dict[str, np.ndarray]:
-    """Return all measures of the shift from one stack of maps to another, by name."""
+def compare_maps(before: np.ndarray, after: np.ndarray) -> dict[str, np.ndarray]:
+    """Return all measures (n,) of the shift from one stack of maps to another, by name."""
     (t0, mel0, hz0), (t1, mel1, hz1) = centre_of_mass(before), centre_of_mass(after)
     return {
         "spearman": spearman(before, after),
@@ -50,14 +53,15 @@ def ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def nissim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return the normalised inverted SSIM, (1 - SSIM) / 2: 0 for the same map, at most 1.
 
-    Over clips, its mean is the mean observed dissimilarity (MOD), its mean squared deviation from
-    that the variation in dissimilarity (VID). Source: Chakraborty et al. 2022, arXiv 2204.05427.
+    Its mean over segments is the mean observed dissimilarity (MOD), its mean squared deviation
+    from that the variation in dissimilarity (VID). Source: Chakraborty et al. 2022,
+    arXiv 2204.05427.
     """
     return (1 - ssim(first, second)) / 2
 
 
 def top_overlap(first: np.ndarray, second: np.ndarray, share: float = TOP_SHARE) -> np.ndarray:
-    """Return which share of the top cells of one map is among those of the other.
+    """Return the share of the top cells of one map that are top cells of the other.
 
     Unrelated maps share `share` of them. Source: Ghorbani et al. 2019, arXiv 1710.10547.
     """
@@ -82,6 +86,18 @@ def band_shift(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.abs(band_shares(first) - band_shares(second)).sum(axis=1) / 2
 
 
+def mel_shares(maps: np.ndarray) -> np.ndarray:
+    """Return the share (n, 128) of each map's mass in each mel band; NaN for empty maps."""
+    mass = np.asarray(maps, dtype=np.float64).sum(axis=2)
+    total = mass.sum(axis=1, keepdims=True)
+    return np.divide(mass, total, out=np.full_like(mass, np.nan), where=total > 0)
+
+
+def band_shares(maps: np.ndarray) -> np.ndarray:
+    """Return the share (n, 6) of each map's mass in each of the frequency bands `BANDS`."""
+    number = np.searchsorted(EDGES_HZ, mel_frequencies(), side="right") - 1
+    return mel_shares(maps) @ np.eye(len(BANDS))[number]
+
+
 def _unless_empty(values: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return values with NaN where one of the maps is empty."""
     return np.where(is_empty(first) | is_empty(second), np.nan, values)

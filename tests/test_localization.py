@@ -7,16 +7,19 @@ from src.attacks.adversarial import Search
 from src.data import synthetic
 from src.data.frontend import SEGMENT_SAMPLES, LogMel
 from src.data.synthetic import PARTS
-from src.explainability.boxes import (
+from src.explainability.attributions import blurred_random
+from src.explainability.localization import (
     BOX_BANDS,
     BOX_EPS,
     BOX_FRAMES,
+    NO_PART,
     attack_boxes,
     box_measures,
+    composed_seed,
     draw_boxes,
+    loudest_parts,
+    part_mass_above_area,
 )
-from src.explainability.methods import blurred_random
-from src.explainability.parts import NO_PART, composed_seed, loudest_parts, part_measures
 from src.models.cnn import GenreClassifierCNN
 
 
@@ -49,24 +52,27 @@ def test_an_attack_stays_in_its_box_and_inside_eps(X):
 def test_a_planted_box_is_found():
     boxes = draw_boxes(3, 1)
     found = box_measures(boxes.astype(np.float32), boxes)
-    np.testing.assert_allclose(found["box_mass"], 1)
-    np.testing.assert_allclose(found["box_mass_above_area"], 1 - boxes.mean(axis=(1, 2)))
-    assert found["box_hit"].tolist() == [1, 1, 1]
+    np.testing.assert_allclose(found["relevance_mass"], 1)
+    np.testing.assert_allclose(found["mass_above_area"], 1 - boxes.mean(axis=(1, 2)))
+    assert found["pointing_game"].tolist() == [1, 1, 1]
     outside = box_measures((~boxes).astype(np.float32), boxes)
-    assert (outside["box_mass"].tolist(), outside["box_hit"].tolist()) == ([0] * 3, [0] * 3)
+    assert (outside["relevance_mass"].tolist(), outside["pointing_game"].tolist()) == (
+        [0] * 3,
+        [0] * 3,
+    )
 
 
 def test_a_random_map_scores_its_area():
     boxes = draw_boxes(200, 1)
     maps = np.random.default_rng(0).random(boxes.shape)
     found = box_measures(maps, boxes)
-    np.testing.assert_allclose(found["box_mass_above_area"], 0, atol=0.01)
-    assert found["box_hit"].mean() == pytest.approx(boxes[0].mean(), abs=0.08)
-    smooth = box_measures(blurred_random(boxes.shape, 2), boxes)["box_mass_above_area"]
+    np.testing.assert_allclose(found["mass_above_area"], 0, atol=0.01)
+    assert found["pointing_game"].mean() == pytest.approx(boxes[0].mean(), abs=0.08)
+    smooth = box_measures(blurred_random(boxes.shape, 2), boxes)["mass_above_area"]
     assert smooth.mean() == pytest.approx(0, abs=0.01)
 
 
-def test_an_empty_map_says_nothing_of_its_box():
+def test_an_empty_map_has_no_value_for_its_box():
     boxes = draw_boxes(1, 1)
     assert all(np.isnan(value).all() for value in box_measures(boxes * 0.0, boxes).values())
 
@@ -76,18 +82,18 @@ def test_mass_on_a_part_is_counted_above_its_area():
     cells[:, :64], cells[:, 64:96] = 0, 1  # drums below, bass above, silence on top
     on_drums = (cells == 0).astype(float)
     even = np.ones_like(on_drums)
-    found = part_measures(np.stack([on_drums[0], even[1]]), cells)
-    np.testing.assert_allclose(found["mass above area, drums"], [0.5, 0])
-    np.testing.assert_allclose(found["mass above area, bass"], [-0.25, 0])
-    assert np.isnan(found["mass above area, lead"]).all()
+    found = part_mass_above_area(np.stack([on_drums[0], even[1]]), cells)
+    np.testing.assert_allclose(found["drums"], [0.5, 0])
+    np.testing.assert_allclose(found["bass"], [-0.25, 0])
+    assert np.isnan(found["lead"]).all()
 
 
 def test_an_empty_map_falls_on_no_part():
-    found = part_measures(np.zeros((1, 128, 130)), np.zeros((1, 128, 130), dtype=int))
-    assert np.isnan(found["mass above area, drums"]).all()
+    found = part_mass_above_area(np.zeros((1, 128, 130)), np.zeros((1, 128, 130), dtype=int))
+    assert np.isnan(found["drums"]).all()
 
 
-def test_the_loudest_part_is_told_for_the_cells_of_each_segment():
+def test_each_cell_belongs_to_its_loudest_part():
     segments = pd.DataFrame({"track": ["disco.00001"] * 2, "start_s": [6.0, 0.0]})
     cells = loudest_parts(segments, seed=7, n_jobs=1)
     parts = synthetic.render_parts("disco", 1, seed=7)
@@ -95,9 +101,9 @@ def test_the_loudest_part_is_told_for_the_cells_of_each_segment():
     for row, start in zip(cells, (2, 0), strict=True):
         cut = slice(start * SEGMENT_SAMPLES, (start + 1) * SEGMENT_SAMPLES)
         power = [LogMel().power(torch.from_numpy(parts[name][cut][None]))[0] for name in PARTS]
-        heard = row != NO_PART
-        assert heard.mean() > 0.2
-        np.testing.assert_array_equal(row[heard], np.argmax(power, axis=0)[heard])
+        known = row != NO_PART
+        assert known.mean() > 0.2
+        np.testing.assert_array_equal(row[known], np.argmax(power, axis=0)[known])
 
 
 def test_only_a_corpus_of_this_code_has_known_parts(tmp_path):

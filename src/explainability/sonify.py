@@ -1,4 +1,4 @@
-"""Maps made audible: a clip filtered by its map, and what the map leaves out."""
+"""Sonification of maps: a segment filtered by its map, and the rest."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ from src.results import save_with
 
 
 def filter_by_map(samples: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Return samples (time,) whose spectrum is weighted by a map (128, frames) in [0, 1].
+    """Return samples (time,) at 22,050 Hz whose spectrum is weighted by a map (128, frames).
 
     The weights of the mel bands are interpolated to the bins of the short-time spectrum, whose
-    phase is kept. Weights of 1 return the clip; a clip is the sum of what `heat` and `1 - heat`
-    leave of it.
+    phase is kept. Weights of 1 return the segment; it is the sum of its versions filtered by
+    `heat` and by `1 - heat`.
     """
     window = torch.hann_window(N_FFT)
     options = {"n_fft": N_FFT, "hop_length": HOP_LENGTH, "window": window, "center": True}
@@ -36,15 +36,16 @@ def bin_weights(heat: np.ndarray) -> np.ndarray:
 
 
 def clear(folder: Path) -> None:
-    """Remove the WAV files of an earlier network."""
+    """Remove the WAV files of an earlier model."""
     for file in folder.glob("*.wav"):
         file.unlink()
 
 
 def write_parts(folder: Path, name: str, samples: np.ndarray, maps: dict) -> dict[str, Path]:
-    """Write a clip and, for each named map, what it keeps and leaves out, as WAV; return paths.
+    """Write a segment and, for each named map, the filtered segment and the rest, as WAV.
 
-    All at the clip's own level, so that they add up by ear as they do by sample.
+    All at the segment's level, so that the two parts add up to it. Return paths by kind: `clip`,
+    `<map>_kept` and `<map>_left_out`.
     """
     sounds = {"clip": samples}
     for kind, heat in maps.items():
@@ -57,5 +58,5 @@ def write_parts(folder: Path, name: str, samples: np.ndarray, maps: dict) -> dic
 
 
 def _write(path: Path, samples: np.ndarray) -> None:
-    """Write samples as 16-bit WAV, cut at full scale."""
+    """Write samples as 16-bit WAV, clipped at full scale."""
     soundfile.write(path, np.clip(samples, -1, 1), SAMPLE_RATE, subtype="PCM_16", format="WAV")

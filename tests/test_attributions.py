@@ -4,19 +4,19 @@ import pytest
 import torch
 from torch import nn
 
-from src.explainability import methods
-from src.explainability.gradcam import CAMS, explain, is_empty
-from src.explainability.methods import (
+from src.data.segments import Segments
+from src.explainability import attributions
+from src.explainability.attributions import (
     CONTROLS,
     METHODS,
-    Clips,
     Subject,
+    attribute,
     blurred_random,
     integrated_gradients,
     make_subject,
-    maps_of,
     scaled,
 )
+from src.explainability.gradcam import CAMS, explain, is_empty
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits
 
@@ -54,7 +54,7 @@ def subject(model):
 @pytest.mark.parametrize("method", [*METHODS, *CONTROLS])
 def test_each_method_maps_each_segment_to_its_own_range(method, X, subject):
     few = X[:1] if method == "scorecam" else X
-    maps = maps_of(method, subject, few, np.array([3, 1, 4])[: len(few)])
+    maps = attribute(subject, method, few, np.array([3, 1, 4])[: len(few)])
     assert (maps.shape, maps.dtype) == (few.shape, np.float32)
     assert (maps.min(), maps.max() <= 1 + 1e-6) == (0, True)
     # Score-CAM weighs the channels of this untrained network alike, and their sum is negative.
@@ -68,32 +68,32 @@ def test_methods_and_controls_are_all_there_are_and_no_control_is_a_method():
 
 def test_methods_differ(X, subject):
     names = set(METHODS) - {"scorecam"}
-    maps = {name: maps_of(name, subject, X[:1], np.array([3])) for name in names}
+    maps = {name: attribute(subject, name, X[:1], np.array([3])) for name in names}
     assert len({heat.tobytes() for heat in maps.values()}) == len(maps)
 
 
 def test_an_unknown_method_is_refused(X, model):
-    with pytest.raises(ValueError, match="smile is no map known here"):
+    with pytest.raises(ValueError, match="Method smile is unknown"):
         explain(model, X, np.zeros(3), method="smile")
 
 
 @pytest.mark.parametrize("method", ["randomcam", "blurred_random"])
 def test_random_maps_are_the_same_for_the_same_seed(method, X, subject):
     targets = np.zeros(3, dtype=int)
-    first, again = (maps_of(method, subject, X, targets) for _ in range(2))
-    other = maps_of(method, subject._replace(seed=1), X, targets)
+    first, again = (attribute(subject, method, X, targets) for _ in range(2))
+    other = attribute(subject._replace(seed=1), method, X, targets)
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first, other)
 
 
-def test_the_prior_is_that_of_the_explained_genre(X, subject):
-    maps = maps_of("frequency_prior", subject, X, np.array([7, 7, 2]))
-    np.testing.assert_array_equal(maps, subject.priors[[7, 7, 2]])
+def test_the_prior_is_the_prototype_of_the_target_class(X, subject):
+    maps = attribute(subject, "frequency_prior", X, np.array([7, 7, 2]))
+    np.testing.assert_array_equal(maps, subject.prototypes[[7, 7, 2]])
 
 
 @pytest.mark.parametrize("method", [*METHODS, *CONTROLS])
 def test_no_segments_give_no_maps(method, X, subject):
-    assert maps_of(method, subject, X[:0], np.zeros(0, dtype=int)).shape == (0, 128, 130)
+    assert attribute(subject, method, X[:0], np.zeros(0, dtype=int)).shape == (0, 128, 130)
 
 
 def test_integrated_gradients_of_a_linear_network_are_weight_times_change(X):
@@ -121,15 +121,15 @@ def test_scaling_spans_each_map_and_empties_constants(X):
     assert not found[1].any()
 
 
-def test_mean_maps_come_from_clips_that_are_right(model, monkeypatch):
+def test_prototypes_come_from_segments_that_are_predicted_correctly(model, monkeypatch):
     X = np.random.default_rng(2).random((6, 128, 130), dtype=np.float32)
     y, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 0])
-    monkeypatch.setattr(methods, "predict_logits", lambda *_: np.eye(10)[predicted])
+    monkeypatch.setattr(attributions, "predict_logits", lambda *_: np.eye(10)[predicted])
     segments = pd.DataFrame({"track": [*"abcdef"]})
-    subject = make_subject("tiny", model, Clips(X, y, segments))
+    subject = make_subject("tiny", model, Segments(X, y, segments))
     for genre, rows in {0: [0, 1], 1: [3, 4]}.items():
         mean = explain(model, X[rows], y[rows]).mean(axis=0)
-        np.testing.assert_allclose(subject.priors[genre], scaled(mean[None])[0], atol=1e-3)
-    assert not subject.priors[2:].any()  # of these it gets none right
+        np.testing.assert_allclose(subject.prototypes[genre], scaled(mean[None])[0], atol=1e-3)
+    assert not subject.prototypes[2:].any()  # of these it gets none right
     np.testing.assert_allclose(subject.background[:, 0], X.mean(axis=(0, 2)), rtol=1e-5)
     assert (subject.background == subject.background[:, :1]).all()

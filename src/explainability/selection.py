@@ -1,0 +1,148 @@
+"""Selection: the segments that are explained, and the examples whose maps are shown, by rule."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from src.attacks.adversarial import Search, attack
+from src.attacks.records import make_target
+from src.attacks.suite import first_success
+from src.data.segments import Segments
+from src.explainability.gradcam import explain, is_empty
+from src.models.evaluation import predict_logits
+
+
+class View(NamedTuple):
+    """A model whose maps are shown, the layer that they read, and the names of its genres."""
+
+    model: nn.Module
+    layer: str
+    genres: list[str]
+
+
+class Example(NamedTuple):
+    """A map that is shown: a column of a figure and a row of `gradcam.csv`.
+
+    `segment` is a row of the segments' table, `x` and `heat` (128, 130) its spectrogram and map.
+    `true`, `predicted` and `explained`, the target class of the map, are names of genres. `eps` is
+    NaN if no eps of the sweep succeeds.
+    """
+
+    category: str
+    segment: tuple
+    x: np.ndarray
+    heat: np.ndarray
+    true: str
+    predicted: str
+    explained: str
+    attack: str = ""
+    eps: float = 0.0
+
+
+def correct_segments(model: nn.Module, data: Segments) -> Segments:
+    """Return the segments that a model predicts correctly."""
+    return data.take(np.flatnonzero(predict_logits(model, data.X).argmax(axis=1) == data.y))
+
+
+def correct_examples(
+    y: np.ndarray, probabilities: np.ndarray, tracks: np.ndarray, per_genre: int
+) -> np.ndarray:
+    """Return rows of the most confident correct segments, `per_genre` of each genre.
+
+    Of different tracks (n,) as far as there are any: the best segment of each track comes first.
+    """
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    order = np.argsort(-confidence, kind="stable")
+    correct = order[(predicted == y)[order]]
+    repeated = pd.Series(tracks[correct]).duplicated().to_numpy()
+    correct = correct[np.argsort(repeated, kind="stable")]
+    return np.concatenate([correct[y[correct] == k][:per_genre] for k in np.unique(y)])
+
+
+def confident_failures(y: np.ndarray, probabilities: np.ndarray, n: int) -> np.ndarray:
+    """Return rows of the `n` most confident natural failures, one of each confusion first."""
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    order = np.argsort(-confidence, kind="stable")
+    wrong = order[(predicted != y)[order]]
+    pairs = pd.DataFrame({"true": y[wrong], "predicted": predicted[wrong]})
+    repeated = pairs.duplicated().to_numpy()
+    return wrong[np.argsort(repeated, kind="stable")][:n]
+
+
+def take_turns(y: np.ndarray, seed: int) -> np.ndarray:
+    """Return a random order of segments in which genres take turns: the first few are of many."""
+    shuffled = pd.Series(y).sample(frac=1, random_state=seed)
+    turn = shuffled.groupby(shuffled).cumcount()
+    return turn.sort_values(kind="stable").index.to_numpy()
+
+
+def partners(data: Segments) -> np.ndarray:
+    """Return for each segment the row of the next one of its genre and another track, else -1."""
+    found = np.full(len(data), -1)
+    for i in range(len(found)):
+        others = np.flatnonzero((data.y == data.y[i]) & (data.tracks != data.tracks[i]))
+        if len(others):
+            found[i] = others[np.searchsorted(others, i) % len(others)]
+    return found
+
+
+def spread(rows: np.ndarray, n: int) -> np.ndarray:
+    """Return `n` of the rows, at even distances, or all if there are fewer."""
+    return rows[:: max(1, len(rows) // max(1, n))][:n]
+
+
+def make_examples(
+    view: View, category: str, data: Segments, predicted: np.ndarray, explained: np.ndarray
+) -> list[Example]:
+    """Return one example per segment; `predicted` and `explained` (n,) are genre numbers."""
+    maps = explain(view.model, data.X, explained, view.layer)
+    numbers = np.stack([data.y, predicted, explained], axis=1)
+    columns = zip(data.table.itertuples(), data.X, maps, numbers, strict=True)
+    return [
+        Example(category, segment, x, heat, *(view.genres[k] for k in genres))
+        for segment, x, heat, genres in columns
+    ]
+
+
+def failure_examples(
+    view: View, data: Segments, predicted: np.ndarray
+) -> list[tuple[Example, Example]]:
+    """Return for each natural failure its maps of the predicted and of the true genre."""
+    first = make_examples(view, "natural_failures", data, predicted, predicted)
+    second = make_examples(view, "natural_failures", data, predicted, data.y)
+    return list(zip(first, second, strict=True))
+
+
+def attack_examples(
+    view: View, data: Segments, name: str, epsilons: list[float], strong: float, search: Search
+) -> list[tuple[Example, Example]]:
+    """Return for each segment its maps under the smallest successful attack and a strong one.
+
+    The maps explain the genre that is predicted after the attack. `name` is fgsm or pgd, `epsilons`
+    are those of the sweep for the smallest attack, `strong` that of the strong one.
+    """
+    smallest, flipped = first_success(name, make_target(view.model, data), tuple(epsilons), search)
+    attacked = attack(name, view.model, data.X, data.y, strong, search)
+    found = []
+    for eps, X in ((smallest, flipped), (np.full(len(data), strong), attacked)):
+        predicted = predict_logits(view.model, X).argmax(axis=1)
+        category, changed = f"adversarial_{name}", replace(data, X=X)
+        examples = make_examples(view, category, changed, predicted, predicted)
+        pairs = zip(examples, eps.tolist(), strict=True)
+        found.append([example._replace(attack=name, eps=value) for example, value in pairs])
+    return list(zip(*found, strict=True))
+
+
+def example_records(examples: list[Example]) -> pd.DataFrame:
+    """Return one row per map: segment, genres, which of them it explains, eps, empty or not."""
+    table = pd.DataFrame(examples, columns=Example._fields)
+    for name in ("segment", "track", "start_s"):
+        table[name] = [getattr(example.segment, name) for example in examples]
+    same = table["true"] == table["predicted"]
+    explains = np.where(table["explained"] == table["true"], "true", "predicted")
+    empty = is_empty(np.stack([example.heat for example in examples]))
+    table = table.assign(explains=np.where(same, "both", explains), wrong=~same, empty=empty)
+    return table.drop(columns=["x", "heat", "attack"])
