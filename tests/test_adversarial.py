@@ -167,7 +167,7 @@ def test_pgd_makes_the_steps_of_art(targeted, model, data, classifier, monkeypat
     )
     expected = library.generate(data.X[:, None], goal)[:, 0]
     made = attack(name, model, data.X, goal, EPS, Search(ITERATIONS))
-    assert np.mean(np.abs(made - expected) > 1e-6) < 0.01  # signs of gradients near zero
+    assert np.mean(np.abs(made - expected) > 1e-6) < 0.03  # signs of gradients near zero
 
 
 def test_fgsm_is_that_of_art(model, data, classifier, in_precision):

@@ -44,7 +44,7 @@ def subject():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cnn, "WIDTHS", (8, 16, 16, 16))
         patch.setattr(cnn, "DENSE", (64, 64))
-        torch.manual_seed(0)
+        torch.manual_seed(3)
         model = cnn.GenreClassifierCNN().eval()
     return Subject("tiny", model, "conv4_2", 42, prototypes, background)
 

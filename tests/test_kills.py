@@ -17,6 +17,7 @@ import torch
 from src.data.segments import load_metadata, load_split
 from src.models.cnn import GenreClassifierCNN
 from src.paths import STAGES, RunPaths
+from src.pipeline import defaults_of
 from src.results import read_json
 from tests import kills
 
@@ -127,6 +128,11 @@ def check_it_ends_as_expected(run, stage, folder, expected):
     assert run(stage, folder) == 0
     assert contents(folder) == expected
     assert not list(folder.rglob(".part"))
+
+
+def test_a_killed_run_changes_no_parameter_that_its_notebooks_lack():
+    known = {name for stage in STAGES for name in defaults_of(stage)}
+    assert set(kills.TINY) - known == set()
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -75,6 +75,7 @@ TINY = {
     "N_LISTEN": 1,
 }
 EPSILONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+EFFORT = TINY["EFFORT_CHANGES"]
 SLIM = {"WIDTHS": (8, 16, 16, 16), "DENSE": (64, 64)}  # of the network
 
 every_notebook = pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
@@ -309,8 +310,8 @@ def test_attacks_are_told_segment_by_segment(tiny):
     everywhere = ["fgsm", "pgd", "worst_case", "noise_linf", "noise_l2"]
     for checkpoint in ("documented", "robust"):
         own = counts.loc[checkpoint]
-        assert (own.loc[everywhere] == TINY["N_SEGMENTS"]).all(axis=None)
-        assert (own.loc["apgd_dlr"].dropna() == TINY["N_SEGMENTS"]).all()
+        assert (own.loc[everywhere] == EFFORT["n_segments"]).all(axis=None)
+        assert (own.loc["apgd_dlr"].dropna() == EFFORT["n_segments"]).all()
     assert sorted(attacks["eps"].unique()) == list(EPSILONS)
     robustness = pd.read_csv(metrics / "robustness.csv").set_index(keys)
     assert list(pd.read_csv(metrics / "robustness.csv")) == TABLE_COLUMNS
@@ -328,7 +329,7 @@ def test_attacks_on_audio_are_told_by_attack_ratio_and_channel(tiny):
     assert {"clean", "noise", "fgsm_waveform", "pgd_waveform", "pgd_masked"} <= set(table["attack"])
     files = table[(table["channel"] == "wav16") & (table["attack"] == "pgd_waveform")]
     assert set(files["snr_db"]) == set(TINY["SNR_DB"])
-    assert (table["n_segments"] == TINY["N_AUDIO_CLIPS"]).all()
+    assert (table["n_segments"] == EFFORT["n_audio"]).all()
     assert list((tiny / "results" / "audio" / "tiny" / "documented").rglob("*.wav"))
 
 
@@ -341,9 +342,9 @@ def test_a_report_of_robustness_has_all_of_its_parts(tiny):
     corrupted = tables["corruptions"]
     told = set(zip(corrupted["corruption"], corrupted["severity"], strict=True))
     assert told == severities | {("none", 0)}
-    assert (corrupted["n_segments"] == TINY["N_CORRUPTED"]).all()
-    assert tables["songs"].groupby(["checkpoint", "made_on"]).size().eq(TINY["N_TRACKS"]).all()
-    assert tables["smallest_eps"].groupby("checkpoint").size().le(TINY["N_BISECTED"]).all()
+    assert (corrupted["n_segments"] == EFFORT["n_corrupted"]).all()
+    assert tables["songs"].groupby(["checkpoint", "made_on"]).size().eq(EFFORT["n_tracks"]).all()
+    assert tables["minimal_eps"].groupby("checkpoint").size().le(EFFORT["n_minimal"]).all()
     assert set(tables["comparison"]["checkpoint"]) == {"robust"}
     told = results(tiny, "tiny")["attacks"]
     flags = {(flag["checkpoint"], flag["flag"]) for flag in told["flags"]}

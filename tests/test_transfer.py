@@ -7,7 +7,7 @@ from src.attacks.adversarial import Search, attack
 from src.attacks.transfer import attack_tracks, evaluate_transfer, transfer_table
 from src.models.evaluation import predict_logits, softmax
 
-EPS = 0.02
+EPS = 0.05
 
 
 @pytest.fixture(scope="module")

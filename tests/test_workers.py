@@ -101,7 +101,7 @@ def test_a_cluster_makes_the_attacks_that_one_machine_makes(
     name, cluster, slim_model, clips, monkeypatch
 ):
     monkeypatch.setattr(shards, "SHARD", 5)
-    arguments = (name, make_target(slim_model, clips), (0.005, 0.05), Search(4, 1))
+    arguments = (name, make_target(slim_model, clips), (0.02, 0.3), Search(4, 1))
     with one_thread():
         alone = sweep(*arguments)
         with workers(cluster):
