@@ -214,7 +214,7 @@ def run_notebook(stage: str, parameters: dict, paths: RunPaths) -> TaskFailed | 
     """
     output = paths.notebooks / f"{STAGES[stage]}.ipynb"
     running, failed = (output.with_suffix(f".{state}.ipynb") for state in ("running", "failed"))
-    os.environ |= {"STAGE": stage, "PROGRESS": "bars" if sys.__stderr__.isatty() else "lines"}
+    os.environ["STAGE"] = stage  # for `src.progress` in the kernel
     begin = time.monotonic()
     try:
         papermill.execute_notebook(

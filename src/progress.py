@@ -1,7 +1,7 @@
 """Progress of long work: a widget in Jupyter, bars in a terminal, lines in redirected output.
 
-`src.pipeline` chooses by two variables of the environment: PROGRESS (`bars` or `lines`; unset in
-Jupyter) and STAGE, the name in front of each bar.
+In a kernel that `src.pipeline` has started, the environment variable STAGE holds the name of the
+stage; it stands in front of each bar.
 """
 
 import os
@@ -49,12 +49,11 @@ def progress(
     options : others of tqdm: `leave=False` for inner loops, `disable`, `initial`, `mininterval`
     """
     options |= {"desc": name, "total": total, "unit": unit}
-    kind = os.environ.get("PROGRESS")
-    if kind is None:
+    stage, output = os.environ.get("STAGE"), _error_output()
+    if stage is None and "ipykernel" in sys.modules:
         return auto.tqdm(iterable, **options)
-    stage = os.environ.get("STAGE")
-    options |= {"desc": f"{stage}: {name}" if stage else name, "file": _error_output()}
-    if kind == "bars":
+    options |= {"desc": f"{stage}: {name}" if stage else name, "file": output}
+    if output.isatty():
         return std.tqdm(iterable, bar_format=BAR, dynamic_ncols=True, **options)
     options = {"mininterval": SECONDS_PER_LINE} | options
     return Lines(iterable, bar_format=LINE, miniters=1, delay=1e-9, **options)  # none for step 0

@@ -43,8 +43,7 @@ def write_notebook(path, *sources):
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     """Return a folder with five notebooks, of which `explore` imports one module of its own."""
-    for name in ("PROGRESS", "STAGE"):
-        monkeypatch.setenv(name, "")  # the pipeline sets both
+    monkeypatch.setenv("STAGE", "")  # the pipeline sets it
     monkeypatch.setattr(src.paths, "ROOT", tmp_path)
     monkeypatch.setattr(pipeline, "ROOT", tmp_path)
     monkeypatch.setattr(pipeline, "NOTEBOOKS", tmp_path / "notebooks")
@@ -300,17 +299,6 @@ for number in progress(range(N), "tracks", unit="track"):
     assert output.name == "stderr"
     assert "track 1 is short" in output.text
     assert "track 2/2" not in output.text
-
-
-@pytest.mark.parametrize(("is_terminal", "kind"), [(True, "bars"), (False, "lines")])
-def test_a_terminal_gets_bars_and_a_file_gets_lines(repository, monkeypatch, is_terminal, kind):
-    monkeypatch.setattr(sys.__stderr__, "isatty", lambda: is_terminal)
-    explore = repository / "notebooks" / "01_data_exploration.ipynb"
-    cell = 'import os\nprint(os.environ["PROGRESS"], os.environ["STAGE"])'
-    write_notebook(explore, FIRST_CELL, cell)
-    assert main(["explore", "--run", "fake"]) == 0
-    copy = nbformat.read(RunPaths("fake").notebooks / explore.name, as_version=4)
-    assert copy.cells[-1].outputs[0].text == f"{kind} explore\n"
 
 
 def test_a_failing_notebook_is_told_in_one_sentence_and_its_traceback_kept(repository):

@@ -104,6 +104,18 @@ def test_training_learns_planted_patterns(tmp_path):
     assert max(epoch["val_accuracy"] for epoch in history) == 1
 
 
+def test_every_epoch_is_shown_with_its_losses(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("STAGE", "train")
+    history = train(tmp_path / "documented", epochs=2)
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2
+    for number, (line, epoch) in enumerate(zip(lines, history, strict=True), start=1):
+        names = ("val_accuracy", "val_loss", "train_loss")
+        values = ", ".join(f"{name}={epoch[name]:.3g}" for name in names)
+        start = f"train: documented_0, epoch {number}/2, "
+        assert re.fullmatch(rf"{start}00:\d\d elapsed, 00:\d\d left, {values}", line)
+
+
 @pytest.mark.parametrize(
     ("epochs_done", "changed"), [(0, {}), (1, {}), (3, {}), (1, EVERYTHING), (3, EVERYTHING)]
 )
