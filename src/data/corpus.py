@@ -151,7 +151,7 @@ def open_corpus(dataset: str, tracks_per_genre: int, seed: int) -> Corpus:
     if dataset == "gtzan_mini":
         return AudioFolder(download.fetch_gtzan_mini(RAW / dataset), name)
     if dataset == "gtzan":
-        return AudioFolder(download.fetch_gtzan(RAW / dataset), name)
+        return AudioFolder(download.fetch_gtzan(), name)
     path = (ROOT / Path(dataset).expanduser()).resolve()
     if not path.exists():
         raise FileNotFoundError(
