@@ -77,7 +77,7 @@ def test_audio_that_is_no_track_by_its_name_is_listed_and_not_used(write_track, 
     write_track("Jazz/jazz.00001.wav", noise(2))
     tracks = audit(corpus)
     assert tracks["track"].tolist() == ["rock.00000", "Jazz/jazz.00001.wav", "rock/cover song.wav"]
-    assert tracks["used"].tolist() == [True, False, False]
+    assert tracks["used"].tolist() == tracks["named"].tolist() == [True, False, False]
     assert tracks["reason"][1:].str.startswith("name: not <genre>.NNNNN").all()
 
 
@@ -272,7 +272,8 @@ def test_fewer_tracks_than_can_be_split_are_not_composed(monkeypatch):
     ) as error:
         open_corpus("synthetic", 6, 0)
     assert SENTENCE.fullmatch(str(error.value))
-    assert "_7_per_genre_seed_3_" in open_corpus("synthetic", 7, 3).path.name
+    folder = corpora.RAW / f"synthetic_7_per_genre_seed_3_v{corpora.synthetic.VERSION}"
+    assert open_corpus("synthetic", 7, 3) == AudioFolder(folder, "synthetic", 3)
 
 
 def test_a_single_track_is_no_corpus(tmp_path):
@@ -445,6 +446,15 @@ def test_a_run_keeps_the_corpus_that_it_was_made_of(tmp_path, monkeypatch):
         claim_run(paths, AudioFolder(tmp_path / "two", "gtzan_mini"))
     assert SENTENCE.fullmatch(str(error.value))
     assert corpus_of(paths) == AudioFolder(tmp_path / "one", "synthetic")
+
+
+def test_the_seed_is_that_of_a_corpus_composed_by_this_version(tmp_path, monkeypatch):
+    monkeypatch.setattr("src.paths.ROOT", tmp_path)
+    paths, corpus = RunPaths("fake"), AudioFolder(tmp_path / "one", "synthetic", 13)
+    claim_run(paths, corpus)
+    assert corpus_of(paths) == corpus
+    monkeypatch.setattr(corpora.synthetic, "VERSION", 0)
+    assert corpus_of(paths).seed is None
 
 
 def test_the_real_tracks_are_all_usable_but_the_unreadable_one():

@@ -140,14 +140,14 @@ def test_a_damaged_file_is_replaced(server, tmp_path):
 def test_wrong_checksum_is_refused_and_leaves_nothing(server, tmp_path):
     server.files[FIRST] = b"a login page"
     message = failure(fetch_gtzan_mini, tmp_path / "set", server.url)
-    assert f"{server.url}{FIRST}: its SHA-256 is not the recorded one" in message
+    assert f"{server.url}{FIRST} could not be downloaded (SHA256 hash of downloaded file" in message
     assert contents(tmp_path / "set") == {}
 
 
 def test_a_cut_leaves_only_complete_files_and_the_next_call_finishes(server, tmp_path):
     server.faults = [None, "cut"]
     message = failure(fetch_gtzan_mini, tmp_path / "set", server.url)
-    assert f"{server.url}{SECOND}: the connection broke in mid-file" in message
+    assert f"{server.url}{SECOND} could not be downloaded (" in message
     assert contents(tmp_path / "set") == {FIRST: TRACKS[FIRST]}
     fetch_gtzan_mini(tmp_path / "set", server.url)
     assert contents(tmp_path / "set") == TRACKS
@@ -165,8 +165,8 @@ def test_a_cut_is_retried_within_the_call(server, tmp_path, monkeypatch):
 def test_a_missing_file_is_named_with_its_status(server, tmp_path):
     del server.files[FIRST]
     message = failure(fetch_gtzan_mini, tmp_path, server.url)
-    assert f"{server.url}{FIRST}: HTTP status 404" in message
-    assert "pass its folder as DATASET" in message
+    assert f"{server.url}{FIRST} could not be downloaded (404 " in message
+    assert "give its folder as DATASET" in message
 
 
 def test_missing_track_lists_can_be_put_into_their_folder_by_hand(server, tmp_path):
@@ -179,7 +179,9 @@ def test_a_refused_connection_is_named(tmp_path):
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
         message = failure(fetch_gtzan_mini, tmp_path, url)
-    assert f"{url}{FIRST}: connection refused; there may be no network" in message
+    assert re.search(
+        rf"{url}{FIRST} could not .*Connection refused.*the network may be", message
+    )
 
 
 def test_an_unknown_host_is_named(tmp_path, monkeypatch):
@@ -188,28 +190,24 @@ def test_an_unknown_host_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     message = failure(fetch_gtzan_mini, tmp_path, "http://nowhere.invalid/")
-    assert f"http://nowhere.invalid/{FIRST}: the server's name is unknown" in message
+    assert re.search(rf"http://nowhere.invalid/{FIRST} could not .*resolve.*", message)
 
 
 def test_a_stalled_server_times_out(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT", 0.2)
     server.faults = ["stall"]
     message = failure(fetch_gtzan_mini, tmp_path / "set", server.url)
-    assert f"{server.url}{FIRST}: no answer in time" in message
+    assert re.search(rf"{server.url}{FIRST} could not be downloaded \(.*timed out", message)
     assert contents(tmp_path / "set") == {}
 
 
-@pytest.mark.parametrize(
-    ("number", "found"), [(28, "no space left"), (13, "permission denied"), (5, "OSError;")]
-)
-def test_a_failing_disk_is_named_and_leaves_nothing(number, found, server, tmp_path, monkeypatch):
+def test_a_failing_disk_is_named_and_leaves_nothing(server, tmp_path, monkeypatch):
     def fail(*args):
-        raise OSError(number, os.strerror(number))
+        raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(shutil, "move", fail)
-    found = found.replace("OSError", type(OSError(number, "")).__name__)
     message = failure(fetch_gtzan_mini, tmp_path / "set", server.url)
-    assert f"{server.url}{FIRST}: {found}" in message
+    assert f"{server.url}{FIRST} could not be downloaded ([Errno 28] No space left" in message
     assert contents(tmp_path / "set") == {}
 
 
@@ -252,74 +250,35 @@ def unpack(folder, genres=GENRES):
     return str(folder)
 
 
-def test_kaggle_download_goes_below_the_folder_and_returns_the_genres(tmp_path, monkeypatch):
-    monkeypatch.delenv("KAGGLEHUB_CACHE", raising=False)
-    cache = []
-
-    def dataset_download(handle):
-        cache.append(os.environ["KAGGLEHUB_CACHE"])
-        return unpack(tmp_path / handle)
-
-    monkeypatch.setattr(kagglehub, "dataset_download", dataset_download)
-    assert fetch_gtzan(tmp_path) == tmp_path / download.KAGGLE_SET / "Data" / "genres_original"
-    assert cache == [str(tmp_path)]
-    assert "KAGGLEHUB_CACHE" not in os.environ
+def test_a_kaggle_download_returns_the_folder_of_the_genres(tmp_path, monkeypatch):
+    monkeypatch.setattr(kagglehub, "dataset_download", lambda handle: unpack(tmp_path / handle))
+    assert fetch_gtzan() == tmp_path / download.KAGGLE_SET / "Data" / "genres_original"
 
 
 def test_a_kaggle_download_without_all_genres_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(kagglehub, "dataset_download", lambda handle: unpack(tmp_path, GENRES[:9]))
-    message = failure(fetch_gtzan, tmp_path)
+    message = failure(fetch_gtzan)
     assert f"{tmp_path} holds 9 genre folders with .wav tracks instead of 10" in message
 
 
 @pytest.mark.parametrize(
-    "error", [requests.ConnectionError, requests.exceptions.ChunkedEncodingError]
-)
-def test_a_broken_kaggle_download_is_continued_within_the_call(error, tmp_path, monkeypatch):
-    calls = []
-
-    def dataset_download(handle):
-        calls.append(handle)
-        if len(calls) < 3:
-            raise error("Connection broken")
-        return unpack(tmp_path)
-
-    monkeypatch.setattr(download, "RETRIES", 2)
-    monkeypatch.setattr(kagglehub, "dataset_download", dataset_download)
-    assert fetch_gtzan(tmp_path) == tmp_path / "Data" / "genres_original"
-    assert calls == [download.KAGGLE_SET] * 3
-
-
-def refusal():
-    """Return a 403 as kagglehub raises it."""
-    response = requests.Response()
-    response.status_code = 403
-    return requests.HTTPError(f"403: token {TOKEN} is not valid", response=response)
-
-
-@pytest.mark.parametrize(
-    ("error", "found"),
+    "error",
     [
-        (refusal(), "HTTP status 403; "),
-        (
-            requests.ConnectionError(f"/a.zip?token={TOKEN}: Connection refused"),
-            "connection refused; ",
-        ),
-        (ValueError(f"bad credentials {TOKEN}"), "ValueError; "),
+        requests.HTTPError(f"403: token {TOKEN} is not valid"),
+        requests.ConnectionError(f"/a.zip?token={TOKEN}: Connection refused"),
+        ValueError(f"bad credentials {TOKEN}"),
     ],
 )
-def test_kaggle_failures_are_named_without_the_token(error, found, tmp_path, monkeypatch, capsys):
+def test_kaggle_failures_are_named_without_the_token(error, tmp_path, monkeypatch, capsys):
     def dataset_download(handle):
         raise error
 
     monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
     monkeypatch.setattr(kagglehub, "dataset_download", dataset_download)
     with pytest.raises(DownloadError) as caught:
-        fetch_gtzan(tmp_path)
-    assert f"Could not fetch https://www.kaggle.com/datasets/{download.KAGGLE_SET}: {found}" in str(
-        caught.value
-    )
-    assert "KAGGLE_API_TOKEN" in str(caught.value)
-    seen = [*capsys.readouterr(), *traceback.format_exception(caught.value)]
+        fetch_gtzan()
+    message = str(caught.value)
+    assert f"{download.KAGGLE_SET} could not be downloaded ({type(error).__name__})" in message
+    assert "KAGGLE_API_TOKEN" in message
+    seen = [message, *capsys.readouterr(), *traceback.format_exception(caught.value)]
     assert not any(TOKEN in text for text in seen)
-    assert caught.value.__context__ is None

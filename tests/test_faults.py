@@ -8,21 +8,18 @@ import time
 import zipfile
 from pathlib import Path
 
-import kagglehub
 import numpy as np
 import pandas as pd
 import pytest
-import requests
 import soundfile as sf
 from conftest import audit, corpus_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kagglehub import http_resolver
 
 from src.attacks.adversarial import Search, attack
 from src.attacks.records import Target, make_records
 from src.attacks.suite import sweep
-from src.data import audio_files, download, log_mels
+from src.data import audio_files, log_mels
 from src.data.audio_files import find_tracks, read_audio
 from src.data.corpus import load_tracks
 from src.data.frontend import segment_audio
@@ -441,59 +438,6 @@ def test_half_a_table_of_tracks_is_refused(written):
     with pytest.raises(ValueError, match="is not the audit's table") as error:
         load_tracks(written)
     assert SENTENCE.fullmatch(str(error.value))
-
-
-# Downloads
-
-
-def test_an_archive_does_not_write_outside_of_its_folder(tmp_path):
-    archive, folder = tmp_path / "evil.zip", tmp_path / "a" / "b"
-    with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("../../escaped.wav", b"x")
-        file.writestr("/escaped.wav", b"x")
-    http_resolver._extract_archive(str(archive), str(folder))
-    outside = [path for path in tmp_path.rglob("*.wav") if folder not in path.parents]
-    assert not outside
-    assert not Path("/escaped.wav").exists()
-
-
-@pytest.mark.parametrize("n_bytes", [999_999, 1_000_001])
-def test_a_bomb_in_a_download_is_not_unpacked(tmp_path, monkeypatch, n_bytes):
-    archive, unpacked = tmp_path / "set.zip", tmp_path / "unpacked"
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("blues/blues.00000.wav", bytes(n_bytes))
-
-    def dataset_download(handle):
-        http_resolver._extract_archive(str(archive), str(unpacked))
-        return unpacked
-
-    monkeypatch.setattr(download, "UNPACKED_BYTES", 10**6)
-    monkeypatch.setattr(kagglehub, "dataset_download", dataset_download)
-    said = "far too large when unpacked" if n_bytes > 10**6 else "1 genre folders"
-    with pytest.raises(download.DownloadError, match=said):
-        download.fetch_gtzan(tmp_path)
-    assert unpacked.exists() is (n_bytes < 10**6)
-    assert http_resolver._extract_archive is download.EXTRACT
-
-
-def test_a_silent_kaggle_server_is_left_after_the_timeout(tmp_path, monkeypatch):
-    asked = []
-
-    def send(self, request, stream=False, timeout=None, **options):
-        asked.append(timeout)
-        raise requests.exceptions.ReadTimeout("Read timed out.")
-
-    def dataset_download(handle):
-        with requests.Session() as session:
-            url = "http://kaggle.invalid/"
-            session.send(session.prepare_request(requests.Request("GET", url)))
-
-    monkeypatch.setattr(download, "SEND", send)
-    monkeypatch.setattr(kagglehub, "dataset_download", dataset_download)
-    with pytest.raises(download.DownloadError, match="no answer in time; the server or the"):
-        download.fetch_gtzan(tmp_path)
-    assert asked == [download.TIMEOUT] * len(asked) != []
-    assert requests.adapters.HTTPAdapter.send is not download._send_with_timeout
 
 
 # Numbers

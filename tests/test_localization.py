@@ -15,7 +15,6 @@ from src.explainability.localization import (
     NO_PART,
     attack_boxes,
     box_measures,
-    composed_seed,
     draw_boxes,
     loudest_parts,
     part_mass_above_area,
@@ -104,10 +103,3 @@ def test_each_cell_belongs_to_its_loudest_part():
         known = row != NO_PART
         assert known.mean() > 0.2
         np.testing.assert_array_equal(row[known], np.argmax(power, axis=0)[known])
-
-
-def test_only_a_corpus_of_this_code_has_known_parts(tmp_path):
-    code = synthetic.code_hash()
-    assert composed_seed(tmp_path / f"synthetic_7_per_genre_seed_13_{code}") == 13
-    assert composed_seed(tmp_path / "synthetic_7_per_genre_seed_13_00000000") is None
-    assert composed_seed(tmp_path / "gtzan_mini") is None

@@ -45,7 +45,7 @@ def fake_tracks(genres, per_genre, unused=(), short=(), duplicates=None):
     tracks["used"] = ~tracks["track"].isin(unused)
     tracks["n_segments"] = np.where(tracks["track"].isin(short), 9, 10) * tracks["used"]
     tracks["duplicate_of"] = [(duplicates or {}).get(name, "") for name in names]
-    tracks["reason"] = ""
+    tracks["named"] = True
     return tracks
 
 
@@ -184,7 +184,7 @@ def test_lists_that_are_not_the_published_ones_are_refused(lists):
 
 def test_files_that_are_no_tracks_by_their_name_are_in_no_split():
     tracks = fake_tracks(["blues", "jazz"], 10)
-    stray = {"track": "x/song.wav", "genre": "x", "used": False, "reason": "name: not a track"}
+    stray = {"track": "x/song.wav", "genre": "x", "used": False, "named": False}
     stray |= {"n_segments": 0, "duplicate_of": ""}
     with_stray = split_tracks(pd.concat([tracks, pd.DataFrame([stray])], ignore_index=True), 42)
     assert with_stray.tolist() == [*split_tracks(tracks, 42), ""]

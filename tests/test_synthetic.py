@@ -38,6 +38,12 @@ def test_same_seed_gives_same_samples():
     np.testing.assert_array_equal(track("pop", 0), render("pop", 0))
 
 
+def test_the_music_is_that_of_its_version():
+    levels = track("pop", 0).reshape(10, -1).std(axis=1)
+    expected = [0.0668, 0.0607, 0.0694, 0.0659, 0.0639, 0.0644, 0.0592, 0.0644, 0.0708, 0.066]
+    assert (synthetic.VERSION, levels.tolist()) == (1, pytest.approx(expected, abs=1e-4))
+
+
 def test_tracks_differ_by_index_seed_and_genre():
     tracks = [track("pop", 0), track("pop", 1), track("pop", 0, seed=7), track("classical", 0)]
     for i, one in enumerate(tracks):

@@ -15,7 +15,6 @@ from src.paths import walk_files
 from src.progress import progress
 
 ENDINGS = (".wav", ".au", ".flac", ".mp3", ".ogg")
-MISNAMED = "name"
 LONGEST_S = 60  # no more of a track is read: ten segments take half of it
 RATES_HZ, MOST_CHANNELS = (1000, 384_000), 8
 LOUDEST = 2.0**31  # of a file of 32-bit integers stored as floats
@@ -136,6 +135,7 @@ def _audio_row(path: Path, folder: Path) -> dict:
         "track": path.stem,
         "genre": path.parent.name,
         "path": path.relative_to(folder).as_posix(),
+        "named": True,
         "n_segments": 0,
         "used": False,
     }
@@ -155,9 +155,10 @@ def _misnamed_row(path: Path) -> dict:
         "track": _shown(path),
         "genre": _shown(Path(path.parent.name)),
         "path": _shown(path),
+        "named": False,
         "n_segments": 0,
         "used": False,
-        "reason": f"{MISNAMED}: not <genre>.NNNNN in a folder <genre>",
+        "reason": "name: not <genre>.NNNNN in a folder <genre>",
     }
 
 

@@ -29,7 +29,7 @@ from src.progress import progress
 from src.results import read_json, write_json
 
 COLUMNS = (
-    "track genre path row duration_s sample_rate_hz channels peak clipped silent sha256 "
+    "track genre path row named duration_s sample_rate_hz channels peak clipped silent sha256 "
     "n_segments used duplicate_of reason"
 ).split()
 SOURCE_PARTS = {"corpus", "path"}
@@ -44,10 +44,12 @@ class AudioFolder:
     ----------
     path : the folder
     name : name of the corpus in results
+    seed : of a corpus composed by the present version of `src.data.synthetic`, else None
     """
 
     path: Path
     name: str
+    seed: int | None = None
     has_audio: ClassVar[bool] = True
 
     def audit(self, n_jobs: int = 2) -> pd.DataFrame:
@@ -93,6 +95,7 @@ class LogMelArchive:
 
     path: Path
     name: str
+    seed: ClassVar[None] = None
     has_audio: ClassVar[bool] = False
 
     def audit(self, n_jobs: int = 2) -> pd.DataFrame:
@@ -144,11 +147,11 @@ def open_corpus(dataset: str, tracks_per_genre: int, seed: int) -> Corpus:
     """
     name = run_name(dataset)
     if dataset == "synthetic":
-        return AudioFolder(_compose(tracks_per_genre, seed), name)
+        return AudioFolder(_compose(tracks_per_genre, seed), name, seed)
     if dataset == "gtzan_mini":
         return AudioFolder(download.fetch_gtzan_mini(RAW / dataset), name)
     if dataset == "gtzan":
-        return AudioFolder(download.fetch_gtzan(RAW / dataset), name)
+        return AudioFolder(download.fetch_gtzan(), name)
     path = (ROOT / Path(dataset).expanduser()).resolve()
     if not path.exists():
         raise FileNotFoundError(
@@ -166,7 +169,10 @@ def open_corpus(dataset: str, tracks_per_genre: int, seed: int) -> Corpus:
 def corpus_of(paths: RunPaths) -> Corpus:
     """Return the corpus of a run. Raises FileNotFoundError before notebook 1 has run."""
     source = read_json(require(paths.processed / "source.json", "explore"), SOURCE_PARTS)
-    return _corpus_at(ROOT / source["path"], source["corpus"])
+    path, composed = ROOT / source["path"], source.get("composed")
+    if composed and composed["version"] == synthetic.VERSION:
+        return AudioFolder(path, source["corpus"], composed["seed"])
+    return _corpus_at(path, source["corpus"])
 
 
 def claim_run(paths: RunPaths, corpus: Corpus) -> None:
@@ -184,16 +190,19 @@ def claim_run(paths: RunPaths, corpus: Corpus) -> None:
             f"Run {paths.run} was made of {other}, not of {shown}: its results are kept; "
             "give RUN another name."
         )
-    write_json(source, {"corpus": corpus.name, "path": shown, "has_audio": corpus.has_audio})
+    facts = {"corpus": corpus.name, "path": shown, "has_audio": corpus.has_audio}
+    if corpus.seed is not None:
+        facts["composed"] = {"seed": corpus.seed, "version": synthetic.VERSION}
+    write_json(source, facts)
 
 
 def audit_table(rows: list[dict]) -> pd.DataFrame:
     """Return the table of tracks: properties, whether a track is used, and if not, the reason.
 
-    One row per track in the order genre, number, then audio files whose name is no track's. `row`
-    is the position in an archive, missing for audio. Fractions `clipped` and `silent` are of
-    samples and of windows of 1024 samples below -60 dB full scale; `sha256` is of the decoded
-    samples. Tracks with equal samples stay in use; `duplicate_of` names the first of them.
+    One row per track in the order genre, number, then audio files whose name is no track's (`named`
+    is False). `row` is the position in an archive, missing for audio. Fractions `clipped` and
+    `silent` are of samples and of windows of 1024 samples below -60 dB full scale; `sha256` is of
+    the decoded samples. Tracks with equal samples stay in use; `duplicate_of` names the first.
     """
     tracks = pd.DataFrame(rows).reindex(columns=COLUMNS).astype({"row": "Int64"})
     return _mark_duplicates(tracks)
@@ -264,8 +273,8 @@ def _compose(tracks_per_genre: int, seed: int) -> Path:
             f"TRACKS_PER_GENRE={tracks_per_genre} are too few to be split by track: give "
             f"{MIN_TRACKS_PER_GENRE} or more."
         )
-    music = synthetic.code_hash()
-    folder = RAW / f"synthetic_{tracks_per_genre}_per_genre_seed_{seed}_{music}"
+    version = synthetic.VERSION
+    folder = RAW / f"synthetic_{tracks_per_genre}_per_genre_seed_{seed}_v{version}"
     return synthetic.make_corpus(folder, tracks_per_genre, seed)
 
 

@@ -91,6 +91,7 @@ def log_mel_rows(archive: Path) -> list[dict]:
             "genre": str(arrays["y"][i]),
             "path": archive.name,
             "row": i,
+            "named": True,
             "duration_s": frames * HOP_LENGTH / SAMPLE_RATE,
             "sha256": hashlib.sha256(content).hexdigest(),
             "n_segments": _log_mel_segments(frames),
@@ -162,6 +163,7 @@ def _missing_row(name: str) -> dict:
     return {
         "track": name,
         "genre": name.rpartition(".")[0],
+        "named": True,
         "n_segments": 0,
         "used": False,
         "reason": "missing: the archive has no such track",

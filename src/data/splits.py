@@ -7,7 +7,6 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from src.data import download
-from src.data.audio_files import MISNAMED
 from src.paths import RAW, ROOT
 
 SPLITS = ("train", "val", "test")
@@ -43,7 +42,7 @@ def split_tracks(tracks: pd.DataFrame, seed: int) -> pd.Series:
     exchange for a track of the same genre and length.
     Raises ValueError if a genre has too few tracks to be split.
     """
-    listed = tracks[~tracks["reason"].str.startswith(MISNAMED)]
+    listed = tracks[tracks["named"]]
     counts = listed["genre"].value_counts()
     if counts.min() < MIN_TRACKS_PER_GENRE:
         raise ValueError(

@@ -4,9 +4,6 @@ Attacks confined to a box put the evidence for the predicted genre into it (Prah
 and Widmer 2021, arXiv 2107.09045). In the embedded corpus the loudest stem of each cell is known.
 """
 
-import re
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import torch
@@ -93,12 +90,6 @@ def part_mass_above_area(maps: np.ndarray, cells: np.ndarray) -> dict[str, np.nd
         above = mass_share(maps, cells == number) - area
         measures[part] = np.where(area > 0, above, np.nan)
     return measures
-
-
-def composed_seed(corpus: Path) -> int | None:
-    """Return the seed of a corpus that this code composed, None for any other corpus."""
-    found = re.search(r"_seed_(\d+)_([0-9a-f]+)$", corpus.name)
-    return int(found[1]) if found and found[2] == synthetic.code_hash() else None
 
 
 def loudest_parts(segments: pd.DataFrame, seed: int, n_jobs: int = 2) -> np.ndarray:
