@@ -70,8 +70,9 @@ def bfloat16_speedup(repeats: int = 5) -> float:
     Above 1.5 on AMD CPUs with bfloat16 instructions and wherever there is AMX; below 1 on Intel
     CPUs that have AVX-512 BF16 without AMX.
     """
-    layer = torch.nn.Conv2d(32, 64, 3, padding=1)
-    x, seconds = torch.rand(8, 32, 64, 64), {torch.float32: [], torch.bfloat16: []}
+    seconds = {torch.float32: [], torch.bfloat16: []}
+    with torch.random.fork_rng(devices=[]):  # training may call this after seeding
+        layer, x = torch.nn.Conv2d(32, 64, 3, padding=1), torch.rand(8, 32, 64, 64)
     with torch.inference_mode():
         for _ in range(1 + repeats):
             for dtype, times in seconds.items():

@@ -113,14 +113,14 @@ def test_files_arrive_with_their_names_and_content(fetch, server, tmp_path):
     assert contents(tmp_path / "set") == TRACKS
 
 
-def test_progress_is_one_bar_over_files(server, tmp_path, capsys, monkeypatch):
+def test_progress_is_one_bar_over_files(server, tmp_path, capfd, monkeypatch):
     (handler,) = pooch.get_logger().handlers
     monkeypatch.setattr(handler, "stream", sys.stderr)  # captured only now
     pooch.get_logger().setLevel("INFO")
     fetch_gtzan_mini(tmp_path / "set", server.url)
-    shown = capsys.readouterr().err.strip()
+    shown = capfd.readouterr().err.strip()
     assert "\n" not in shown  # no line per file
-    assert re.search(r"gtzan_mini: 100%.* 3/3 ", shown.split("\r")[-1])
+    assert re.search(r"gtzan_mini.*, file 3/3", shown)
 
 
 def test_complete_files_are_not_fetched_again(server, tmp_path):
@@ -179,9 +179,7 @@ def test_a_refused_connection_is_named(tmp_path):
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
         message = failure(fetch_gtzan_mini, tmp_path, url)
-    assert re.search(
-        rf"{url}{FIRST} could not .*Connection refused.*the network may be", message
-    )
+    assert re.search(rf"{url}{FIRST} could not .*Connection refused.*the network may be", message)
 
 
 def test_an_unknown_host_is_named(tmp_path, monkeypatch):

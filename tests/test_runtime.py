@@ -67,6 +67,14 @@ def test_bfloat16_is_used_only_where_it_is_native_and_faster(machine, facts, exp
     assert runtime.fast_dtype() == expected
 
 
+def test_timing_a_convolution_draws_no_random_numbers():
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    assert runtime.bfloat16_speedup(repeats=1) > 0
+    assert torch.equal(torch.rand(1), expected)
+
+
 def test_the_layout_follows_the_width_of_vectors_and_the_precision(machine):
     machine(width="AVX2")
     assert runtime.memory_format() == torch.contiguous_format
