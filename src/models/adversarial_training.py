@@ -9,7 +9,7 @@ from src.models.cnn import fold_batch_norm
 from src.runtime import device, fast_precision, memory_format
 
 SINGLE_STEP, MULTI_STEP = 1.25, 0.5  # step size, of eps
-MEASURED_SEGMENTS, MEASURED_STEPS = 200, 10
+MEASURED_SEGMENTS, MEASURED_STEPS = 100, 10
 OVERFITTING_GAP = 0.2
 
 
