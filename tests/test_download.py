@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from src.data import download
-from src.data.audio_files import find_tracks
+from src.data.audio import find_tracks
 from src.data.download import DownloadError, fetch_gtzan, fetch_gtzan_mini, fetch_splits
 
 GENRES = [
