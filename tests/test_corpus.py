@@ -355,9 +355,12 @@ def test_numbers_that_an_archive_lacks_are_listed_as_missing(archive):
 def test_a_log_mel_is_that_of_the_row_of_its_track(archive):
     path = archive()
     arrays, corpus = read_archive(path), open_corpus(str(path), 0, 0)
-    track = corpus.audit().set_index("track", drop=False).loc["a.00002"]
+    tracks = corpus.audit().set_index("track", drop=False)
     expected = fill_frames(arrays["X"][1], arrays["exact"][1], -60)
-    np.testing.assert_array_equal(corpus.log_mel(track), expected)
+    np.testing.assert_array_equal(corpus.log_mel(tracks.loc["a.00002"]), expected)
+    within = arrays["exact"][2] & (np.arange(1293) < 1200)  # its number of frames
+    expected = fill_frames(arrays["X"][2], within, -80)
+    np.testing.assert_array_equal(corpus.log_mel(tracks.loc["b.00001"]), expected)
 
 
 def test_an_archive_has_no_audio_to_read(archive):
