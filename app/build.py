@@ -15,7 +15,7 @@ from app.sounds import LOSSLESS, write, write_sounds
 from app.views import views, write_view
 from src import labels
 from src.attacks import adversarial, waveform
-from src.data.frontend import DYNAMIC_RANGE_DB
+from src.data.features import DYNAMIC_RANGE_DB
 from src.data.segments import load_metadata
 from src.explainability.similarity import TOP_SHARE
 from src.models.runs import load_named

@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from src.data.frontend import (
+from src.data.features import (
     HOP_LENGTH,
     N_FRAMES,
     N_MELS,

@@ -17,7 +17,7 @@ from app.views import View, short
 from src.attacks.channels import judge
 from src.attacks.resynthesis import resynthesize
 from src.attacks.waveform import attack_waveform, make_waveform_classifier, ratio_db
-from src.data.frontend import SAMPLE_RATE
+from src.data.features import SAMPLE_RATE
 from src.explainability.sonify import filter_by_map
 from src.models.evaluation import softmax
 from src.results import save_with

@@ -30,7 +30,7 @@ from src.attacks.records import make_target
 from src.attacks.suite import sweep
 from src.data import preprocessor
 from src.data.corpus import corpus_of, load_tracks
-from src.data.frontend import HOP_LENGTH, N_FFT, SEGMENT_SAMPLES
+from src.data.features import HOP_LENGTH, N_FFT, SEGMENT_SAMPLES
 from src.data.segments import SegmentDataset, Segments, load_metadata, load_split
 from src.explainability.gradcam import explain
 from src.models import cnn
@@ -93,7 +93,7 @@ def features(paths: RunPaths, apart: Callable) -> dict:
 
     def ours():
         with one_thread():
-            blocks = preprocessor._in_order(corpus, corpus.segments, rows, n_jobs=2)
+            blocks = preprocessor.in_order(corpus, corpus.segments, rows, n_jobs=2)
             return np.concatenate(list(blocks))
 
     times, (expected, found) = take_turns(lambda: apart(plain.features, files), ours, 5)

@@ -12,7 +12,7 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
-from src.data.frontend import (
+from src.data.features import (
     HOP_LENGTH,
     N_FFT,
     N_MELS,

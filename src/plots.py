@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from src import labels
-from src.data.frontend import (
+from src.data.features import (
     DYNAMIC_RANGE_DB,
     HOP_LENGTH,
     SAMPLE_RATE,

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
-from src.data.audio_files import _audio_row, read_used
-from src.data.frontend import segment_audio
+from src.data.audio import audio_row, read_verified
+from src.data.features import segment_audio
 
 RATE = 22_050
 FORMATS = {
@@ -86,10 +86,9 @@ def main(folder: Path, n: int, seed: int) -> dict:
         path.write_bytes(mutate(contents[name], rng))
         signal.alarm(6 * SECONDS_PER_FILE)  # by the clock, the machine may be busy
         begin = time.process_time()
-        row = _audio_row(path, folder)
+        row = audio_row(path, folder)
         if row["used"]:
-            track = type("Row", (), row)
-            x = segment_audio(read_used(folder, track), row["n_segments"])
+            x = segment_audio(read_verified(path, row["sha256"]), row["n_segments"])
             assert x.shape[1:] == (128, 130), x.shape
             assert np.isfinite(x).all(), row
             assert x.min() >= 0, row

@@ -23,7 +23,7 @@ import soundfile as sf
 from joblib import parallel_config
 from matplotlib.figure import Figure
 
-from src.data.frontend import SAMPLE_RATE
+from src.data.features import SAMPLE_RATE
 from src.models import cnn
 from src.paths import NOTEBOOKS, STAGES
 

@@ -37,9 +37,10 @@ from src.attacks.listening import (
 )
 from src.attacks.resynthesis import resynthesize, surviving_share
 from src.attacks.waveform import attack_waveform
-from src.data import audio_files, preprocessor
+from src.data import preprocessor
+from src.data.audio import read_audio
 from src.data.corpus import AudioFolder, claim_run, corpus_of
-from src.data.frontend import N_FRAMES, SEGMENT_SAMPLES, LogMel
+from src.data.features import N_FRAMES, SEGMENT_SAMPLES, LogMel
 from src.models import cnn
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits
@@ -100,8 +101,8 @@ def tables(model, clips):
 @pytest.fixture
 def run(tmp_path, monkeypatch, write_track):
     """Return the paths of a run with two tracks of three segments, its table and their genres."""
-    for module in (audio_files, audio, listening):
-        monkeypatch.setattr(module, "progress", lambda rows, *_, **__: rows)
+    for module in ("data.audio", "data.corpus", "attacks.audio", "attacks.listening"):
+        monkeypatch.setattr(f"src.{module}.progress", lambda rows, *_, **__: rows)
     for genre in ("disco", "jazz"):
         corpus = write_track(f"{genre}/{genre}.00000.wav", music(len(genre), 9.5), subtype="PCM_16")
     paths = RunPaths("run")
@@ -189,7 +190,7 @@ def test_clips_are_those_that_the_arrays_were_made_of(run):
     folder = corpus_of(paths).path
     for row, clip in zip((4, 0, 2), found, strict=True):
         track = segments["track"][row]
-        samples = audio_files.read_audio(folder / track.split(".")[0] / f"{track}.wav")
+        samples = read_audio(folder / track.split(".")[0] / f"{track}.wav")
         start = SEGMENT_SAMPLES * (row % 3)
         assert np.array_equal(clip, samples[start : start + SEGMENT_SAMPLES])
 
@@ -432,7 +433,7 @@ def test_songs_are_judged_as_files_by_the_vote_over_their_segments(
     assert songs["success"].tolist() == [True, False]
     np.testing.assert_allclose(songs["snr_db"], 6.02, atol=0.01)
     (first, _) = sorted((tmp_path / "songs").glob("*.wav"))
-    file = audio_files.read_audio(first)
+    file = read_audio(first)
     assert len(file) == 3 * SEGMENT_SAMPLES
     np.testing.assert_allclose(
         heard[1], librosa_log_mel(file.reshape(3, SEGMENT_SAMPLES)), atol=1e-6

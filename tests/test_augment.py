@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.frontend import N_FRAMES
+from src.data.features import N_FRAMES
 from src.models.augment import (
     CROPS_PER_TRACK,
     CropDataset,

@@ -10,9 +10,8 @@ from conftest import audit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.data import audio_files
 from src.data import corpus as corpora
-from src.data.audio_files import find_tracks, read_audio, to_mono
+from src.data.audio import find_tracks, measure, read_audio, to_mono
 from src.data.corpus import (
     AudioFolder,
     LogMelArchive,
@@ -22,7 +21,7 @@ from src.data.corpus import (
     open_corpus,
     read_segments,
 )
-from src.data.log_mels import fill_frames, read_log_mels
+from src.data.log_mel_archive import fill_frames, read_archive
 from src.data.splits import split_tracks
 from src.paths import RunPaths
 from src.results import write_csv
@@ -234,7 +233,7 @@ def test_stereo_at_another_rate_becomes_mono_at_22050_hz(write_track):
 @pytest.mark.parametrize("rate", [8000, 11_025, 32_000, 44_100, 48_000, 96_000])
 def test_three_seconds_are_one_segment_at_any_rate(noise, rate):
     samples = noise(0, seconds=3, rate=rate)[:, None]
-    assert audio_files.measure(samples, rate)["n_segments"] == 1
+    assert measure(samples, rate)["n_segments"] == 1
     assert len(to_mono(samples, rate)) >= 66_150
 
 
@@ -355,10 +354,13 @@ def test_numbers_that_an_archive_lacks_are_listed_as_missing(archive):
 
 def test_a_log_mel_is_that_of_the_row_of_its_track(archive):
     path = archive()
-    arrays, corpus = read_log_mels(path), open_corpus(str(path), 0, 0)
-    track = corpus.audit().set_index("track", drop=False).loc["a.00002"]
+    arrays, corpus = read_archive(path), open_corpus(str(path), 0, 0)
+    tracks = corpus.audit().set_index("track", drop=False)
     expected = fill_frames(arrays["X"][1], arrays["exact"][1], -60)
-    np.testing.assert_array_equal(corpus.log_mel(track), expected)
+    np.testing.assert_array_equal(corpus.log_mel(tracks.loc["a.00002"]), expected)
+    within = arrays["exact"][2] & (np.arange(1293) < 1200)  # its number of frames
+    expected = fill_frames(arrays["X"][2], within, -80)
+    np.testing.assert_array_equal(corpus.log_mel(tracks.loc["b.00001"]), expected)
 
 
 def test_an_archive_has_no_audio_to_read(archive):
@@ -386,7 +388,7 @@ def test_segments_are_read_from_their_places_in_their_tracks(
 
 
 def test_equal_tracks_of_an_archive_are_named_duplicates(archive):
-    arrays = read_log_mels(archive())
+    arrays = read_archive(archive())
     X, exact = arrays["X"], arrays["exact"]
     X[2], exact[2] = X[0], exact[0]
     duplicates = audit(archive(X=X, exact=exact)).set_index("track")["duplicate_of"]

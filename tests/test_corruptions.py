@@ -13,7 +13,7 @@ from src.attacks.corruptions import (
     excerpt,
 )
 from src.data.corpus import LogMelArchive
-from src.data.frontend import SEGMENT_SAMPLES, LogMel
+from src.data.features import SEGMENT_SAMPLES, LogMel
 
 RATE = 22_050
 

@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from src.data import download
-from src.data.audio_files import find_tracks
+from src.data.audio import find_tracks
 from src.data.download import DownloadError, fetch_gtzan, fetch_gtzan_mini, fetch_splits
 
 GENRES = [
@@ -114,6 +114,7 @@ def test_files_arrive_with_their_names_and_content(fetch, server, tmp_path):
 
 
 def test_progress_is_one_bar_over_files(server, tmp_path, capfd, monkeypatch):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # of other tests
     (handler,) = pooch.get_logger().handlers
     monkeypatch.setattr(handler, "stream", sys.stderr)  # captured only now
     pooch.get_logger().setLevel("INFO")

@@ -5,7 +5,7 @@ import torch
 
 from src.attacks.adversarial import Search
 from src.data import synthetic
-from src.data.frontend import SEGMENT_SAMPLES, LogMel
+from src.data.features import SEGMENT_SAMPLES, LogMel
 from src.data.synthetic import PARTS
 from src.explainability.attributions import blurred_random
 from src.explainability.localization import (

@@ -156,7 +156,7 @@ def test_finished_tracks_do_not_pile_up_before_a_slow_disk(monkeypatch, tmp_path
         done.append(row.track)
         return np.full(2, row.track)
 
-    made = preprocessor._in_order(AudioFolder(tmp_path, "x"), work, rows, 2)
+    made = preprocessor.in_order(AudioFolder(tmp_path, "x"), work, rows, 2)
     for k, block in enumerate(made):
         assert block.tolist() == [k, k]
         time.sleep(0.2 * (k < 5))  # a slow disk

@@ -18,7 +18,7 @@ from app.selection import checkpoint_names, easiest
 from src import labels
 from src.attacks.channels import librosa_log_mel
 from src.attacks.waveform import ratio_db
-from src.data import log_mels, preprocessor
+from src.data import log_mel_archive, preprocessor
 from src.data.corpus import AudioFolder, LogMelArchive, claim_run
 from src.data.segments import SegmentDataset, file_hash, load_split
 from src.explainability.gradcam import explain
@@ -102,8 +102,8 @@ def write_archive(path):
     n, rng = len(names), np.random.default_rng(0)
     np.savez(
         path,
-        X=rng.integers(0, 256, (n, 128, log_mels.LOG_MEL_FRAMES), dtype=np.uint8),
-        exact=np.ones((n, log_mels.LOG_MEL_FRAMES), dtype=bool),
+        X=rng.integers(0, 256, (n, 128, log_mel_archive.LOG_MEL_FRAMES), dtype=np.uint8),
+        exact=np.ones((n, log_mel_archive.LOG_MEL_FRAMES), dtype=bool),
         floor_db=np.full(n, -80, dtype=np.float32),
         n_frames=np.full(n, 300),
         names=names,

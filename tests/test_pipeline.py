@@ -94,7 +94,7 @@ def test_a_notebook_depends_on_all_it_imports_at_any_depth_and_on_nothing_else()
     assert {"src/attacks/adversarial.py", "src/models/cnn.py", "src/statistics.py"} <= attacks
     assert not {"src/data/preprocessor.py", "src/explainability/gradcam.py"} & attacks
     exploration = imported("01_data_exploration")
-    assert {"src/data/corpus.py", "src/data/synthetic.py", "src/paths.py"} <= exploration
+    assert {"src/data/corpus.py", "src/data/synthetic/sound.py", "src/paths.py"} <= exploration
     assert not any(name.startswith(("src/attacks/", "src/models/")) for name in exploration)
     assert all(name.startswith("src/") for name in attacks | exploration)
 

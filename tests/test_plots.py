@@ -5,7 +5,7 @@ import pytest
 from matplotlib.image import imread
 
 from src import plots
-from src.data.frontend import frame_times, mel_frequencies
+from src.data.features import frame_times, mel_frequencies
 
 
 @pytest.fixture

@@ -12,15 +12,15 @@ import torch
 from conftest import audit, corpus_at
 
 from src.data import preprocessor
-from src.data.audio_files import read_audio
-from src.data.frontend import (
+from src.data.audio import read_audio
+from src.data.features import (
     log_mel_starts,
     segment_audio,
     segment_log_mel,
     to_decibel,
     to_unit,
 )
-from src.data.log_mels import fill_frames
+from src.data.log_mel_archive import fill_frames
 from src.data.preprocessor import write_processed
 from src.data.segments import (
     SegmentDataset,
@@ -173,7 +173,7 @@ def test_the_fingerprint_covers_the_labels(corpus, paths):
 def test_an_interrupted_run_leaves_nothing_half_written(corpus, paths, monkeypatch, stop):
     whole = preprocess(corpus, paths)
     before = (paths.processed / "val" / "X.npy").read_bytes()
-    in_order = preprocessor._in_order
+    in_order = preprocessor.in_order
 
     def interrupted(corpus, work, rows, n_jobs):
         blocks = in_order(corpus, work, rows, n_jobs)
@@ -185,7 +185,7 @@ def test_an_interrupted_run_leaves_nothing_half_written(corpus, paths, monkeypat
         yield from blocks
 
     with monkeypatch.context() as patch:
-        patch.setattr(preprocessor, "_in_order", interrupted)
+        patch.setattr(preprocessor, "in_order", interrupted)
         with pytest.raises(type(stop)):
             preprocess(corpus, paths)
     assert load_metadata(paths) == whole

@@ -75,3 +75,10 @@ def test_tracks_are_drawn_whole_and_evenly_over_genres():
     assert len(draw_tracks(segments, 99, seed=0)) == 36
     with pytest.raises(ValueError, match="The number of tracks is 0"):
         draw_tracks(segments, 0, seed=0)
+
+
+def test_the_rows_of_a_seed_are_those_of_committed_results():
+    assert draw_segments(np.repeat([*"abcdefg"], 10), 5, seed=0).tolist() == [7, 26, 30, 48, 51]
+    table = pd.DataFrame({"track": [f"{genre}.{i}" for genre in "abc" for i in range(4)]})
+    table["genre"] = table["track"].str[0]
+    assert draw_tracks(table, 4, seed=0).tolist() == [2, 4, 6, 11]

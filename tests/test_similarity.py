@@ -3,7 +3,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from src.data.frontend import mel_frequencies
+from src.data.features import mel_frequencies
 from src.explainability.attributions import blurred_random
 from src.explainability.similarity import (
     BANDS,

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from src.data.frontend import mel_frequencies
+from src.data.features import mel_frequencies
 from src.explainability.sonify import (
-    bin_weights,
     clear,
     filter_by_map,
     write_parts,
@@ -48,16 +47,6 @@ def test_a_tone_is_kept_where_the_map_marks_its_band_and_time(hertz):
     assert level(kept[: half - 4096]) == pytest.approx(level(tone(hertz)), rel=0.02)
     assert level(kept[half + 4096 :]) < 1e-3
     assert level(filter_by_map(tone(2.5 * hertz), heat)) < 0.02
-
-
-def test_weights_of_bins_are_those_of_the_bands_around_them():
-    heat = np.repeat(np.linspace(0, 1, 128)[:, None], 130, axis=1)
-    weights = bin_weights(heat)
-    assert (weights.shape, weights.dtype) == ((1025, 130), np.float32)
-    hertz = np.linspace(0, RATE / 2, 1025)
-    np.testing.assert_allclose(
-        weights[:, 0], np.interp(hertz, mel_frequencies(), heat[:, 0]), atol=1e-6
-    )
 
 
 def test_files_hold_the_clip_and_both_parts_of_each_map(tmp_path, noise):

@@ -199,7 +199,7 @@ def test_an_unknown_kind_of_split_is_refused():
     ("numbers", "message"),
     [
         (([0, 1], [2, 9], [3]), r"valid_filtered\.txt names 1 tracks .*\(blues\.00009 first\)"),
-        (([0, 1], [2], [3, 1]), r"blues\.00001 stands in two of the filtered lists"),
+        (([0, 1], [2], [3, 1]), r"blues\.00001 is in two of the filtered lists"),
     ],
     ids=["unknown track", "track in two lists"],
 )

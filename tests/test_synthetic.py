@@ -7,7 +7,17 @@ import pytest
 import soundfile
 
 from src.data import synthetic
-from src.data.synthetic import GENRES, N_SAMPLES, PARTS, make_corpus, render, render_parts
+from src.data.synthetic import (
+    GENRES,
+    N_SAMPLES,
+    PARTS,
+    compose,
+    make_corpus,
+    render,
+    render_parts,
+    sound,
+)
+from src.data.synthetic.grammars import GROOVES, STYLES
 
 
 @pytest.fixture
@@ -63,14 +73,14 @@ def test_parts_sum_to_the_mix_before_its_last_stage():
     assert tuple(parts("pop", 0)) == PARTS
     _, recording = synthetic._perform("pop", 0, 42)
     mix = sum(parts("pop", 0).values())
-    np.testing.assert_allclose(synthetic.finish(mix, recording), track("pop", 0), atol=1e-5)
+    np.testing.assert_allclose(sound.finish(mix, recording), track("pop", 0), atol=1e-5)
 
 
 def test_each_part_is_heard_alone():
-    notes = [synthetic.Note(1.0, 2.0, 60, 100)]
+    notes = [compose.Note(1.0, 2.0, 60, 100)]
     for part in range(4):
         score = [notes if part == other else [] for other in range(4)]
-        stems = synthetic._synthesise(np.random.default_rng(0), score, [0, 33, 0, 40], slide=0)
+        stems = sound.synthesise(np.random.default_rng(0), score, [0, 33, 0, 40], slide=0)
         np.testing.assert_array_equal(stems.any(axis=1), np.arange(4) == part)
 
 
@@ -80,18 +90,18 @@ def test_classical_has_harmony_and_no_drums():
 
 
 def test_a_genre_without_drums_borrows_none(monkeypatch):
-    monkeypatch.setattr(synthetic, "BORROW", 1)
+    monkeypatch.setattr(compose, "BORROW", 1)
     for index in range(20):
-        style = synthetic._draw_style(np.random.default_rng(index), "classical")
+        style = compose.draw_style(np.random.default_rng(index), "classical")
         assert style["grooves"] == "none"
 
 
 def test_every_pattern_fills_the_bar_of_its_style():
-    for styles in synthetic.STYLES.values():
+    for styles in STYLES.values():
         for style in styles:
             rows = style["bass"].split() + style["comp"].split()
             for groove in style["grooves"].split():
-                rows += synthetic.GROOVES[groove].values()
+                rows += GROOVES[groove].values()
             assert len(set(map(len, rows))) == 1, rows
 
 
@@ -140,5 +150,5 @@ def test_files_appear_by_renaming_within_their_folder(tmp_path, quick_render, mo
     moves, replace = [], os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: (moves.append((a, b)), replace(a, b)))
     make_corpus(tmp_path, 1, n_jobs=1)
-    assert all(a.parent == b.parent and a.name.startswith(".") for a, b in moves)
+    assert all(Path(a).parent == b.parent and Path(a).name.startswith(".") for a, b in moves)
     assert len(moves) == len(GENRES)

@@ -5,7 +5,7 @@ from torch import nn
 
 from src.attacks import masking, waveform
 from src.attacks.channels import judge, to_16_bit
-from src.attacks.masking import Masker, excess_db, hide, istft, masking_levels, stft
+from src.attacks.masking import Masker, excess_db, hide, masking_levels
 from src.attacks.waveform import (
     ATTACKS,
     WITHIN_RATIO,
@@ -14,7 +14,7 @@ from src.attacks.waveform import (
     make_waveform_classifier,
     ratio_db,
 )
-from src.data.frontend import N_FRAMES, SEGMENT_SAMPLES
+from src.data.features import N_FRAMES, SEGMENT_SAMPLES, istft, stft
 from src.models import cnn
 from src.models.cnn import GenreClassifierCNN, fold_batch_norm
 

@@ -18,7 +18,7 @@ from art.utils import to_categorical
 from torch import nn
 
 from src.attacks.blackbox import make_oracle
-from src.data.frontend import N_FRAMES, N_MELS
+from src.data.features import N_FRAMES, N_MELS
 from src.models.cnn import GenreClassifierCNN, fold_batch_norm
 from src.runtime import device, fast_precision, memory_format, set_seed
 from src.shards import SHARD, in_shards

@@ -20,7 +20,7 @@ from src.attacks.waveform import (
     ratio_db,
 )
 from src.data.corpus import read_segments
-from src.data.frontend import DYNAMIC_RANGE_DB
+from src.data.features import DYNAMIC_RANGE_DB
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits
 from src.paths import RunPaths

@@ -4,7 +4,7 @@ import numpy as np
 from art.attacks.evasion import HopSkipJump
 from art.estimators.classification import BlackBoxClassifierNeuralNetwork
 
-from src.data.frontend import N_FRAMES, N_MELS
+from src.data.features import N_FRAMES, N_MELS
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits
 from src.progress import progress

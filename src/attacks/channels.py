@@ -12,8 +12,8 @@ import soundfile as sf
 from joblib import Parallel, delayed
 from torch import nn
 
-from src.data.audio_files import to_mono
-from src.data.frontend import HOP_LENGTH, N_FFT, N_MELS, SAMPLE_RATE, to_unit
+from src.data.audio import to_mono
+from src.data.features import HOP_LENGTH, N_FFT, N_MELS, SAMPLE_RATE, to_unit
 from src.models.evaluation import predict_logits
 
 N_JOBS = 2

@@ -11,7 +11,7 @@ from scipy.signal import fftconvolve
 from torch import nn
 
 from src.data.corpus import Corpus
-from src.data.frontend import SAMPLE_RATE, SEGMENT_SAMPLES, LogMel
+from src.data.features import SAMPLE_RATE, SEGMENT_SAMPLES, LogMel
 from src.models.evaluation import predict_logits
 from src.progress import progress
 from src.runtime import one_thread, set_seed

@@ -9,7 +9,7 @@ from IPython.display import HTML, Audio
 from src.attacks.audio import FILE_CHANNEL, load_clips
 from src.attacks.channels import judge, librosa_log_mel, write_audio
 from src.attacks.waveform import attack_waveform, make_waveform_classifier, ratio_db
-from src.data.audio_files import read_audio
+from src.data.audio import read_audio
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits, softmax, vote
 from src.paths import RunPaths

@@ -14,7 +14,7 @@ import torch
 from art.attacks.evasion.imperceptible_asr.imperceptible_asr import PsychoacousticMasker
 from torch import nn
 
-from src.data.frontend import HOP_LENGTH, N_FFT, SAMPLE_RATE
+from src.data.features import HOP_LENGTH, N_FFT, SAMPLE_RATE, istft, stft
 
 LOUDEST_DB = 96.0
 BARK_APART = 0.5
@@ -104,25 +104,6 @@ def towards(gradient: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     return istft(levels * cells / cells.abs().clamp(min=TINY), gradient.shape[1])
 
 
-def stft(samples: torch.Tensor) -> torch.Tensor:
-    """Return the front-end's complex STFT (n, 1025, frames) of samples (n, time)."""
-    return torch.stft(
-        samples,
-        N_FFT,
-        HOP_LENGTH,
-        window=_window(samples.dtype),
-        center=True,
-        pad_mode="constant",
-        return_complex=True,
-    )
-
-
-def istft(cells: torch.Tensor, length: int) -> torch.Tensor:
-    """Return samples (n, length) of an STFT (n, 1025, frames), as near to it as there are."""
-    window = _window(cells.real.dtype)
-    return torch.istft(cells, N_FFT, HOP_LENGTH, window=window, center=True, length=length)
-
-
 def _excess(change: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     """Return the factor (n, 1025, frames) by which each cell exceeds its level, at least 1."""
     return (stft(change).abs() / levels).clamp(min=1)
@@ -132,12 +113,6 @@ def _excess(change: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
 def _masker() -> Masker:
     """Return the masker of the front-end's STFT."""
     return Masker(N_FFT, HOP_LENGTH, SAMPLE_RATE)
-
-
-@lru_cache(maxsize=2)
-def _window(dtype: torch.dtype) -> torch.Tensor:
-    """Return the front-end's window."""
-    return torch.hann_window(N_FFT, dtype=dtype)
 
 
 def _levels(clip: np.ndarray) -> np.ndarray:

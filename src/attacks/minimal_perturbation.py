@@ -5,7 +5,7 @@ import pandas as pd
 
 from src.attacks.adversarial import Search, attack
 from src.attacks.records import WORST_CASE, Target
-from src.data.frontend import DYNAMIC_RANGE_DB
+from src.data.features import DYNAMIC_RANGE_DB
 from src.data.segments import draw_segments
 from src.progress import progress
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from src.data.frontend import DYNAMIC_RANGE_DB
+from src.data.features import DYNAMIC_RANGE_DB
 from src.data.segments import Segments, draw_segments
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits

@@ -1,11 +1,9 @@
 """From an attacked spectrogram to a sound: how much of a change of bins can be heard at all."""
 
-import librosa
 import numpy as np
 import torch
 
-from src.attacks.masking import istft, stft
-from src.data.frontend import DYNAMIC_RANGE_DB, N_FFT, N_MELS, SAMPLE_RATE
+from src.data.features import DYNAMIC_RANGE_DB, bands_of_bins, istft, stft
 
 
 def resynthesize(samples: np.ndarray, change: np.ndarray) -> np.ndarray:
@@ -16,7 +14,7 @@ def resynthesize(samples: np.ndarray, change: np.ndarray) -> np.ndarray:
     belongs to them; phases stay. Frames overlap and bands share bins: the result is the sound
     nearest to what was asked for, not one that has just this log-mel.
     """
-    gain_db = np.einsum("bm,nmt->nbt", _bands_of_bins(), change * DYNAMIC_RANGE_DB)
+    gain_db = np.einsum("bm,nmt->nbt", bands_of_bins(), change * DYNAMIC_RANGE_DB)
     gain = torch.from_numpy(10 ** (gain_db / 20)).float()
     cells = stft(torch.from_numpy(np.asarray(samples, dtype=np.float32)))
     return istft(cells * gain, samples.shape[1]).numpy()
@@ -31,9 +29,3 @@ def surviving_share(wanted: np.ndarray, obtained: np.ndarray) -> np.ndarray:
     wanted, obtained = (change.reshape(len(change), -1) for change in (wanted, obtained))
     energy = np.square(wanted).sum(axis=1)
     return (wanted * obtained).sum(axis=1) / np.where(energy > 0, energy, np.nan)
-
-
-def _bands_of_bins() -> np.ndarray:
-    """Return weights (1025, 128) by which FFT bins belong to mel bands; they sum to 1 or 0."""
-    bands = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS, norm=None).T
-    return bands / np.maximum(bands.sum(axis=1, keepdims=True), 1e-9)

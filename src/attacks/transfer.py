@@ -6,7 +6,7 @@ import pandas as pd
 from src.attacks.adversarial import Search, attack
 from src.attacks.noise import noise_linf
 from src.attacks.records import CLEAN
-from src.data.frontend import DYNAMIC_RANGE_DB
+from src.data.features import DYNAMIC_RANGE_DB
 from src.data.segments import Segments
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits, softmax, vote

@@ -18,7 +18,7 @@ from torch import nn
 from src.attacks.adversarial import FastGradients
 from src.attacks.channels import to_16_bit
 from src.attacks.masking import hide, masking_levels, towards
-from src.data.frontend import SEGMENT_SAMPLES, LogMel
+from src.data.features import SEGMENT_SAMPLES, LogMel
 from src.models.cnn import GenreClassifierCNN
 from src.runtime import device, set_seed
 

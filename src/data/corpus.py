@@ -1,7 +1,8 @@
 """Corpora: where the tracks of a run come from, and the table of their faults.
 
 A corpus is a folder of audio files or one archive with the log-mel spectrograms of whole tracks.
-Both have the same interface: a table of tracks, and segments and spectrograms of each track.
+Both have the same interface: a table of tracks, and segments and spectrograms of each track. A
+`track` is a row of that table.
 """
 
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from src.data import audio_files, download, log_mels, synthetic
-from src.data.frontend import (
+from src.data import audio, download, log_mel_archive, synthetic
+from src.data.features import (
     HOP_LENGTH,
     SAMPLE_RATE,
     SEGMENT_SAMPLES,
@@ -54,25 +55,18 @@ class AudioFolder:
 
     def audit(self, n_jobs: int = 2) -> pd.DataFrame:
         """Return the table of tracks, as `audit_table` describes it."""
-        return audit_table(audio_files.audio_rows(self.path, n_jobs))
+        return audit_table(audio.audio_rows(self.path, n_jobs))
 
     def ignored_files(self) -> dict[str, int]:
         """Return the number of files without an ending of audio, by ending."""
-        return audio_files.passed_over(self.path)
+        return audio.ignored_files(self.path)
 
     def read(self, track) -> np.ndarray:
         """Return the samples (time,) of a track, mono at 22,050 Hz, one minute at most.
 
-        Parameters
-        ----------
-        track : row of the audit's table
-
-        Raises
-        ------
-        ValueError
-            The file is not the audited one.
+        Raises ValueError if the file is not the audited one.
         """
-        return audio_files.read_used(self.path, track)
+        return audio.read_verified(self.path / track.path, track.sha256)
 
     def segments(self, track) -> np.ndarray:
         """Return the log-mels (n_segments, 128, 130) in [0, 1] of a track's segments."""
@@ -100,7 +94,7 @@ class LogMelArchive:
 
     def audit(self, n_jobs: int = 2) -> pd.DataFrame:
         """Return the table of tracks, as `audit_table` describes it; `n_jobs` has no effect."""
-        return audit_table(log_mels.log_mel_rows(self.path))
+        return audit_table(log_mel_archive.archive_rows(self.path))
 
     def ignored_files(self) -> dict[str, int]:
         """Return no files: an archive holds nothing but tracks."""
@@ -119,7 +113,7 @@ class LogMelArchive:
 
     def log_mel(self, track) -> np.ndarray:
         """Return the log-mel (128, frames) of a whole track in dB, missing frames interpolated."""
-        return log_mels.read_decibel(self.path, track.row)
+        return log_mel_archive.read_decibel(self.path, track.row)
 
     def starts(self, n: int) -> np.ndarray:
         """Return the starts (n,) of a track's first segments in seconds."""
@@ -137,13 +131,8 @@ def open_corpus(dataset: str, tracks_per_genre: int, seed: int) -> Corpus:
     dataset : `synthetic` (composed), `gtzan_mini` or `gtzan` (downloaded), or a path
     tracks_per_genre, seed : of the composed corpus
 
-    Raises
-    ------
-    FileNotFoundError
-        The path does not exist.
-    ValueError
-        The path is a file but no archive, or a folder with an archive and other tracks; or too few
-        tracks per genre for a split.
+    Raises FileNotFoundError for a path that does not exist; ValueError for a file that is no
+    archive, a folder with an archive and other tracks, and too few tracks per genre for a split.
     """
     name = run_name(dataset)
     if dataset == "synthetic":
@@ -166,22 +155,10 @@ def open_corpus(dataset: str, tracks_per_genre: int, seed: int) -> Corpus:
     return _corpus_at(path if path.is_file() else _archive_in(path) or path, name)
 
 
-def corpus_of(paths: RunPaths) -> Corpus:
-    """Return the corpus of a run. Raises FileNotFoundError before notebook 1 has run."""
-    source = read_json(require(paths.processed / "source.json", "explore"), SOURCE_PARTS)
-    path, composed = ROOT / source["path"], source.get("composed")
-    if composed and composed["version"] == synthetic.VERSION:
-        return AudioFolder(path, source["corpus"], composed["seed"])
-    return _corpus_at(path, source["corpus"])
-
-
 def claim_run(paths: RunPaths, corpus: Corpus) -> None:
     """Write the corpus of a run into its `source.json`.
 
-    Raises
-    ------
-    ValueError
-        The run belongs to another corpus: its results are not overwritten.
+    Raises ValueError if the run belongs to another corpus: its results are not overwritten.
     """
     source, path = paths.processed / "source.json", corpus.path
     shown = str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
@@ -194,6 +171,15 @@ def claim_run(paths: RunPaths, corpus: Corpus) -> None:
     if corpus.seed is not None:
         facts["composed"] = {"seed": corpus.seed, "version": synthetic.VERSION}
     write_json(source, facts)
+
+
+def corpus_of(paths: RunPaths) -> Corpus:
+    """Return the corpus of a run. Raises FileNotFoundError before notebook 1 has run."""
+    source = read_json(require(paths.processed / "source.json", "explore"), SOURCE_PARTS)
+    path, composed = ROOT / source["path"], source.get("composed")
+    if composed and composed["version"] == synthetic.VERSION:
+        return AudioFolder(path, source["corpus"], composed["seed"])
+    return _corpus_at(path, source["corpus"])
 
 
 def audit_table(rows: list[dict]) -> pd.DataFrame:
@@ -209,15 +195,7 @@ def audit_table(rows: list[dict]) -> pd.DataFrame:
 
 
 def load_tracks(paths: RunPaths) -> pd.DataFrame:
-    """Return the audit's table of tracks of a run.
-
-    Raises
-    ------
-    FileNotFoundError
-        Notebook 1 has not run.
-    ValueError
-        The file is not a table of the audit.
-    """
+    """Return the audit's table of tracks of a run; ValueError if the file is not that table."""
     file = require(paths.processed / "tracks.csv", "explore")
     empty_is_missing = {name: [""] for name in set(COLUMNS) - set(TEXTS)}
     tracks = pd.read_csv(
@@ -234,17 +212,12 @@ def load_tracks(paths: RunPaths) -> pd.DataFrame:
 
 
 def read_segments(paths: RunPaths, table: pd.DataFrame) -> np.ndarray:
-    """Return the samples (n, 66150) of segments of a run made of audio.
-
-    Parameters
-    ----------
-    table : rows of the segments' table
-    """
+    """Return the samples (n, 66150) of segments, rows of the segments' table, of an audio run."""
     corpus, tracks = corpus_of(paths), load_tracks(paths).set_index("track", drop=False)
     samples = np.empty((len(table), SEGMENT_SAMPLES), dtype=np.float32)
     starts = (table["start_s"].to_numpy() * SAMPLE_RATE).round().astype(int)
     by_track = table.groupby("track").indices
-    for name, rows in progress(by_track.items(), name="read", unit="track", leave=False):
+    for name, rows in progress(by_track.items(), "read", len(by_track), "track", leave=False):
         whole = corpus.read(tracks.loc[name])
         for row in rows:
             samples[row] = whole[starts[row] : starts[row] + SEGMENT_SAMPLES]
@@ -258,7 +231,7 @@ def _corpus_at(path: Path, name: str) -> Corpus:
 def _archive_in(folder: Path) -> Path | None:
     """Return the archive in a folder, if any; ValueError if there is other data with it."""
     archives = sorted(path for path in folder.glob("*.npz") if not path.name.startswith("."))
-    if archives and (others := [*archives[1:], *audio_files.walk_audio(folder)]):
+    if archives and (others := [*archives[1:], *audio.audio_files(folder)]):
         raise ValueError(
             f"{folder} holds both {archives[0].name} and {others[0].relative_to(folder)}: one of "
             "them may have got there by mistake; give the path of the archive, or move it away."
@@ -273,13 +246,12 @@ def _compose(tracks_per_genre: int, seed: int) -> Path:
             f"TRACKS_PER_GENRE={tracks_per_genre} are too few to be split by track: give "
             f"{MIN_TRACKS_PER_GENRE} or more."
         )
-    version = synthetic.VERSION
-    folder = RAW / f"synthetic_{tracks_per_genre}_per_genre_seed_{seed}_v{version}"
-    return synthetic.make_corpus(folder, tracks_per_genre, seed)
+    name = f"synthetic_{tracks_per_genre}_per_genre_seed_{seed}_v{synthetic.VERSION}"
+    return synthetic.make_corpus(RAW / name, tracks_per_genre, seed)
 
 
 def _mark_duplicates(tracks: pd.DataFrame) -> pd.DataFrame:
-    """Name in `duplicate_of` the first track with the same samples, and say so in `reason`."""
+    """Fill `duplicate_of` with the first track of the same samples, and mention it in `reason`."""
     tracks = tracks.astype({"reason": object, "sha256": object, "duplicate_of": object})
     known = tracks[tracks["used"].astype(bool)]
     first = known.groupby("sha256")["track"].transform("first")

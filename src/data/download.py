@@ -60,12 +60,8 @@ def check_splits(folder: Path) -> None:
 def fetch_gtzan() -> Path:
     """Download all 1000 tracks of 30 s (1.4 GB) into kagglehub's cache; return the genres' folder.
 
-    Raises
-    ------
-    DownloadError
-        The download failed, or there are not ten genre folders.
-
-    Source: kaggle.com, `KAGGLE_SET`.
+    Raises DownloadError, also when there are not ten genre folders. Source: kaggle.com,
+    `KAGGLE_SET`.
     """
     try:
         folder = Path(kagglehub.dataset_download(KAGGLE_SET))

@@ -1,4 +1,4 @@
-"""From tracks to arrays: ten 3-second log-mel segments a track, streamed to memory maps."""
+"""From tracks to arrays: ten 3 s log-mel segments per track, streamed to disk."""
 
 import hashlib
 import shutil
@@ -10,7 +10,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from src.data.corpus import Corpus
-from src.data.frontend import (
+from src.data.features import (
     DYNAMIC_RANGE_DB,
     HOP_LENGTH,
     N_FFT,
@@ -41,19 +41,30 @@ FRONT_END = {
 def write_processed(
     corpus: Corpus, tracks: pd.DataFrame, folder: Path, metadata: dict, n_jobs: int = 2
 ) -> dict:
-    """Write `{train,val,test}/X.npy`, `train/tracks.npy`, `segments.csv`, `metadata.json`.
+    """Write the arrays of a run; memory does not grow with the corpus.
 
-    `tracks` is the audit's table with a column `split`; rows that are not used or have no split
-    are left out. A track is read, transformed, written and forgotten. All is made beside what was
-    there and takes its place at the end, `metadata.json` last: while that is there, all arrays are
-    whole and belong together. Returns its content. Raises ValueError if a split is left without
-    tracks, a genre without training tracks or all tracks are of one genre, OSError if the disk
-    takes no more; what was there stays.
+    All files are written into a temporary folder and moved at the end, `metadata.json` last: while
+    it exists, all arrays are complete and belong together. After an error the earlier files remain.
+
+    Parameters
+    ----------
+    tracks : the audit's table with a column `split`; unused rows and rows without a split are left
+        out
+    folder : for `{train,val,test}/X.npy`, `train/tracks.npy`, `segments.csv`, `metadata.json`
+    metadata : facts to add to `metadata.json`
+    n_jobs : tracks that are read at the same time
+
+    Returns
+    -------
+    The content of `metadata.json`.
+
+    Raises ValueError if a split has no tracks, a genre has no training tracks, or there is only one
+    genre; OSError if a file cannot be written.
     """
     tracks = tracks[tracks["used"] & tracks["split"].isin(SPLITS)]
     genres = _check_tracks(corpus, tracks)
     part = folder / ".part"
-    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(part, ignore_errors=True)  # of a killed run
     try:
         metadata = metadata | {"genres": genres} | _write_all(corpus, tracks, part, n_jobs)
         write_json(part / "metadata.json", metadata)
@@ -63,8 +74,56 @@ def write_processed(
     return metadata
 
 
+def segment_table(corpus: Corpus, tracks: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per segment: segment (row of its split's X), track, genre, start_s, split."""
+    table = tracks.loc[tracks.index.repeat(tracks["n_segments"]), ["track", "genre", "split"]]
+    number = table.groupby("track").cumcount().to_numpy()
+    seconds = corpus.starts(SEGMENTS_PER_TRACK)[number]
+    table = table.assign(start_s=seconds.round(4), segment=table.groupby("split").cumcount())
+    by_split = [table[table["split"] == split] for split in SPLITS]
+    return pd.concat(by_split)[["segment", "track", "genre", "start_s", "split"]]
+
+
+def in_order(
+    corpus: Corpus, work: Callable, rows: pd.DataFrame, n_jobs: int
+) -> Iterator[np.ndarray]:
+    """Yield `work(track)` of each row of the audit's table in order, computed by several workers.
+
+    At most `AHEAD` tracks at a time: otherwise finished tracks would pile up before a slow disk.
+    """
+    if not corpus.has_audio:  # its arrays are in memory already
+        yield from map(work, rows.itertuples())
+        return
+    for start in range(0, len(rows), AHEAD):
+        jobs = (delayed(work)(track) for track in rows.iloc[start : start + AHEAD].itertuples())
+        yield from Parallel(n_jobs, prefer="threads", return_as="generator")(jobs)
+
+
+def _check_tracks(corpus: Corpus, tracks: pd.DataFrame) -> list[str]:
+    """Return the genres of the tracks; ValueError if a model cannot be trained on them."""
+    empty = sorted(set(SPLITS) - set(tracks["split"]))
+    if empty:
+        raise ValueError(
+            f"{corpus.path} has no usable track for {', '.join(empty)}: the audit's column "
+            "`reason` names the fault of each; repair or add tracks."
+        )
+    genres = sorted(tracks["genre"].unique())
+    untrained = sorted(set(genres) - set(tracks.loc[tracks["split"] == "train", "genre"]))
+    if untrained:
+        raise ValueError(
+            f"{corpus.path} has no usable track of {', '.join(untrained)} to train on: the audit's "
+            "column `reason` names the fault of each track; repair or add tracks."
+        )
+    if len(genres) < 2:
+        raise ValueError(
+            f"{corpus.path} has usable tracks of {genres[0]} alone, and a classifier needs two "
+            "genres: the folder of one genre may have been given; give the one above it."
+        )
+    return genres
+
+
 def _write_all(corpus: Corpus, tracks: pd.DataFrame, folder: Path, n_jobs: int) -> dict:
-    """Write arrays and `segments.csv` into a folder; return what the metadata tell of them."""
+    """Write arrays and `segments.csv` into a folder; return the metadata of both."""
     digest = hashlib.sha256()
     with one_thread():
         _write_arrays(corpus, tracks, folder, n_jobs, digest)
@@ -80,76 +139,19 @@ def _write_all(corpus: Corpus, tracks: pd.DataFrame, folder: Path, n_jobs: int) 
     }
 
 
-def _take_places(part: Path, folder: Path) -> None:
-    """Move all files of one folder to the same places in another, its metadata first and last."""
-    (folder / "metadata.json").unlink(missing_ok=True)
-    files = [path.relative_to(part) for path in part.rglob("*") if path.is_file()]
-    for name in sorted(files, key=lambda name: name.name == "metadata.json"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (part / name).replace(folder / name)
-
-
-def _check_tracks(corpus: Corpus, tracks: pd.DataFrame) -> list[str]:
-    """Return the genres of tracks with their splits; ValueError if they cannot be learnt."""
-    empty = sorted(set(SPLITS) - set(tracks["split"]))
-    if empty:
-        raise ValueError(
-            f"{corpus.path} has no usable track for {', '.join(empty)}: the audit's column "
-            "`reason` says what is wrong with each; mend or add tracks."
-        )
-    genres = sorted(tracks["genre"].unique())
-    untaught = sorted(set(genres) - set(tracks.loc[tracks["split"] == "train", "genre"]))
-    if untaught:
-        raise ValueError(
-            f"{corpus.path} has no usable track of {', '.join(untaught)} to train on: the audit's "
-            "column `reason` says what is wrong with each track; mend or add tracks."
-        )
-    if len(genres) < 2:
-        raise ValueError(
-            f"{corpus.path} has usable tracks of {genres[0]} alone, and a classifier needs two "
-            "genres: the folder of one genre may have been given; give the one above it."
-        )
-    return genres
-
-
 def _write_arrays(corpus: Corpus, tracks: pd.DataFrame, folder: Path, n_jobs: int, digest) -> None:
     """Write the segments of each split and the whole training tracks."""
     for split in SPLITS:
         rows = tracks[tracks["split"] == split]
-        blocks = _in_order(corpus, corpus.segments, rows, n_jobs)
+        blocks = in_order(corpus, corpus.segments, rows, n_jobs)
         blocks = progress(blocks, split, len(rows), unit="track")
         shape = (int(rows["n_segments"].sum()), N_MELS, N_FRAMES)
         _write_array(folder / split / "X.npy", blocks, shape, np.float32, digest)
     rows = tracks[tracks["split"] == "train"]
-    blocks = map(_pad, _in_order(corpus, corpus.log_mel, rows, n_jobs))
+    blocks = map(_pad, in_order(corpus, corpus.log_mel, rows, n_jobs))
     blocks = progress(blocks, "whole tracks", len(rows), unit="track")
     shape = (len(rows), N_MELS, WHOLE_FRAMES)
     _write_array(folder / "train" / "tracks.npy", blocks, shape, np.float16, digest)
-
-
-def segment_table(corpus: Corpus, tracks: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per segment: segment (row of its split's X), track, genre, start_s, split."""
-    table = tracks.loc[tracks.index.repeat(tracks["n_segments"]), ["track", "genre", "split"]]
-    number = table.groupby("track").cumcount().to_numpy()
-    seconds = corpus.starts(SEGMENTS_PER_TRACK)[number]
-    table = table.assign(start_s=seconds.round(4), segment=table.groupby("split").cumcount())
-    by_split = [table[table["split"] == split] for split in SPLITS]
-    return pd.concat(by_split)[["segment", "track", "genre", "start_s", "split"]]
-
-
-def _in_order(
-    corpus: Corpus, work: Callable, rows: pd.DataFrame, n_jobs: int
-) -> Iterator[np.ndarray]:
-    """Yield `work(track)` of each track in order, computed by several workers.
-
-    Few tracks at a time: otherwise finished tracks would pile up before a slow disk.
-    """
-    if not corpus.has_audio:  # its arrays are in memory already
-        yield from map(work, rows.itertuples())
-        return
-    for start in range(0, len(rows), AHEAD):
-        jobs = (delayed(work)(track) for track in rows.iloc[start : start + AHEAD].itertuples())
-        yield from Parallel(n_jobs, prefer="threads", return_as="generator")(jobs)
 
 
 def _pad(decibel: np.ndarray) -> np.ndarray:
@@ -174,3 +176,12 @@ def _write_array(path: Path, blocks: Iterator[np.ndarray], shape: tuple, dtype, 
             content = np.ascontiguousarray(block, dtype=dtype)
             file.write(content)
             digest.update(content)
+
+
+def _take_places(part: Path, folder: Path) -> None:
+    """Move all files of one folder to the same places in another, its metadata first and last."""
+    (folder / "metadata.json").unlink(missing_ok=True)
+    files = [path.relative_to(part) for path in part.rglob("*") if path.is_file()]
+    for name in sorted(files, key=lambda name: name.name == "metadata.json"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (part / name).replace(folder / name)

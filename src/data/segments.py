@@ -9,20 +9,13 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from src.data.frontend import HOP_LENGTH, N_MELS, SEGMENT_SAMPLES, WHOLE_FRAMES
+from src.data.features import HOP_LENGTH, N_MELS, SEGMENT_SAMPLES, WHOLE_FRAMES
 from src.paths import RunPaths, require
 from src.results import read_json
 from src.runtime import chunks, forget_read
 
 CHECKED_AT_ONCE = 256  # segments
-METADATA_PARTS = {
-    "tracks_sha256",
-    "segments_sha256",
-    "genres",
-    "front_end",
-    "n_segments",
-    "fingerprint",
-}
+METADATA = {"tracks_sha256", "segments_sha256", "genres", "front_end", "n_segments", "fingerprint"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +70,7 @@ def draw_segments(tracks: np.ndarray, n: int, seed: int) -> np.ndarray:
     tracks : each row's track (rows,)
     n : number of segments; all rows are returned if there are fewer
 
-    Raises
-    ------
-    ValueError
-        `n` is below 1 or NaN, or there are no rows.
+    Raises ValueError if `n` is below 1 or NaN, or there are no rows.
     """
     if not n >= 1:
         raise ValueError(f"The number of segments is {n}: give n_segments of at least 1.")
@@ -99,10 +89,7 @@ def draw_tracks(table: pd.DataFrame, n: int, seed: int) -> np.ndarray:
     table : one row per segment, with columns track and genre
     n : number of tracks; all rows are returned if there are fewer
 
-    Raises
-    ------
-    ValueError
-        `n` is below 1.
+    Raises ValueError if `n` is below 1.
     """
     if n < 1:
         raise ValueError(f"The number of tracks is {n}: give at least 1.")
@@ -115,15 +102,11 @@ def draw_tracks(table: pd.DataFrame, n: int, seed: int) -> np.ndarray:
 def load_metadata(paths: RunPaths) -> dict:
     """Return `metadata.json` of a run.
 
-    Raises
-    ------
-    FileNotFoundError
-        A file is missing; the message names the stage that writes it.
-    ValueError
-        The audit is newer than the arrays.
+    Raises FileNotFoundError if a file is missing, ValueError if the audit is newer than the arrays;
+    both name the stage to run.
     """
     file = require(paths.processed / "metadata.json", "preprocess")
-    metadata = read_json(file, METADATA_PARTS)
+    metadata = read_json(file, METADATA)
     tracks = require(paths.processed / "tracks.csv", "explore")
     if metadata["tracks_sha256"] != file_hash(tracks):
         raise ValueError(
@@ -136,12 +119,8 @@ def load_metadata(paths: RunPaths) -> dict:
 def load_split(paths: RunPaths, split: str) -> Segments:
     """Return the segments of a split (train, val or test); X is a read-only memory map.
 
-    Raises
-    ------
-    FileNotFoundError
-        A file is missing; the message names the stage that writes it.
-    ValueError
-        The array or the table are not those of the metadata.
+    Raises FileNotFoundError if a file is missing, ValueError if the array or the table are not
+    those of the metadata; both name the stage to run.
     """
     metadata = load_metadata(paths)
     front_end = metadata["front_end"]

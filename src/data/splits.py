@@ -1,4 +1,4 @@
-"""Splits: by track, stratified by genre, with duplicates on one side."""
+"""Splits: by track, stratified by genre, with duplicates in the same split."""
 
 from pathlib import Path
 
@@ -17,10 +17,16 @@ LIST_FILES = {"train": "train", "val": "valid", "test": "test"}
 
 
 def split(tracks: pd.DataFrame, name: str, folder: str, seed: int) -> pd.Series:
-    """Return the split of each row of `tracks`: drawn ("random") or from published lists.
+    """Return the split of each track.
 
-    `name` is "random", "filtered" or "stratified"; the lists lie in `folder`, or are downloaded
-    if it is empty. Raises ValueError for another name.
+    Parameters
+    ----------
+    tracks : the audit's table
+    name : "random", or the published lists "filtered" or "stratified"
+    folder : of the published lists; empty: they are downloaded
+    seed : of the random split
+
+    Raises ValueError for an unknown name.
     """
     if name == "random":
         return split_tracks(tracks, seed)
@@ -34,34 +40,33 @@ def split(tracks: pd.DataFrame, name: str, folder: str, seed: int) -> pd.Series:
 
 
 def split_tracks(tracks: pd.DataFrame, seed: int) -> pd.Series:
-    """Return the split (train, val, test) of each row of `tracks`: 70/15/15, stratified.
+    """Return a random split (train, val, test) of 70/15/15, stratified by genre.
 
-    The test tracks are drawn first, then the validation tracks, from all tracks that are listed,
-    unreadable ones too: on the 1000 tracks of GTZAN with seed 42 this gives the documented
-    699/150/150 readable tracks. Then duplicates are brought to the side of their first copy, in
-    exchange for a track of the same genre and length.
-    Raises ValueError if a genre has too few tracks to be split.
+    The test tracks are drawn first, then the validation tracks, from all tracks with a track's
+    name, unreadable ones too: on the 1000 tracks of GTZAN seed 42 gives the documented 699/150/150
+    readable tracks. Then duplicates are moved to the split of their first copy, in exchange for a
+    track of the same genre and length. Raises ValueError if a genre has too few tracks.
     """
-    listed = tracks[tracks["named"]]
-    counts = listed["genre"].value_counts()
+    named = tracks[tracks["named"]]
+    counts = named["genre"].value_counts()
     if counts.min() < MIN_TRACKS_PER_GENRE:
         raise ValueError(
             f"{counts.idxmin()} has {counts.min()} tracks: a stratified 70/15/15 split needs at "
-            f"least {MIN_TRACKS_PER_GENRE} a genre; add tracks or remove the genre's folder."
+            f"least {MIN_TRACKS_PER_GENRE} per genre; add tracks or remove the genre's folder."
         )
     split = pd.Series("", index=tracks.index, name="split")
-    rest, test = _draw(tracks, listed.index, round(TEST_SHARE * len(listed)), seed)
-    train, val = _draw(tracks, rest, round(VAL_SHARE * len(listed)), seed)
+    rest, test = _draw(tracks, named.index, round(TEST_SHARE * len(named)), seed)
+    train, val = _draw(tracks, rest, round(VAL_SHARE * len(named)), seed)
     split[train] = "train"
     split[test], split[val] = "test", "val"
     return _unite_duplicates(tracks, split, seed)
 
 
 def given_split(tracks: pd.DataFrame, folder: Path, name: str) -> pd.Series:
-    """Return the split that the published lists `{train,valid,test}_<name>.txt` give each track.
+    """Return the split of the published lists `{train,valid,test}_<name>.txt`.
 
-    Tracks on no list get an empty string. Raises ValueError if a list names an unknown track or
-    two lists share one, FileNotFoundError if a list is missing.
+    A track on no list gets an empty string. Raises ValueError if a list names an unknown track or
+    two lists name the same one, FileNotFoundError if a list is missing.
     """
     split = pd.Series("", index=tracks.index, name="split")
     rows = pd.Series(tracks.index, index=tracks["track"])
@@ -77,22 +82,22 @@ def given_split(tracks: pd.DataFrame, folder: Path, name: str) -> pd.Series:
         taken = split[rows[listed]] != ""
         if taken.any():
             raise ValueError(
-                f"{tracks.loc[taken.idxmax(), 'track']} stands in two of the {name} lists: "
-                "a track may be in one split only; fetch the lists again."
+                f"{tracks.loc[taken.idxmax(), 'track']} is in two of the {name} lists: "
+                "a track may be in one split only; download the lists again."
             )
         split[rows[listed]] = part
     return split
 
 
 def _draw(tracks: pd.DataFrame, index: pd.Index, n: int, seed: int) -> list[np.ndarray]:
-    """Split an index in two, the second with `n` entries, stratified by genre."""
+    """Return an index in two parts, the second with `n` entries, stratified by genre."""
     return train_test_split(
         index, test_size=n, stratify=tracks.loc[index, "genre"], random_state=seed
     )
 
 
 def _unite_duplicates(tracks: pd.DataFrame, split: pd.Series, seed: int) -> pd.Series:
-    """Move each duplicate to the split of its original, swapping with a like track there."""
+    """Move each duplicate to the split of its original, in exchange for a similar track there."""
     split, rng = split.copy(), np.random.default_rng(seed)
     originals = pd.Series(tracks.index, index=tracks["track"])
     grouped = (tracks["duplicate_of"] != "") | tracks["track"].isin(tracks["duplicate_of"])
@@ -100,9 +105,9 @@ def _unite_duplicates(tracks: pd.DataFrame, split: pd.Series, seed: int) -> pd.S
         source, target = split[i], split[originals[tracks.at[i, "duplicate_of"]]]
         if source == target:
             continue
-        like = (tracks["genre"] == tracks.at[i, "genre"]) & ~grouped & tracks["used"]
-        like &= (tracks["n_segments"] == tracks.at[i, "n_segments"]) & (split == target)
-        if like.any():
-            split[rng.choice(tracks.index[like])] = source
+        similar = (tracks["genre"] == tracks.at[i, "genre"]) & ~grouped & tracks["used"]
+        similar &= (tracks["n_segments"] == tracks.at[i, "n_segments"]) & (split == target)
+        if similar.any():
+            split[rng.choice(tracks.index[similar])] = source
         split[i] = target
     return split

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from src import plots
-from src.data.frontend import DYNAMIC_RANGE_DB, frame_times, mel_frequencies
+from src.data.features import DYNAMIC_RANGE_DB, frame_times, mel_frequencies
 from src.explainability.attributions import CONTROLS, SLOW_METHODS
 from src.explainability.experiments import Confined
 from src.explainability.faithfulness import CURVES, FRACTIONS

@@ -11,7 +11,7 @@ from joblib import Parallel, delayed
 
 from src.attacks.adversarial import Search, attack
 from src.data import synthetic
-from src.data.frontend import (
+from src.data.features import (
     DYNAMIC_RANGE_DB,
     N_FRAMES,
     N_MELS,

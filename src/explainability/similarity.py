@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import rankdata
 from skimage.metrics import structural_similarity
 
-from src.data.frontend import HOP_LENGTH, SAMPLE_RATE, mel_frequencies
+from src.data.features import HOP_LENGTH, SAMPLE_RATE, mel_frequencies
 from src.explainability.gradcam import flat, is_empty
 
 TOP_SHARE = 0.1

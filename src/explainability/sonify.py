@@ -6,7 +6,7 @@ import numpy as np
 import soundfile
 import torch
 
-from src.data.frontend import HOP_LENGTH, N_FFT, SAMPLE_RATE, mel_frequencies
+from src.data.features import SAMPLE_RATE, bands_to_bins, istft, stft
 from src.results import save_with
 
 
@@ -17,22 +17,9 @@ def filter_by_map(samples: np.ndarray, heat: np.ndarray) -> np.ndarray:
     phase is kept. Weights of 1 return the segment; it is the sum of its versions filtered by
     `heat` and by `1 - heat`.
     """
-    window = torch.hann_window(N_FFT)
-    options = {"n_fft": N_FFT, "hop_length": HOP_LENGTH, "window": window, "center": True}
     wave = torch.from_numpy(np.asarray(samples, dtype=np.float32))
-    spectrum = torch.stft(wave, pad_mode="constant", return_complex=True, **options)
-    weighted = spectrum * torch.from_numpy(bin_weights(heat))
-    return torch.istft(weighted, length=len(samples), **options).numpy()
-
-
-def bin_weights(heat: np.ndarray) -> np.ndarray:
-    """Return the weights (1025, frames) float32 of spectral bins from those of mel bands."""
-    hertz = np.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)
-    position = np.interp(hertz, mel_frequencies(), np.arange(len(heat)))
-    below = np.floor(position).astype(int)
-    above = np.minimum(below + 1, len(heat) - 1)
-    share = (position - below)[:, None]
-    return ((1 - share) * heat[below] + share * heat[above]).astype(np.float32)
+    weighted = stft(wave) * torch.from_numpy(bands_to_bins(heat))
+    return istft(weighted, len(samples)).numpy()
 
 
 def clear(folder: Path) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from src.data.frontend import DYNAMIC_RANGE_DB, N_FRAMES
+from src.data.features import DYNAMIC_RANGE_DB, N_FRAMES
 from src.runtime import forget_read
 
 CROPS_PER_TRACK = 10

@@ -1,4 +1,4 @@
-"""The log-mel front-end: one torch module, equal to librosa, through which gradients flow."""
+"""Features: the log-mel front-end (a torch module equal to librosa), STFT, mel bands of bins."""
 
 from functools import cache
 
@@ -32,19 +32,10 @@ class LogMel(nn.Module):
         super().__init__()
         mel = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS)
         self.register_buffer("mel", torch.from_numpy(mel), persistent=False)
-        self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
 
     def power(self, samples: torch.Tensor) -> torch.Tensor:
         """Return the mel power spectrogram (n, n_mels, frames) of samples (n, time)."""
-        spectrum = torch.stft(
-            samples,
-            N_FFT,
-            HOP_LENGTH,
-            window=self.window,
-            center=True,
-            pad_mode="constant",
-            return_complex=True,
-        )
+        spectrum = stft(samples)
         return self.mel @ (spectrum.real.square() + spectrum.imag.square())
 
     def decibel(self, samples: torch.Tensor) -> torch.Tensor:
@@ -86,20 +77,69 @@ def log_mel_starts(n_segments: int) -> np.ndarray:
 
 
 def to_unit(decibel):
-    """Map dB relative to the loudest bin (at most 0) to [0, 1], cut at -80 dB."""
+    """Return dB relative to the loudest bin (at most 0) as values in [0, 1], cut at -80 dB."""
     return (1 + decibel / DYNAMIC_RANGE_DB).clip(0, 1)
 
 
 def to_decibel(x):
-    """Map log-mel values in [0, 1] to dB relative to the segment's maximum."""
+    """Return log-mel values in [0, 1] as dB relative to the segment's maximum."""
     return DYNAMIC_RANGE_DB * (x - 1)
 
 
-def mel_frequencies():
-    """Return the centre frequency in Hz of each of the 128 mel bands."""
+def stft(samples: torch.Tensor) -> torch.Tensor:
+    """Return the front-end's complex STFT (..., 1025, frames) of samples (..., time)."""
+    return torch.stft(
+        samples,
+        N_FFT,
+        HOP_LENGTH,
+        window=_window(samples.dtype, samples.device),
+        center=True,
+        pad_mode="constant",
+        return_complex=True,
+    )
+
+
+def istft(spectrum: torch.Tensor, length: int) -> torch.Tensor:
+    """Return samples (..., length) whose STFT is closest to a spectrum (..., 1025, frames)."""
+    window = _window(spectrum.real.dtype, spectrum.device)
+    return torch.istft(spectrum, N_FFT, HOP_LENGTH, window=window, center=True, length=length)
+
+
+def bands_of_bins() -> np.ndarray:
+    """Return weights (1025, 128) of mel bands in each FFT bin.
+
+    The triangular filters of the front-end, normalised per bin: a row sums to 1, and to 0 at 0 Hz
+    and 11,025 Hz, which belong to no band.
+    """
+    bands = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS, norm=None).T
+    return bands / np.maximum(bands.sum(axis=1, keepdims=True), 1e-9)
+
+
+def bands_to_bins(values: np.ndarray) -> np.ndarray:
+    """Return values of mel bands (128, frames) interpolated to FFT bins: (1025, frames) float32.
+
+    As `bands_of_bins` does, but below the first and above the last band's centre the value of that
+    band holds, at 0 Hz and 11,025 Hz too.
+    """
+    hertz = np.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)
+    position = np.interp(hertz, mel_frequencies(), np.arange(len(values)))
+    below = np.floor(position).astype(int)
+    above = np.minimum(below + 1, len(values) - 1)
+    share = (position - below)[:, None]
+    return ((1 - share) * values[below] + share * values[above]).astype(np.float32)
+
+
+def mel_frequencies() -> np.ndarray:
+    """Return the centre frequency (128,) of each mel band in Hz."""
     return librosa.mel_frequencies(N_MELS + 2, fmin=0, fmax=SAMPLE_RATE / 2)[1:-1]
 
 
-def frame_times(frames: int = N_FRAMES):
-    """Return the time in seconds of each frame's centre."""
+def frame_times(frames: int = N_FRAMES) -> np.ndarray:
+    """Return the time (frames,) of each frame's centre in seconds."""
     return librosa.frames_to_time(range(frames), sr=SAMPLE_RATE, hop_length=HOP_LENGTH)
+
+
+@cache
+def _window(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(mode=False):  # gradients may flow past it later
+        return torch.hann_window(N_FFT, dtype=dtype, device=device)

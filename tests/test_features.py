@@ -10,14 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from src.data.frontend import (
+from src.data import features
+from src.data.features import (
     N_FRAMES,
     N_MELS,
     SAMPLE_RATE,
     SEGMENT_SAMPLES,
     LogMel,
+    bands_of_bins,
+    bands_to_bins,
     frame_times,
     mel_frequencies,
+    stft,
     to_decibel,
     to_unit,
 )
@@ -131,3 +135,29 @@ def test_a_tone_is_loudest_in_the_band_and_frame_that_carry_its_frequency_and_ti
     band, frame = np.unravel_index(log_mel(burst).argmax(), (N_MELS, N_FRAMES))
     assert mel_frequencies()[band] == pytest.approx(3000, rel=0.03)
     assert frame_times()[frame] == pytest.approx(2, abs=0.1)
+
+
+def test_weights_of_bins_are_those_of_the_bands_around_them():
+    heat = np.repeat(np.linspace(0, 1, 128)[:, None], 130, axis=1)
+    weights = bands_to_bins(heat)
+    assert (weights.shape, weights.dtype) == ((1025, 130), np.float32)
+    hertz = np.linspace(0, SAMPLE_RATE / 2, 1025)
+    np.testing.assert_allclose(
+        weights[:, 0], np.interp(hertz, mel_frequencies(), heat[:, 0]), atol=1e-6
+    )
+
+
+def test_both_ways_from_bands_to_bins_agree_but_at_the_ends():
+    values = np.random.default_rng(0).random((128, 3))
+    weighted = bands_of_bins() @ values
+    np.testing.assert_allclose(bands_to_bins(values)[1:-1], weighted[1:-1], atol=1e-5)
+    assert not weighted[[0, -1]].any()
+
+
+def test_a_window_made_without_gradients_lets_them_flow_later():
+    features._window.cache_clear()
+    with torch.inference_mode():
+        stft(torch.zeros(1, 4096))
+    samples = torch.ones(1, 4096, requires_grad=True)
+    stft(samples).abs().sum().backward()
+    assert samples.grad.abs().sum() > 0

@@ -1,7 +1,7 @@
 """The embedded corpus's genres as tables: instruments, grooves, scales, and styles made of them.
 
 A pattern is one bar: 16 characters are sixteenths, 12 are triplets (or sixteenths of a bar of three
-beats). `synthetic` tells how each table is played.
+beats). `compose` describes how each table is played.
 """
 
 # General MIDI programs (from 0), by the names that the styles use.
