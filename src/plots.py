@@ -140,17 +140,17 @@ def genre_accuracy(ax: Axes, per_genre: dict[str, dict], chance: float) -> Axes:
     ax.bar(table.index, table["value"], yerr=np.clip(errors, 0, None), capsize=3)
     ax.axhline(chance * 100, color="black", linestyle=":", label="chance")
     ax.tick_params(axis="x", rotation=45)
-    ax.set(xlabel="genre", ylabel="clip accuracy (%)", ylim=(0, 105))
+    ax.set(xlabel="genre", ylabel="segment accuracy (%)", ylim=(0, 105))
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1))
     return ax
 
 
 def checkpoints(ax: Axes, table: pd.DataFrame, baseline: dict) -> Axes:
-    """Draw clip and song accuracy of checkpoints with intervals, and those of the baseline.
+    """Draw segment and track accuracy of checkpoints with intervals, and the baseline's.
 
     `table` has the columns of `training.csv`, `baseline` is a result of `evaluate`.
     """
-    for k, (kind, colour) in enumerate((("clip", "tab:blue"), ("song", "tab:orange"))):
+    for k, (kind, colour) in enumerate((("segment", "tab:blue"), ("track", "tab:orange"))):
         value = table[f"{kind}_accuracy"] * 100
         ends = table[[f"{kind}_low", f"{kind}_high"]].astype(float).to_numpy().T * 100
         errors = np.abs(ends - value.to_numpy())

@@ -19,7 +19,7 @@ PACKAGES = (
     "adversarial-robustness-toolbox",
     "grad-cam",
 )
-GENRE_COLUMNS = {"true", "predicted", "explained", "song_predicted"}
+GENRE_COLUMNS = {"true", "predicted", "explained", "track_predicted"}
 GENRE_COLUMNS |= {"clean_prediction", "adversarial_prediction"}
 
 

@@ -28,7 +28,7 @@ def certain(predicted):
 def test_predictions_have_a_row_a_segment_and_the_vote_of_its_song(segments):
     table = prediction_table(segments, np.array([0, 0, 0, 2, 2, 2]), certain([0, 0, 1, 1, 1, 2]))
     assert table["predicted"].tolist() == [0, 0, 1, 1, 1, 2]
-    assert table["song_predicted"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert table["track_predicted"].tolist() == [0, 0, 0, 1, 1, 1]
     np.testing.assert_allclose(table["confidence"], 0.8)
 
 
@@ -37,20 +37,20 @@ def test_a_gain_is_counted_by_clip_and_by_song(segments):
     first = prediction_table(segments, y, certain([0, 0, 1, 1, 1, 2]))  # 3 of 6 clips, 1 of 2 songs
     second = prediction_table(segments, y, certain([0, 0, 1, 2, 2, 2]))  # 5 of 6 clips, both songs
     gain = accuracy_difference([(first, second)])
-    assert gain["clip_accuracy"]["value"] == pytest.approx(1 / 3)
-    assert gain["song_accuracy"]["value"] == 0.5
-    assert gain["song_accuracy"]["n_tracks"] == gain["song_accuracy"]["n_segments"] == 2
-    assert accuracy_difference([(first, first)])["clip_accuracy"]["value"] == 0
+    assert gain["segment_accuracy"]["value"] == pytest.approx(1 / 3)
+    assert gain["track_accuracy"]["value"] == 0.5
+    assert gain["track_accuracy"]["n_tracks"] == gain["track_accuracy"]["n_segments"] == 2
+    assert accuracy_difference([(first, first)])["segment_accuracy"]["value"] == 0
     both = accuracy_difference([(first, second), (first, first)])
-    assert both["clip_accuracy"]["value"] == pytest.approx(1 / 6)
-    assert both["song_accuracy"]["value"] == 0.25
-    assert both["song_accuracy"]["n_tracks"] == 2
+    assert both["segment_accuracy"]["value"] == pytest.approx(1 / 6)
+    assert both["track_accuracy"]["value"] == 0.25
+    assert both["track_accuracy"]["n_tracks"] == 2
 
 
 def training_result(name, seed):
     measured = {"value": 0.8, "low": 0.7, "high": 0.9, "n_tracks": 15}
-    test = {"clip_accuracy": measured, "song_accuracy": measured | {"value": 0.9}}
-    test |= {"macro_recall": {"clip": 0.75, "song": 0.85}}
+    test = {"segment_accuracy": measured, "track_accuracy": measured | {"value": 0.9}}
+    test |= {"macro_recall": {"segment": 0.75, "track": 0.85}}
     facts = {"corpus": "c", "split": "random", "checkpoint": name, "seed": seed, "epochs": 3}
     facts |= {"recipe": name.removesuffix(f"_{seed}"), "suffix": ""}
     facts |= {"fingerprint": DATA["fingerprint"], "parameters": {"CHANGES": {"epochs": 3}}}
@@ -70,15 +70,15 @@ def test_every_training_of_a_run_has_a_row(tmp_path, monkeypatch):
         "recipe": "improved",
         "seed": 43,
         "epochs": 3,
-        "clip_accuracy": 0.8,
-        "clip_low": 0.7,
-        "clip_high": 0.9,
-        "song_accuracy": 0.9,
-        "song_low": 0.7,
-        "song_high": 0.9,
+        "segment_accuracy": 0.8,
+        "segment_low": 0.7,
+        "segment_high": 0.9,
+        "track_accuracy": 0.9,
+        "track_low": 0.7,
+        "track_high": 0.9,
         "macro_recall": 0.75,
         "n_tracks": 15,
-        "song_macro_recall": 0.85,
+        "track_macro_recall": 0.85,
         "checkpoint": "improved_43",
         "changes": '{"epochs": 3}',
     }
@@ -107,7 +107,7 @@ def test_each_pair_of_recipes_is_compared_on_the_same_seeds(tmp_path, monkeypatc
     gains = recipe_gains(paths, DATA)
     assert (gains["corpus"] == "c").all()
     gains = gains.set_index(["recipe", "compared_with", "seeds", "measure"])["value"].unstack()
-    assert gains["clip_accuracy"].to_dict() == {
+    assert gains["segment_accuracy"].to_dict() == {
         ("improved", "documented", "42"): pytest.approx(1 / 3),
         ("improved", "documented", "43"): pytest.approx(1 / 6),
         ("improved", "documented", "42, 43"): pytest.approx(1 / 4),

@@ -79,17 +79,17 @@ def test_a_perfect_classifier_scores_one():
     y, tracks = np.repeat([0, 1, 2], 4), np.repeat([*"abcdef"], 2)
     result = evaluate(np.eye(3)[y], y, tracks, GENRES)
     assert result["loss"] == pytest.approx(0, abs=1e-9)
-    for measure in ("clip_accuracy", "song_accuracy"):
+    for measure in ("segment_accuracy", "track_accuracy"):
         assert (result[measure]["value"], result[measure]["high"]) == (1, 1)
-    assert result["macro_recall"] == {"clip": 1, "song": 1}
-    assert np.array_equal(result["confusion_clips"], 4 * np.eye(3))
-    assert np.array_equal(result["confusion_songs"], 2 * np.eye(3))
+    assert result["macro_recall"] == {"segment": 1, "track": 1}
+    assert np.array_equal(result["confusion_segments"], 4 * np.eye(3))
+    assert np.array_equal(result["confusion_tracks"], 2 * np.eye(3))
 
 
 def test_a_classifier_that_knows_nothing_scores_chance():
     y, tracks = np.repeat([0, 1, 2], 4), np.repeat([*"abcdef"], 2)
     result = evaluate(np.full((12, 3), 1 / 3), y, tracks, GENRES)
-    assert result["chance"] == result["clip_accuracy"]["value"] == pytest.approx(1 / 3)
+    assert result["chance"] == result["segment_accuracy"]["value"] == pytest.approx(1 / 3)
     assert result["loss"] == pytest.approx(np.log(3))
 
 
@@ -97,17 +97,17 @@ def test_a_known_case_with_a_genre_absent_from_the_test_split():
     y = np.array([0, 0, 0, 2, 2])
     predicted = np.array([0, 1, 1, 2, 0])
     result = evaluate(certain(predicted), y, np.array(["a", "a", "b", "c", "c"]), GENRES)
-    assert result["clip_accuracy"]["value"] == pytest.approx(2 / 5)
-    assert result["clip_accuracy"]["n_tracks"] == result["song_accuracy"]["n_segments"] == 3
-    assert result["song_accuracy"]["value"] == pytest.approx(1 / 3)  # ties go to the first genre
-    assert result["macro_recall"]["clip"] == pytest.approx((1 / 3 + 1 / 2) / 2)
-    assert result["macro_recall"]["song"] == pytest.approx((1 / 2 + 0) / 2)
+    assert result["segment_accuracy"]["value"] == pytest.approx(2 / 5)
+    assert result["segment_accuracy"]["n_tracks"] == result["track_accuracy"]["n_segments"] == 3
+    assert result["track_accuracy"]["value"] == pytest.approx(1 / 3)  # ties go to the first genre
+    assert result["macro_recall"]["segment"] == pytest.approx((1 / 3 + 1 / 2) / 2)
+    assert result["macro_recall"]["track"] == pytest.approx((1 / 2 + 0) / 2)
     assert {g: r["value"] for g, r in result["per_genre"].items()} == {
         "blues": pytest.approx(1 / 3),
         "metal": 1 / 2,
     }
-    assert result["confusion_clips"].tolist() == [[1, 2, 0], [0, 0, 0], [1, 0, 1]]  # rows true
-    assert result["confusion_songs"].tolist() == [[1, 1, 0], [0, 0, 0], [1, 0, 0]]
+    assert result["confusion_segments"].tolist() == [[1, 2, 0], [0, 0, 0], [1, 0, 1]]  # rows true
+    assert result["confusion_tracks"].tolist() == [[1, 1, 0], [0, 0, 0], [1, 0, 0]]
     right, wrong = -np.log(0.98), -np.log(0.01)
     assert result["loss"] == pytest.approx((2 * right + 3 * wrong) / 5)
 

@@ -37,14 +37,14 @@ FIGURES = """
     explanations_sanity explanations_bands explanations_methods
 """.split()
 TRAINING_COLUMNS = """
-    corpus split recipe seed epochs clip_accuracy clip_low clip_high
-    song_accuracy song_low song_high macro_recall n_tracks
-    song_macro_recall checkpoint changes
+    corpus split recipe seed epochs segment_accuracy segment_low segment_high
+    track_accuracy track_low track_high macro_recall n_tracks
+    track_macro_recall checkpoint changes
 """.split()
 AUDIO_COLUMNS = """
     corpus checkpoint attack snr_db channel accuracy low high n_segments n_tracks
 """.split()
-ACCURACIES = ("clip_accuracy", "song_accuracy")
+ACCURACIES = ("segment_accuracy", "track_accuracy")
 TINY = {
     "TRACKS_PER_GENRE": 7,
     "CHANGES": {"epochs": 2, "batch_size": 16},
@@ -265,14 +265,14 @@ def test_results_are_fractions_of_the_segments_there_are(tiny, monkeypatch):
         monkeypatch.setattr(cnn, name, widths)
     assert training["n_parameters"] == count_parameters(GenreClassifierCNN())
     assert len(training["history"]) == TINY["CHANGES"]["epochs"]
-    assert np.sum(training["test"]["confusion_clips"]) == 100
-    assert np.sum(training["test"]["confusion_songs"]) == 10
+    assert np.sum(training["test"]["confusion_segments"]) == 100
+    assert np.sum(training["test"]["confusion_tracks"]) == 10
     measures = [training[who][what] for who in ("test", "baseline") for what in ACCURACIES]
     measures += training["test"]["per_genre"].values()
     for measure in measures:
         assert 0 <= measure["value"] <= 1
         assert measure["low"] is None or 0 <= measure["low"] <= measure["high"] <= 1
-    assert training["baseline"]["clip_accuracy"]["value"] > 2 * training["test"]["chance"]
+    assert training["baseline"]["segment_accuracy"]["value"] > 2 * training["test"]["chance"]
 
 
 def test_each_recipe_has_a_row_and_its_predictions(tiny):
@@ -282,10 +282,10 @@ def test_each_recipe_has_a_row_and_its_predictions(tiny):
     assert list(table) == TRAINING_COLUMNS
     for row in table.itertuples():
         told = pd.read_csv(metrics / f"predictions_{row.recipe}.csv")
-        assert (told["predicted"] == told["true"]).mean() == pytest.approx(row.clip_accuracy)
+        assert (told["predicted"] == told["true"]).mean() == pytest.approx(row.segment_accuracy)
         songs = told.drop_duplicates("track")
-        right = songs["song_predicted"] == songs["true"]
-        assert right.mean() == pytest.approx(row.song_accuracy)
+        right = songs["track_predicted"] == songs["true"]
+        assert right.mean() == pytest.approx(row.track_accuracy)
         assert (len(told), len(songs)) == (100, row.n_tracks)
     history = results(tiny, "tiny")["training_robust"]["history"]
     assert all(0 <= epoch["robust_accuracy"] <= 1 for epoch in history)

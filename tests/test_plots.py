@@ -119,9 +119,14 @@ def test_intervals_of_a_single_track_are_left_out(ax):
 
 
 def test_checkpoints_stand_beside_baseline_and_chance_in_percent(ax):
-    row = {"checkpoint": "documented_43", "clip_accuracy": 0.8, "clip_low": 0.7, "clip_high": 0.85}
-    row |= {"song_accuracy": 0.9, "song_low": None, "song_high": None}
-    levels = {"clip_accuracy": {"value": 0.6}, "song_accuracy": {"value": 0.7}, "chance": 0.1}
+    row = {
+        "checkpoint": "documented_43",
+        "segment_accuracy": 0.8,
+        "segment_low": 0.7,
+        "segment_high": 0.85,
+    }
+    row |= {"track_accuracy": 0.9, "track_low": None, "track_high": None}
+    levels = {"segment_accuracy": {"value": 0.6}, "track_accuracy": {"value": 0.7}, "chance": 0.1}
     plots.checkpoints(ax, pd.DataFrame([row]), levels)
     clips, songs = ax.containers
     assert [clips.lines[0].get_ydata()[0], songs.lines[0].get_ydata()[0]] == [80, 90]

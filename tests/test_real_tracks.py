@@ -19,7 +19,7 @@ def test_real_tracks_go_the_whole_way(tmp_path):
     assert found["audit"]["n_tracks"] == n_files
     assert {result["corpus"] for result in found.values()} == {real.name}
     training = found["training_documented"]
-    assert training["test"]["clip_accuracy"]["value"] > 2 * training["test"]["chance"]
+    assert training["test"]["segment_accuracy"]["value"] > 2 * training["test"]["chance"]
     table = pd.read_csv(folder / "results/metrics/real/robustness.csv")
     table = table[table["checkpoint"] == "documented"].set_index(["attack", "eps"])["accuracy"]
     assert table["pgd", 0.1] < table["clean", 0] / 2

@@ -114,8 +114,8 @@ def test_checkpoints_are_columns_and_names_have_their_labels(committed):
 
 
 def test_a_value_has_the_interval_of_its_own_column(committed):
-    row = {"clip_accuracy": 0.5, "clip_low": 0.1, "clip_high": 0.9, "low": 0, "high": 0}
-    assert tables.percentage(row, "clip_accuracy") == "50.0% [10, 90]"
+    row = {"segment_accuracy": 0.5, "segment_low": 0.1, "segment_high": 0.9, "low": 0, "high": 0}
+    assert tables.percentage(row, "segment_accuracy") == "50.0% [10, 90]"
     row = {"survival.value": 1, "survival.low": None, "survival.high": None}
     assert tables.percentage(row, "survival.value") == "100.0%"
     assert tables.percentage({"value": float("nan")}) == ""

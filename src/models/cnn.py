@@ -14,7 +14,7 @@ class Standardize(nn.Module):
     """Give each spectrogram zero mean and unit deviation; silence becomes all zeros.
 
     Without parameters, so that attacks perturb spectrograms in [0, 1] and still see all of the
-    model: eps = 0.01 is 0.8 dB in every bin of every clip.
+    model: eps = 0.01 is 0.8 dB in every bin of every segment.
     """
 
     def __init__(self, floor: float = 1e-3):
@@ -22,7 +22,7 @@ class Standardize(nn.Module):
         self.floor = floor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (n, 1, n_mels, frames) in [0, 1] to the same shape, standardized per clip."""
+        """Map (n, 1, n_mels, frames) in [0, 1] to the same shape, standardized per segment."""
         centred = x - x.mean(dim=(1, 2, 3), keepdim=True)
         variance = centred.square().mean(dim=(1, 2, 3), keepdim=True)
         return centred / (variance + self.floor**2).sqrt()

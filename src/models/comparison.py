@@ -11,7 +11,7 @@ from src.paths import RunPaths
 from src.results import read_json
 from src.statistics import difference_over_tracks
 
-ACCURACIES = ("clip_accuracy", "song_accuracy")
+ACCURACIES = ("segment_accuracy", "track_accuracy")
 
 
 def prediction_table(
@@ -21,7 +21,7 @@ def prediction_table(
 
     `probabilities` (n, n_genres); `confidence` is that of the predicted genre.
     """
-    songs = vote(probabilities, segments["track"].to_numpy(), y).set_index("track")
+    voted = vote(probabilities, segments["track"].to_numpy(), y).set_index("track")
     return pd.DataFrame(
         {
             "segment": segments["segment"].to_numpy(),
@@ -29,7 +29,7 @@ def prediction_table(
             "true": y,
             "predicted": probabilities.argmax(axis=1),
             "confidence": probabilities.max(axis=1),
-            "song_predicted": songs["predicted"].loc[segments["track"]].to_numpy(),
+            "track_predicted": voted["predicted"].loc[segments["track"]].to_numpy(),
         }
     )
 
@@ -42,9 +42,9 @@ def accuracy_difference(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> dict:
     drawn with all its seeds: it does not cover seeds that were not trained.
     """
     gains = {}
-    for measure, column in zip(ACCURACIES, ("predicted", "song_predicted"), strict=True):
+    for measure, column in zip(ACCURACIES, ("predicted", "track_predicted"), strict=True):
         sides = zip(*pairs, strict=True)
-        if measure == "song_accuracy":
+        if measure == "track_accuracy":
             sides = ([table.drop_duplicates("track") for table in side] for side in sides)
         sides = [pd.concat(side) for side in sides]
         right = [(table[column] == table["true"]).to_numpy() for table in sides]
@@ -108,9 +108,9 @@ def _training_row(result: dict) -> dict:
         row |= {f"{measure.split('_')[0]}_{end}": values[end] for end in ("low", "high")}
     recall = result["test"]["macro_recall"]
     return row | {
-        "macro_recall": recall["clip"],
-        "n_tracks": result["test"]["song_accuracy"]["n_tracks"],
-        "song_macro_recall": recall["song"],
+        "macro_recall": recall["segment"],
+        "n_tracks": result["test"]["track_accuracy"]["n_tracks"],
+        "track_macro_recall": recall["track"],
         "checkpoint": result["checkpoint"],
         "changes": json.dumps(result["parameters"]["CHANGES"]),
     }

@@ -1,4 +1,4 @@
-"""Judging a network: float32 predictions, accuracy by clip and by song, a baseline beside it."""
+"""Evaluation: float32 predictions, accuracy of segments and tracks, a baseline."""
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,11 @@ from src.runtime import chunks, device, forget_read, memory_format
 from src.statistics import mean_over_tracks
 
 BATCH_SIZE = 32
-BASELINE_SEGMENTS = 50_000  # that the baseline learns from, at most
+BASELINE_SEGMENTS = 50_000  # at most, for training the baseline
 
 
 def predict_logits(model: nn.Module, X: np.ndarray) -> np.ndarray:
-    """Return float32 logits (n, n_genres) of segments (n, 128, 130), judged in float32."""
+    """Return float32 logits (n, n_genres) of segments (n, 128, 130)."""
     model = model.eval().to(device(), memory_format=memory_format())
     with torch.inference_mode():
         logits = [model(_to_batch(batch)).float().cpu().numpy() for batch in chunks(X, BATCH_SIZE)]
@@ -30,7 +30,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def vote(probabilities: np.ndarray, tracks: np.ndarray, y: np.ndarray) -> pd.DataFrame:
-    """Return one row a track: track, true and predicted genre number by the mean probability."""
+    """Return one row per track: track, true and predicted genre number by mean probability."""
     names, first, number = np.unique(tracks, return_index=True, return_inverse=True)
     mean = np.zeros((len(names), probabilities.shape[1]))
     np.add.at(mean, number, probabilities)
@@ -38,30 +38,31 @@ def vote(probabilities: np.ndarray, tracks: np.ndarray, y: np.ndarray) -> pd.Dat
 
 
 def evaluate(probabilities: np.ndarray, y: np.ndarray, tracks: np.ndarray, genres: list) -> dict:
-    """Return accuracies (fractions, with intervals over tracks) of clips and songs.
+    """Return accuracies (fractions, with intervals over tracks) of segments and of tracks.
 
-    `probabilities` (n, n_genres), true numbers `y` (n,), each segment's track; `per_genre` and
-    `macro_recall` leave out genres of which there is no segment.
+    `probabilities` (n, n_genres), true numbers `y` (n,), the track of each segment. A track is
+    predicted by the mean probability of its segments. `per_genre` and `macro_recall` leave out
+    genres without a segment.
     """
     predicted = probabilities.argmax(axis=1)
-    songs = vote(probabilities, tracks, y)
-    song_right = songs["predicted"] == songs["true"]
+    voted = vote(probabilities, tracks, y)
+    track_right = voted["predicted"] == voted["true"]
     labels = range(len(genres))
     return {
         "loss": float(log_loss(y, probabilities, labels=list(labels))),
         "chance": 1 / len(genres),
-        "clip_accuracy": mean_over_tracks(predicted == y, tracks),
-        "song_accuracy": mean_over_tracks(song_right, songs["track"]),
+        "segment_accuracy": mean_over_tracks(predicted == y, tracks),
+        "track_accuracy": mean_over_tracks(track_right, voted["track"]),
         "macro_recall": {
-            "clip": float(np.mean([(predicted == y)[y == k].mean() for k in np.unique(y)])),
-            "song": float(song_right.groupby(songs["true"]).mean().mean()),
+            "segment": float(np.mean([(predicted == y)[y == k].mean() for k in np.unique(y)])),
+            "track": float(track_right.groupby(voted["true"]).mean().mean()),
         },
         "per_genre": {
             genres[k]: mean_over_tracks((predicted == y)[y == k], tracks[y == k])
             for k in np.unique(y)
         },
-        "confusion_clips": confusion_matrix(y, predicted, labels=labels),
-        "confusion_songs": confusion_matrix(songs["true"], songs["predicted"], labels=labels),
+        "confusion_segments": confusion_matrix(y, predicted, labels=labels),
+        "confusion_tracks": confusion_matrix(voted["true"], voted["predicted"], labels=labels),
     }
 
 
@@ -83,8 +84,8 @@ def baseline_probabilities(
 ) -> np.ndarray:
     """Return the probabilities (n, n_genres) of logistic regression on `band_statistics`.
 
-    What a classifier can do that knows nothing of time or pattern: the least a network must beat.
-    Of more than 50,000 segments it learns from so many, drawn at random.
+    This baseline uses mean levels and deviations of mel bands only, no rhythm or melody. It is
+    trained on at most 50,000 segments, drawn at random.
     """
     drawn = np.arange(len(X_train))
     if len(drawn) > BASELINE_SEGMENTS:
