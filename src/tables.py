@@ -90,8 +90,8 @@ def measure(corpus: str, checkpoint: str, name: str, condition: str, **wanted: o
 def percentage(row: pd.Series | dict, value: str = "value") -> str:
     """Return a fraction of a row in percent with its interval; an empty text for NaN.
 
-    `accuracy` and `value` have the interval `low` and `high`, `segment_accuracy` has `segment_low` and
-    `segment_high`, `survival.value` has `survival.low` and `survival.high`.
+    `accuracy` and `value` have the interval `low` and `high`, `segment_accuracy` has `segment_low`
+    and `segment_high`, `survival.value` has `survival.low` and `survival.high`.
     """
     if pd.isna(row[value]):
         return ""

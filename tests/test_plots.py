@@ -134,7 +134,7 @@ def test_checkpoints_stand_beside_baseline_and_chance_in_percent(ax):
     assert bar.get_segments()[0][:, 1].tolist() == pytest.approx([70, 85])
     assert not np.isfinite(songs.lines[2][0].get_segments()).any()  # no bar without an interval
     drawn = {line.get_label(): line.get_ydata()[0] for line in ax.get_lines()}
-    assert (drawn["baseline, clips"], drawn["baseline, songs"], drawn["chance"]) == (60, 70, 10)
+    assert (drawn["baseline, segments"], drawn["baseline, tracks"], drawn["chance"]) == (60, 70, 10)
     assert [label.get_text() for label in ax.get_xticklabels()] == ["documented_43"]
     ax.figure.canvas.draw()
 
