@@ -1,4 +1,4 @@
-"""Adversarial training: the attack inside the loop, and what it has achieved so far."""
+"""Adversarial training: the attack of the training loop and the robustness reached so far."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from src.models.cnn import fold_batch_norm
 from src.runtime import device, fast_precision, memory_format
 
 SINGLE_STEP, MULTI_STEP = 1.25, 0.5  # step size, of eps
-MEASURED_SEGMENTS, MEASURED_STEPS = 100, 10
+MEASURED_SEGMENTS, MEASURED_STEPS, MEASURED_BATCH = 100, 10, 25
 OVERFITTING_GAP = 0.2
 
 
@@ -19,8 +19,8 @@ def perturb(
     """Return segments (n, 1, 128, 130) in [0, 1] attacked within `eps` from a random start.
 
     One step of 1.25 eps (Wong et al. 2020) or several of eps / 2 (Madry et al. 2018). The network
-    is in eval mode meanwhile, so that its batch norms are those it will be attacked with and learn
-    nothing from the attack's way; the caller sets train mode again.
+    is in eval mode meanwhile: its batch norms are those of evaluation and are not updated. The
+    caller sets train mode again.
     """
     model.eval()
     size = eps * (SINGLE_STEP if steps == 1 else MULTI_STEP)
@@ -37,16 +37,20 @@ def perturb(
 def measure(model: nn.Module, val: SegmentDataset, eps: float) -> dict:
     """Return accuracy under PGD and under the single step on a few validation segments.
 
-    An empty dict for eps = 0. For watching and choosing epochs; what is reported comes from
-    notebook 4.
+    An empty dict for eps = 0. Training shows these values and chooses the best epoch by them;
+    notebook 4 evaluates the model.
     """
     if not eps:
         return {}
-    rows = np.linspace(0, len(val) - 1, min(MEASURED_SEGMENTS, len(val))).astype(int)
-    X, y = (part.to(device()) for part in val.__getitems__(rows.tolist()))
+    n = min(MEASURED_SEGMENTS, len(val))
+    rows = np.linspace(0, len(val) - 1, n).astype(int)
     folded = fold_batch_norm(model).to(memory_format=memory_format())
-    steps = {"robust_accuracy": MEASURED_STEPS, "single_step_accuracy": 1}
-    return {name: _accuracy(folded, perturb(folded, X, y, eps, n), y) for name, n in steps.items()}
+    right = {"robust_accuracy": 0, "single_step_accuracy": 0}
+    for some in np.array_split(rows, -(-n // MEASURED_BATCH)):
+        X, y = (part.to(device()) for part in val.__getitems__(some.tolist()))
+        for name, steps in zip(right, (MEASURED_STEPS, 1), strict=True):
+            right[name] += _n_right(folded, perturb(folded, X, y, eps, steps), y)
+    return {name: number / n for name, number in right.items()}
 
 
 def overfitted_epochs(history: list[dict]) -> list[int]:
@@ -56,7 +60,7 @@ def overfitted_epochs(history: list[dict]) -> list[int]:
 
 
 @torch.no_grad()
-def _accuracy(model: nn.Module, X: torch.Tensor, y: torch.Tensor) -> float:
-    """Return the accuracy of a network on one batch."""
+def _n_right(model: nn.Module, X: torch.Tensor, y: torch.Tensor) -> int:
+    """Return how many segments of a batch are predicted correctly."""
     with fast_precision():
-        return (model(X).argmax(dim=1) == y).float().mean().item()
+        return int((model(X).argmax(dim=1) == y).sum())

@@ -56,8 +56,8 @@ ROBUST = IMPROVED | {
 }
 
 SHORT = DOCUMENTED | {
-    "epochs": 11,
-    "patience": 11,
+    "epochs": 10,
+    "patience": 10,
     "batch_size": 16,
     "lr": 0.003,
     "schedule": "one_cycle",
@@ -67,8 +67,8 @@ SHORT = DOCUMENTED | {
 }
 
 SHORT_ROBUST = SHORT | {
-    "epochs": 2,
-    "patience": 2,
+    "epochs": 1,
+    "patience": 1,
     "lr": 0.002,
     "averaging": 0.5,
     "start_from": "short",

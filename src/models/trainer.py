@@ -40,7 +40,7 @@ from src.runtime import device, fast_precision, memory_format, set_seed
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
 WARM_UP = 0.2
-TRAINING_VERSION = 1  # raise it with every change of code that changes trained weights
+TRAINING_VERSION = 2  # raise it with every change of code that changes trained weights
 STATE_FILE, BEST_FILE = "state.pt", "best.pt"
 SHOWN = ("val_accuracy", "robust_accuracy", "val_loss", "train_loss")  # while training
 
