@@ -36,8 +36,11 @@ def test_the_inner_attack_leaves_batch_norms_and_weights_alone(network):
     assert all(p.grad is None for p in network.parameters())
 
 
+MEASURES = ("single_step_accuracy", "robust_accuracy")
+
+
 class Brightness(nn.Module):
-    """Tells dark segments (below 0.5 on average) from bright ones."""
+    """Predict 0 for dark segments (mean below 0.5), 1 for bright ones."""
 
     def forward(self, x):
         excess = 100 * (x.mean(dim=(1, 2, 3)) - 0.5)
@@ -52,9 +55,11 @@ def test_robust_accuracy_is_lost_where_the_budget_reaches_the_other_side(monkeyp
     assert measure(Brightness(), val, 0.0) == {}
     for eps, accuracy in ((0.05, 1), (0.15, 0.5), (0.25, 0)):
         assert measure(Brightness(), val, eps)["robust_accuracy"] == accuracy
+    wrong = SegmentDataset(X, 1 - val.y)  # nothing is left to attack
+    assert measure(Brightness(), wrong, 0.01) == dict.fromkeys(MEASURES, 0)
 
 
-def test_catastrophic_overfitting_is_told_by_epoch():
+def test_catastrophic_overfitting_is_found_by_epoch():
     gaps = [(0.5, 0.45), (0.6, 0.2), (0.5, 0.4)]
     history = [{"single_step_accuracy": one, "robust_accuracy": many} for one, many in gaps]
     assert overfitted_epochs(history) == [2]
