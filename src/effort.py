@@ -26,7 +26,7 @@ class Effort(NamedTuple):
 
 EFFORTS = {
     "quick": Effort(
-        n_segments=24,
+        n_segments=20,
         iterations=10,
         n_restarts=1,
         square_queries=100,
@@ -39,7 +39,7 @@ EFFORTS = {
         n_songs=1,
         audio_iterations=10,
         n_explained=12,
-        n_methods=6,
+        n_methods=4,
         n_slow=2,
         explain_iterations=10,
     ),

@@ -56,21 +56,20 @@ ROBUST = IMPROVED | {
 }
 
 SHORT = DOCUMENTED | {
-    "epochs": 10,
-    "patience": 10,
+    "epochs": 14,
+    "patience": 14,
     "batch_size": 16,
     "lr": 0.003,
     "schedule": "one_cycle",
     "crops": True,
-    "crop_frames": 65,  # half the cost
-    "averaging": 1.0,
+    "crop_frames": 43,  # 1 s: a third of the cost
+    "averaging": 0.5,
 }
 
 SHORT_ROBUST = SHORT | {
-    "epochs": 1,
-    "patience": 1,
+    "epochs": 2,
+    "patience": 2,
     "lr": 0.002,
-    "averaging": 0.5,
     "start_from": "short",
     "adversarial_eps": 0.01,
     "adversarial_steps": 1,
