@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from src.attacks.audio import load_clips
+from src.attacks.audio import load_samples
 from src.data.corpus import corpus_of
 from src.data.segments import load_split
 from src.models.checkpoints import CHECKPOINT_FILE
@@ -45,8 +45,8 @@ def choose_segments(paths: RunPaths, models: dict[str, nn.Module], per_genre: in
     test = load_split(paths, "test")
     mean = np.mean([softmax(predict_logits(model, test.X)) for model in models.values()], axis=0)
     data = test.take(easiest(test.y, mean, test.tracks, per_genre))
-    samples = load_clips(paths, data.table) if corpus_of(paths).has_audio else None
-    return Shown(np.array(data.X), data.y, data.table, samples)
+    data = load_samples(paths, data) if corpus_of(paths).has_audio else data
+    return Shown(np.array(data.X), data.y, data.table, data.samples)
 
 
 def easiest(

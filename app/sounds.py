@@ -14,9 +14,14 @@ from torch import nn
 
 from app.selection import Shown
 from app.views import View, short
-from src.attacks.channels import judge
-from src.attacks.resynthesis import resynthesize
-from src.attacks.waveform import attack_waveform, make_waveform_classifier, ratio_db
+from src.attacks.adversarial import Search
+from src.attacks.codecs import file_logits
+from src.attacks.waveform import (
+    attack_waveform,
+    make_waveform_classifier,
+    ratio_db,
+    resynthesize,
+)
 from src.data.features import SAMPLE_RATE
 from src.explainability.sonify import filter_by_map
 from src.models.evaluation import softmax
@@ -78,9 +83,9 @@ def attack_segments(
     """Return PGD on samples (n, 66150) with true genres `y` (n,) at each of `SNR_DB`."""
     classifier, found = make_waveform_classifier(model), []
     for snr_db in SNR_DB:
-        options = (classifier, clips, y, snr_db, iterations, seed)
+        options = (classifier, clips, y, snr_db, Search(iterations, seed))
         adversarial, noise = (attack_waveform(name, *options) for name in ("pgd_waveform", "noise"))
-        predicted = (softmax(judge(model, samples)) for samples in (adversarial, noise))
+        predicted = (softmax(file_logits(model, samples)) for samples in (adversarial, noise))
         found.append(WaveformAttack(snr_db, ratio_db(clips, adversarial), adversarial, *predicted))
     return found
 
@@ -94,7 +99,7 @@ def nearest_sounds(
     probabilities are those of the Vorbis files, whose log-mels differ from the requested ones.
     """
     sounds = resynthesize(clips, changes).clip(-1, 1)
-    return sounds, softmax(judge(model, sounds, "ogg"))
+    return sounds, softmax(file_logits(model, sounds, "ogg"))
 
 
 def parts(clip: np.ndarray, heat: np.ndarray) -> dict[str, np.ndarray]:

@@ -7,8 +7,7 @@ import numpy as np
 from torch import nn
 
 from app import pictures
-from src.attacks.adversarial import EPSILONS, Search, attack
-from src.attacks.noise import noise_linf
+from src.attacks.adversarial import EPSILONS, Search, attack, noise_linf
 from src.explainability.gradcam import explain
 from src.explainability.similarity import top_overlap
 from src.models.evaluation import predict_logits, softmax

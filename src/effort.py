@@ -16,7 +16,7 @@ class Effort(NamedTuple):
     n_tracks: int  # whole tracks under attack, for transfer and the track-level vote
     n_corrupted: int  # test segments whose audio is corrupted
     n_audio: int  # test segments attacked as audio
-    n_songs: int  # test tracks attacked as 30 s files
+    n_audio_tracks: int  # test tracks attacked as 30 s files
     audio_iterations: int  # of PGD on samples
     n_explained: int  # test segments whose saliency maps are evaluated
     n_methods: int  # of these, segments for all attribution methods
@@ -36,7 +36,7 @@ EFFORTS = {
         n_tracks=2,
         n_corrupted=20,
         n_audio=12,
-        n_songs=1,
+        n_audio_tracks=1,
         audio_iterations=10,
         n_explained=12,
         n_methods=4,
@@ -54,7 +54,7 @@ EFFORTS = {
         n_tracks=20,
         n_corrupted=100,
         n_audio=100,
-        n_songs=10,
+        n_audio_tracks=10,
         audio_iterations=20,
         n_explained=60,
         n_methods=30,

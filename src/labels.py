@@ -29,7 +29,6 @@ AUDIO_ATTACKS = {
     "noise": Style("white noise (control)", "#009E73", "^-"),
     "fgsm_waveform": Style("FGSM on the waveform", "#0072B2", "o-"),
     "pgd_waveform": Style("PGD on the waveform", "#E69F00", "s-"),
-    "pgd_linf": Style("PGD on the waveform, L-infinity", "#999999", "d-"),
     "pgd_masked": Style("PGD below the masking threshold", "#CC79A7", "D-"),
     "pgd_spectrogram_resynthesized": Style("spectrogram PGD, resynthesized", "#D55E00", "v-"),
 }
@@ -51,3 +50,4 @@ CORRUPTIONS = {  # severities carry their unit in `corruptions.csv`
 }
 NAMES = {name: style.label for name, style in (ATTACKS | AUDIO_ATTACKS).items()}
 NAMES |= CODECS | CORRUPTIONS
+NAMES |= {"wav16": "WAV, 16 bits", "pgd_spectrogram": "spectrogram PGD, no sound"}

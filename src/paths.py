@@ -47,7 +47,7 @@ class RunPaths:
 
     @property
     def audio(self) -> Path:
-        """WAV files to listen to: attacked clips and songs, clips filtered by maps."""
+        """WAV files to listen to: attacked segments and tracks, segments filtered by maps."""
         return ROOT / "results" / "audio" / self.run
 
     @property

@@ -37,7 +37,7 @@ from src.results import read_json
 CELL_TIMEOUT = 24 * 3600  # seconds: a kernel killed for memory must not hang the run for ever
 START_TIMEOUT = 120
 QUIET = ["--IPKernelApp.log_level=ERROR"]  # a kernel on this machine need not warn of its ports
-ATTACK_TABLES = "attacks robustness comparison minimal_eps transfer songs corruptions".split()
+ATTACK_TABLES = "attacks robustness comparison minimal_eps transfer transfer_tracks".split()
 AUDIO_TABLES = "audio_attacks audio_attacks_records".split()
 
 
@@ -179,6 +179,7 @@ def outputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
         "train": [
             *(paths.models / name / "checkpoint.pt" for name in names),
             *(paths.metrics / f"training_{name}.json" for name in names),
+            paths.metrics / "corruptions.csv",
         ],
         "attack": [
             paths.metrics / "attacks.json",

@@ -1,5 +1,6 @@
 """Figures: functions that draw data into axes, and one that saves. Units: Hz, seconds, dB."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -26,7 +27,7 @@ CHANGE_MAP = "RdBu_r"
 HEAT_MAP = "cividis"
 COUNT_MAP = "Blues"
 HERTZ_TICKS = (128, 512, 2048, 8192)
-ATTACK_BANDS = ("fgsm", "pgd", "worst_case", "noise_linf", "noise_l2")
+ROBUSTNESS_CURVES = ("noise_linf", "fgsm", "pgd", "worst_case")  # legends stay short
 DECIBEL_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
 DPI = 110
 
@@ -166,17 +167,17 @@ def checkpoints(ax: Axes, table: pd.DataFrame, baseline: dict) -> Axes:
 
 
 def robustness(ax: Axes, table: pd.DataFrame, chance: float, title: str = "") -> Axes:
-    """Draw accuracy over eps with intervals for each attack and noise of one checkpoint.
+    """Draw accuracy over eps with intervals under attack and noise, of one checkpoint.
 
-    `table` has rows of `records.robustness_table`; the upper axis shows eps in dB. The bands are
-    those of PGD, the worst case and uniform noise; all attacks' intervals stand in the table.
+    `table` has rows of `records.robustness_table`, of which the attacks of `ROBUSTNESS_CURVES` are
+    drawn; the upper axis shows eps in dB.
     """
-    for name, (label, colour, style) in labels.ATTACKS.items():
+    for name in ROBUSTNESS_CURVES:
+        label, colour, style = labels.ATTACKS[name]
         rows = table[table["attack"] == name].sort_values("eps")
         if len(rows):
             bold = 2.2 if name == "worst_case" else 1.2
             ax.plot(rows["eps"], rows["accuracy"] * 100, style, c=colour, lw=bold, label=label)
-        if name in ATTACK_BANDS and len(rows):
             ax.fill_between(rows["eps"], *_percent(rows, "low", "high"), color=colour, alpha=0.12)
     clean = table.loc[table["attack"] == "clean", "accuracy"].iloc[0]
     ax.axhline(clean * 100, color="grey", label="clean")
@@ -190,7 +191,7 @@ def robustness(ax: Axes, table: pd.DataFrame, chance: float, title: str = "") ->
 def fragility(ax: Axes, table: pd.DataFrame, genres: list[str], title: str = "") -> Axes:
     """Draw the smallest eps (dB) that flips each segment, by genre, and each genre's median.
 
-    `table` comes from `minimal_perturbation.minimal_eps`; triangles at the edge are
+    `table` comes from `suite.minimal_eps`; triangles at the edge are
     segments that no eps flips.
     """
     known = table["minimal_eps_db"].dropna()
@@ -218,32 +219,43 @@ def fragility(ax: Axes, table: pd.DataFrame, genres: list[str], title: str = "")
     return ax
 
 
-def flow(ax: Axes, matrix: np.ndarray, genres: list[str], title: str = "") -> Axes:
-    """Draw how many segments of each true genre (rows) an attack turned into each (columns)."""
+def flow(ax: Axes, records: pd.DataFrame, genres: list[str], title: str = "") -> Axes:
+    """Draw how many segments of each true genre (rows) an attack turned into each (columns).
+
+    `records` are those of one checkpoint, attack and eps; only successes are counted.
+    """
+    flipped, matrix = records[records["success"]], np.zeros((len(genres), len(genres)), dtype=int)
+    np.add.at(matrix, (flipped["true"], flipped["adversarial_prediction"]), 1)
     confusion(ax, matrix, genres, title)
-    ax.set_xlabel("genre heard under attack")
+    ax.set_xlabel("predicted genre under attack")
     return ax
 
 
-def transfer(ax: Axes, table: pd.DataFrame, title: str = "") -> Axes:
-    """Draw accuracy of each checkpoint (columns) on what was made on each (rows)."""
-    cells = table.pivot_table(
-        index="made_on", columns="checkpoint", values="accuracy", sort=False, aggfunc="mean"
-    )
-    ax.imshow(cells, cmap=COUNT_MAP, vmin=0, vmax=1, aspect="auto")
-    for (row, column), value in np.ndenumerate(cells.to_numpy()):
-        colour = "white" if value > 0.5 else "black"
-        ax.text(column, row, f"{value:.0%}", ha="center", va="center", color=colour)
-    ax.set_xticks(range(len(cells.columns)), cells.columns)
-    ax.set_yticks(range(len(cells)), cells.index)
-    ax.set(xlabel="judged by", ylabel="made on", title=title)
-    return ax
+def perturbations(
+    rows: pd.DataFrame, X: np.ndarray, adversarial: np.ndarray, genres: list[str]
+) -> Figure:
+    """Draw segments, their adversarial examples and the perturbations, one example per line.
+
+    `rows` has columns case, track, true, predicted (genre numbers) and minimal_eps_db; `X` and
+    `adversarial` (n, 128, 130) are the segments of its rows.
+    """
+    figure, axes = grid(max(1, len(rows)), 3, width=4, height=2.6)
+    for (before, after, delta), row, x, attacked in zip(
+        axes, rows.itertuples(), X, adversarial, strict=False
+    ):
+        spectrogram(before, x, f"{row.case}: {row.track}, predicted {genres[row.true]}")
+        image = spectrogram(after, attacked, f"predicted {genres[row.predicted]}")
+        limit = row.minimal_eps_db
+        shown = change(delta, attacked - x, limit, f"perturbation, at most {limit:.2f} dB")
+        colour_bar(figure, image, [before, after], "level (dB)")
+        colour_bar(figure, shown, delta, "change (dB)")
+    return figure
 
 
 def corruption(ax: Axes, table: pd.DataFrame, name: str, chance: float) -> Axes:
-    """Draw accuracy over the severities of one corruption, one line a checkpoint, and chance.
+    """Draw accuracy over the severities of one corruption, one line per checkpoint, and chance.
 
-    `table` has rows of `corruptions.corruption_table`; the first point is the clip as it is.
+    `table` has rows of `corruptions.corruption_table`; the first point is the unchanged segment.
     """
     rows = table[table["corruption"].isin(("none", name))]
     for checkpoint, own in rows.groupby("checkpoint", sort=False):
@@ -257,6 +269,16 @@ def corruption(ax: Axes, table: pd.DataFrame, name: str, chance: float) -> Axes:
     return ax
 
 
+def corruptions(table: pd.DataFrame, chance: float) -> Figure:
+    """Draw accuracy over severity, one panel per corruption; see `corruption`."""
+    figure, axes = grid(2, 4, width=3.2, height=2.8)
+    names = [name for name in labels.CORRUPTIONS if name != "none"]
+    for ax, name in zip(axes.flat, names, strict=False):
+        corruption(ax, table, name, chance)
+    axes[0, 0].legend(fontsize=7)
+    return figure
+
+
 def colour_bar(figure: Figure, image: AxesImage, axes: object, label: str) -> None:
     """Add a colour bar with its unit beside axes."""
     figure.colorbar(image, ax=axes, label=label, shrink=0.8)
@@ -268,6 +290,22 @@ def grid(rows: int, columns: int, width: float = 3.2, height: float = 2.4) -> tu
         rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained"
     )
     return figure, axes
+
+
+def per_checkpoint(
+    draw: Callable, table: pd.DataFrame, *options: object, width: float = 5, height: float = 4
+) -> Figure:
+    """Return a figure with one panel per checkpoint, made by `draw(ax, rows, *options, title)`.
+
+    The last panel gets a legend at its right if `draw` makes none.
+    """
+    groups = table.groupby("checkpoint", sort=False)
+    figure, axes = grid(1, len(groups), width, height)
+    for ax, (name, rows) in zip(axes[0], groups, strict=True):
+        draw(ax, rows, *options, title=name)
+    if ax.get_legend() is None and ax.get_legend_handles_labels()[1]:
+        ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
 
 
 def _percent(rows: pd.DataFrame, *columns: str) -> list[pd.Series]:

@@ -1,4 +1,4 @@
-"""Figures of attacks on audio: success by signal-to-noise ratio, survival by channel, examples."""
+"""Figures of attacks on audio: success by signal-to-noise ratio, survival by codec, examples."""
 
 from textwrap import fill
 
@@ -8,17 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from src import labels, plots
-from src.attacks.audio import FILE_CHANNEL
-from src.attacks.channels import librosa_log_mel
+from src.attacks.codecs import WAV, librosa_log_mel
 
 
-def success_over_ratio(ax: Axes, summary: pd.DataFrame, title: str = "") -> Axes:
+def success_over_ratio(ax: Axes, table: pd.DataFrame, title: str = "") -> Axes:
     """Draw the success rate of files over their signal-to-noise ratio, with intervals over tracks.
 
-    `summary` is that of `src.attacks.audio.summarize` for one checkpoint; changes that are harder
-    to hear stand to the right.
+    `table` is that of `src.attacks.audio.audio_table` for one checkpoint; changes that are less
+    audible are to the right.
     """
-    files = summary[(summary["channel"] == FILE_CHANNEL) & summary["snr_db"].notna()]
+    files = table[(table["codec"] == WAV) & table["snr_db"].notna()]
     for name, (label, colour, line) in labels.AUDIO_ATTACKS.items():
         rows = files[(files["attack"] == name) & files["attack_success_rate"].notna()]
         rows = rows.sort_values("snr_db")
@@ -28,30 +27,30 @@ def success_over_ratio(ax: Axes, summary: pd.DataFrame, title: str = "") -> Axes
     return _finish(ax, title)
 
 
-def survival(ax: Axes, summary: pd.DataFrame, title: str = "") -> Axes:
-    """Draw, by channel, the share of flipped clips that stay so, with intervals over tracks.
+def survival(ax: Axes, table: pd.DataFrame, title: str = "") -> Axes:
+    """Draw, by codec, the share of flipped segments that stay so, with intervals over tracks.
 
-    `summary` is that of `src.attacks.audio.summarize` for one checkpoint; without any, it says so.
+    `table` is that of `src.attacks.audio.audio_table` for one checkpoint.
     """
-    known = summary[summary["survival"].notna() & summary["channel"].isin(labels.CODECS)]
+    known = table[table["survival"].notna() & table["codec"].isin(labels.CODECS)]
     groups = list(known.groupby(["attack", "budget_db"], sort=False))
-    channels, width = list(labels.CODECS), 0.8 / max(len(groups), 1)
+    codecs, width = list(labels.CODECS), 0.8 / max(len(groups), 1)
     for i, ((name, _), rows) in enumerate(groups):
         label, colour, _ = labels.AUDIO_ATTACKS[name]
-        value, errors = _percent(rows["survival"])
-        place = np.array([channels.index(channel) for channel in rows["channel"]])
+        value, errors = _percent(rows, "survival")
+        place = np.array([codecs.index(codec) for codec in rows["codec"]])
         place = place + (i - (len(groups) - 1) / 2) * width
         label = f"{label}, {rows['snr_db'].iloc[0]:.0f} dB"
         ax.bar(place, value, 0.9 * width, yerr=errors, capsize=2, color=colour, label=label)
     if not groups:
-        ax.text(0.5, 0.5, "no clip was flipped", ha="center", transform=ax.transAxes)
-    ax.set_xticks(range(len(channels)), [fill(name, 9) for name in labels.CODECS.values()])
-    ax.set(xlabel="what the file went through", ylabel="still flipped (%)", ylim=(0, 105))
+        ax.text(0.5, 0.5, "no segment was flipped", ha="center", transform=ax.transAxes)
+    ax.set_xticks(range(len(codecs)), [fill(name, 9) for name in labels.CODECS.values()])
+    ax.set(xlabel="codec or change of the file", ylabel="still flipped (%)", ylim=(0, 105))
     return _finish(ax, title)
 
 
 def example(clean: np.ndarray, sounds: dict[str, np.ndarray], titles: dict[str, str]) -> Figure:
-    """Draw a clip and attacked versions of it: log-mels above, their change in dB below.
+    """Draw a segment and attacked versions of it: log-mels above, their change in dB below.
 
     `clean` and the `sounds` are samples (66150,); `titles` has one for "clean" and each sound.
     """
@@ -77,8 +76,8 @@ def _finish(ax: Axes, title: str) -> Axes:
 
 def _curve(ax: Axes, rows: pd.DataFrame, colour: str, line: str, label: str) -> None:
     """Draw one attack's success rates with their intervals."""
-    value, errors = _percent(rows["attack_success_rate"])
-    snr_db = rows["snr_db"].astype(float)
+    value, errors = _percent(rows, "attack_success_rate")
+    snr_db = rows["snr_db"].to_numpy(float)
     ax.plot(snr_db, value, line, color=colour, label=label)
     if len(rows) > 1:
         ax.fill_between(snr_db, value - errors[0], value + errors[1], color=colour, alpha=0.15)
@@ -86,9 +85,7 @@ def _curve(ax: Axes, rows: pd.DataFrame, colour: str, line: str, label: str) -> 
         ax.errorbar(snr_db, value, yerr=errors, color=colour, capsize=3)
 
 
-def _percent(shares: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+def _percent(rows: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return shares in percent and the lengths (2, n) of their intervals, NaN where unknown."""
-    table = pd.DataFrame(shares.tolist()).astype(float) * 100
-    value = table["value"].to_numpy()
-    errors = np.array([value - table["low"], table["high"] - value])
-    return value, errors.clip(min=0)
+    value, low, high = rows[[name, f"{name}_low", f"{name}_high"]].to_numpy(float).T * 100
+    return value, np.array([value - low, high - value]).clip(min=0)

@@ -66,12 +66,6 @@ def select(name: str, **wanted: object) -> pd.DataFrame:
     return _where(read(name), f"{name}.csv", wanted)
 
 
-def audio_results(run: str, **wanted: object) -> pd.DataFrame:
-    """Return the rows of a run's attacks on audio, with `accuracy` and `survival`, as `select`."""
-    rows = result(run, "audio_attacks")["attacks"]
-    return _where(pd.json_normalize(rows), f"{run}/audio_attacks.json", wanted)
-
-
 def number(name: str, value: str = "accuracy", **wanted: object) -> str:
     """Return one accuracy of a table in percent with its interval; ValueError for several rows."""
     return percentage(_only(name, wanted), value)
@@ -91,11 +85,12 @@ def percentage(row: pd.Series | dict, value: str = "value") -> str:
     """Return a fraction of a row in percent with its interval; an empty text for NaN.
 
     `accuracy` and `value` have the interval `low` and `high`, `segment_accuracy` has `segment_low`
-    and `segment_high`, `survival.value` has `survival.low` and `survival.high`.
+    and `segment_high`, `survival` has `survival_low` and `survival_high`.
     """
     if pd.isna(row[value]):
         return ""
-    prefix = value.removesuffix("accuracy").removesuffix("value")
+    name = value.removesuffix("accuracy").rstrip("_")
+    prefix = "" if name in ("", "value") else f"{name}_"
     low, high = row[f"{prefix}low"], row[f"{prefix}high"]
     interval = "" if pd.isna(low) else f" [{percent(low, 0)}, {percent(high, 0)}]"
     return f"{percent(row[value])}%{interval}"

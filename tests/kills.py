@@ -48,7 +48,7 @@ TINY = {
         "n_tracks": 1,
         "n_corrupted": 1,
         "n_audio": 2,
-        "n_songs": 1,
+        "n_audio_tracks": 1,
         "audio_iterations": 1,
         "n_explained": 4,
         "n_methods": 1,

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,8 +17,11 @@ from src.attacks.adversarial import (
     attack,
     check_contract,
     make_classifier,
+    noise_l2,
+    noise_linf,
 )
-from src.attacks.suite import first_success, sweep
+from src.attacks.records import make_target
+from src.attacks.suite import first_success, noise_records, sweep
 from src.models.evaluation import predict_logits, softmax
 
 ITERATIONS = 10
@@ -101,7 +105,7 @@ def test_the_contract_catches_a_broken_attack():
 
 
 def test_an_attack_that_breaks_its_contract_is_not_returned(model, data, monkeypatch):
-    def rough(model, X, y, eps, search):
+    def rough(number, X, y, eps, job):
         return X + np.float32(0.2)
 
     monkeypatch.setitem(adversarial.METHODS, "fgsm", rough)
@@ -125,14 +129,14 @@ def test_pgd_harms_at_least_as_much_as_fgsm_and_both_far_more_than_noise(model, 
     assert pgd <= fgsm <= accuracy(model, noisy, y) - 0.5
 
 
-def test_attacks_raise_the_loss_of_the_true_genre(model, data):
-    X, y = data.X, data.y
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "pgd_targeted"])
+def test_attacks_raise_the_loss_of_the_true_genre_or_lower_that_of_the_target(name, model, data):
+    targeted = name == "pgd_targeted"
+    y = (data.y + 1) % 3 if targeted else data.y
+    attacked = attack(name, model, data.X, y, 0.005, Search(ITERATIONS))
     rows = np.arange(len(y))
-    for name in ("fgsm", "pgd"):
-        attacked = predict_logits(model, attack(name, model, X, y, 0.005, Search(ITERATIONS)))
-        clean = predict_logits(model, X)
-        loss = [-np.log(softmax(logits)[rows, y]) for logits in (clean, attacked)]
-        assert (loss[1] > loss[0]).all()
+    before, after = (softmax(predict_logits(model, x))[rows, y] for x in (data.X, attacked))
+    assert ((after > before) if targeted else (after < before)).all()
 
 
 def test_the_random_start_depends_on_the_seed_alone(model, data):
@@ -228,14 +232,6 @@ def test_each_segment_may_have_an_eps_of_its_own(model, data):
         attack("pgd", model, data.X, data.y, eps)
 
 
-def test_targeted_pgd_brings_the_genre_it_is_given_closer(model, data):
-    aim = (data.y + 1) % 3
-    attacked = attack("pgd_targeted", model, data.X, aim, 0.005, Search(ITERATIONS))
-    rows = np.arange(len(aim))
-    before, after = (softmax(predict_logits(model, x))[rows, aim] for x in (data.X, attacked))
-    assert (after > before).all()
-
-
 def test_a_sweep_has_one_record_a_segment_attack_and_eps(records, data):
     X, y, segments = data.X, data.y, data.table
     assert len(records) == 2 * len(EPSILONS) * len(X)
@@ -305,3 +301,63 @@ def test_the_smallest_flips_agree_with_the_records(target, records):
             for s in segments["segment"]
         ]
         np.testing.assert_array_equal(smallest, by_hand)
+
+
+@pytest.fixture(scope="module")
+def cut():
+    """Return segments a third of whose bins lie at the floor, where noise is cut."""
+    X = np.random.default_rng(0).random((5, 128, 130), dtype=np.float32)
+    return np.where(X < 1 / 3, 0, X)
+
+
+@pytest.mark.parametrize("eps", [0.001, 0.01, 0.1])
+def test_uniform_noise_has_exactly_its_linf_norm(cut, eps):
+    middle = np.full_like(cut, 0.5)
+    change = noise_linf(middle, eps, seed=1) - middle
+    np.testing.assert_allclose(np.abs(change).max(axis=(1, 2)), eps, atol=1e-7)
+    assert np.abs(change).mean() == pytest.approx(eps / 2, rel=0.02)  # uniform
+    noisy = noise_linf(cut, eps, seed=1)
+    assert np.abs(noisy - cut).max() <= eps + 1e-7
+    assert (noisy.min(), noisy.max() <= 1) == (0, True)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 1, 3])
+def test_gaussian_noise_has_exactly_its_l2_norm_after_cutting(cut, share):
+    wanted = share * np.arange(1, 6)
+    noisy = noise_l2(cut, wanted, seed=1)
+    assert (noisy.min(), noisy.max() <= 1) == (0, True)
+    reached = np.sqrt(np.square(noisy - cut).sum(axis=(1, 2)))
+    np.testing.assert_allclose(reached, wanted, rtol=1e-3)
+
+
+def test_noise_depends_on_the_seed_alone(cut):
+    one, two, other = (noise_linf(cut, 0.01, seed) for seed in (1, 1, 2))
+    assert np.array_equal(one, two)
+    assert not np.array_equal(one, other)
+
+
+def test_noise_on_record_is_as_large_as_the_attack(target):
+    pgd = sweep("pgd", target, (0.005, 0.05), Search(5))
+    noise = noise_records(target, pgd, seed=1)
+    assert noise.groupby(["attack", "eps"]).size().tolist() == [24] * 4
+    for eps, rows in noise.groupby("eps"):
+        made = pgd[pgd["eps"] == eps].set_index("segment")
+        l2 = rows[rows["attack"] == "noise_l2"].set_index("segment")["l2"]
+        share = made["l2"] / made["linf"]  # missing for the two that were wrong before
+        assert share.isna().sum() == 2
+        np.testing.assert_allclose(l2, eps * share.fillna(share.median()), rtol=1e-3)
+        fresh = made.index[made["linf"] > 0.999 * eps]
+        assert len(fresh) >= 2
+        np.testing.assert_allclose(l2[fresh], made.loc[fresh, "l2"], rtol=2e-3)
+        uniform = rows[rows["attack"] == "noise_linf"]
+        assert (uniform["linf"] <= eps + 1e-7).all()
+        assert (uniform["linf"] > 0.9 * eps).all()
+
+
+def test_noise_may_be_measured_where_no_segment_is_right(slim_model, clips):
+    two = clips.take(np.arange(2))
+    wrong = make_target(slim_model, replace(two, y=(two.y + 1) % 3))
+    pgd = sweep("pgd", wrong, (0.01,), Search(1))
+    noise = noise_records(wrong, pgd, seed=1)
+    assert np.isfinite(noise["l2"]).all()
+    assert not noise["success"].any()

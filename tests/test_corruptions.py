@@ -14,6 +14,9 @@ from src.attacks.corruptions import (
 )
 from src.data.corpus import LogMelArchive
 from src.data.features import SEGMENT_SAMPLES, LogMel
+from src.models import runs
+from src.paths import RunPaths
+from src.results import write_json
 
 RATE = 22_050
 
@@ -164,10 +167,9 @@ def test_log_mels_cannot_be_corrupted(tmp_path, corpus):
 
 
 def test_the_table_counts_each_checkpoint_at_each_severity(slim_model, clips):
-    X, y, tracks = clips.X, clips.y, clips.tracks
-    made = [("none", 0, X), ("mp3", 8, X[::-1])]
+    made = [("none", 0, clips.X), ("mp3", 8, clips.X[::-1])]
     models = {"documented": slim_model, "robust": slim_model}
-    table = corruption_table(models, made, y, tracks, "tiny", "random")
+    table = corruption_table(models, made, clips, "tiny", "random")
     assert list(table.columns) == TABLE_COLUMNS
     assert (",".join(TABLE_COLUMNS)) == (
         "corpus,split,checkpoint,corruption,severity,unit,accuracy,low,high,n_segments,n_tracks"
@@ -175,4 +177,14 @@ def test_the_table_counts_each_checkpoint_at_each_severity(slim_model, clips):
     assert table["accuracy"].iloc[:2].tolist() == [22 / 24] * 2
     assert (table["accuracy"].iloc[2:] < 0.9).all()
     assert table["unit"].tolist() == ["", "", "kbit/s", "kbit/s"]
-    assert corruption_table(models, [], y, tracks, "tiny", "random").empty
+    assert corruption_table(models, [], clips, "tiny", "random").empty
+
+
+def test_models_trained_on_other_arrays_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("src.paths.ROOT", tmp_path)
+    monkeypatch.setattr(runs, "load_metadata", lambda paths: {"fingerprint": "present"})
+    monkeypatch.setattr(runs, "load_named", lambda paths, name: (f"model {name}", {}))
+    for name, fingerprint in {"b": "present", "a": "present", "old": "past"}.items():
+        facts = {"checkpoint": name, "fingerprint": fingerprint}
+        write_json(RunPaths("run").metrics / f"training_{name}.json", facts)
+    assert runs.load_trained(RunPaths("run")) == {"a": "model a", "b": "model b"}

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.attacks.flags import FLAGS, are_probabilities, raise_flags, zero_gradients
+from src.attacks.flags import FLAGS, are_probabilities, raise_flags, readable, zero_gradients
 from src.models.evaluation import softmax
 
 NOTHING = {"probabilities": False, "zero_gradients": 0}
@@ -68,33 +68,21 @@ def test_few_tracks_are_judged_by_their_accuracy_alone():
     assert raised(records.assign(clean_prediction=1))["no_better_than_chance"] is True
 
 
-PROVOKED = {
-    "single_step_stronger": {"fgsm": (0.28, 0.2)},
-    "iterations_matter": {"pgd_doubled": (0.28, None)},
-    "above_chance_at_large_eps": {"worst_case": (0.3, 0.11)},
-    "black_box_stronger": {"hop_skip_jump": (0.28, 0.2)},
-    "noise_as_harmful": {"noise_l2": (0.31, 0.6)},
+PROVOKED = {  # flag: attack, accuracies that raise it, accuracies a point away that do not
+    "single_step_stronger": ("fgsm", (0.28, 0.2), (0.29, 0.2)),
+    "iterations_matter": ("pgd_doubled", (0.28, None), (0.29, None)),
+    "above_chance_at_large_eps": ("worst_case", (0.3, 0.11), (0.3, 0.1)),
+    "black_box_stronger": ("hop_skip_jump", (0.28, 0.2), (0.29, 0.2)),
+    "noise_as_harmful": ("noise_l2", (0.31, 0.6), (0.32, 0.6)),
 }
 
 
 @pytest.mark.parametrize("name", PROVOKED)
-def test_a_figure_that_gives_reason_raises_its_flag_alone(name):
-    flags = raised(made_up(**PROVOKED[name]))
+def test_a_figure_that_gives_reason_raises_its_flag_alone_and_a_point_is_allowed(name):
+    attack, raising, allowed = PROVOKED[name]
+    flags = raised(made_up(**{attack: raising}))
     assert [flag for flag, up in flags.items() if up] == [name]
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"fgsm": (0.29, 0.2)},
-        {"pgd_doubled": (0.29, None)},
-        {"worst_case": (0.3, 0.1)},
-        {"hop_skip_jump": (0.29, 0.2)},
-        {"noise_l2": (0.32, 0.6)},
-    ],
-)
-def test_a_point_is_allowed(changes):
-    assert not any(raised(made_up(**changes)).values())
+    assert not any(raised(made_up(**{attack: allowed})).values())
 
 
 @pytest.mark.parametrize("change", [{"linf": 0.0101}, {"highest": 1.01}, {"lowest": -0.01}])
@@ -175,3 +163,13 @@ def test_segments_without_gradient_are_counted(slim_model, clips):
     dead = copy.deepcopy(slim_model)
     dead.output.weight.data[:] = 0
     assert zero_gradients(dead, clips.X[:3], clips.y[:3]) == 3
+
+
+def test_the_readable_table_has_evidence_and_remedy_of_raised_flags_only():
+    records = made_up(pgd_doubled=(0.28, None), square=None, hop_skip_jump=None)
+    flags = [{"checkpoint": "one"} | flag for flag in raise_flags(records, NOTHING, 0.1, 5)]
+    table = readable(flags)
+    assert table.index.tolist() == list(FLAGS)
+    assert table["one"].value_counts().to_dict() == {"no": 8, "not checked": 1, "raised": 1}
+    assert table.loc["iterations_matter", "evidence"].startswith("one: 0.020 less at eps 0.01")
+    assert (table["remedy"] != "").tolist() == (table["one"] == "raised").tolist()

@@ -1,7 +1,7 @@
 """Everything that figures and tables name has a label, and nothing else has one."""
 
 from src import labels
-from src.attacks import channels, corruptions, waveform
+from src.attacks import codecs, corruptions, waveform
 from src.attacks.audio import BEFORE_FILE
 from src.attacks.records import NOISES, WORST_CASE
 from src.attacks.suite import BLACK_BOX, Budgets, stages
@@ -19,5 +19,5 @@ def test_every_attack_has_a_label_and_a_style_of_its_own():
 
 
 def test_every_codec_and_corruption_has_a_label():
-    assert list(labels.CODECS) == list(channels.CHANNELS)[1:]
+    assert list(labels.CODECS) == list(codecs.CODECS)[1:]
     assert set(labels.CORRUPTIONS) == {corruptions.UNCHANGED, *corruptions.CORRUPTIONS}

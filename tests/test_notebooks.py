@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from src.attacks.audio import COLUMNS as AUDIO_COLUMNS
 from src.attacks.corruptions import CORRUPTIONS
 from src.attacks.flags import FLAGS
 from src.attacks.records import TABLE_COLUMNS
@@ -29,9 +31,9 @@ FIGURES = """
     exploration_genres exploration_waveforms exploration_spectrograms
     preprocessing_segments preprocessing_bands
     documented/training_history documented/confusion_matrix documented/genre_accuracy
-    robust/training_history robust/confusion_matrix robust/genre_accuracy recipes
+    robust/training_history robust/confusion_matrix robust/genre_accuracy recipes corruptions
     adversarial_robustness adversarial_fragility adversarial_flow adversarial_perturbations
-    adversarial_transfer adversarial_corruptions audio_success audio_survival
+    audio_success audio_survival
     gradcam/baseline_correct
     explanations_shift explanations_faithfulness explanations_box explanations_parts
     explanations_sanity explanations_bands explanations_methods
@@ -40,9 +42,6 @@ TRAINING_COLUMNS = """
     corpus split recipe seed epochs segment_accuracy segment_low segment_high
     track_accuracy track_low track_high macro_recall n_tracks
     track_macro_recall checkpoint changes
-""".split()
-AUDIO_COLUMNS = """
-    corpus checkpoint attack snr_db channel accuracy low high n_segments n_tracks
 """.split()
 ACCURACIES = ("segment_accuracy", "track_accuracy")
 TINY = {
@@ -62,7 +61,7 @@ TINY = {
         "n_tracks": 2,
         "n_corrupted": 4,
         "n_audio": 4,
-        "n_songs": 1,
+        "n_audio_tracks": 1,
         "audio_iterations": 2,
         "n_explained": 12,
         "n_methods": 2,
@@ -149,6 +148,32 @@ def test_every_parameter_is_used(path):
     (declared,) = (re.findall(r"^[A-Z_]+", cell.source, re.MULTILINE) for cell in tagged)
     names = [node.id for node in ast.walk(ast.parse(code(path))) if isinstance(node, ast.Name)]
     assert [name for name in declared if names.count(name) < 2] == []
+
+
+@pytest.mark.parametrize("path", BOOKS[3:4], ids=lambda path: path.stem)
+def test_it_is_short(path):
+    n_cells = len(nbformat.read(path, as_version=4).cells)
+    n_lines = sum(len(cell.source.splitlines()) for cell in cells(path, "code"))
+    n_words = sum(len(cell.source.split()) for cell in cells(path, "markdown"))
+    assert (n_cells <= 45, n_lines <= 160, n_words <= 800) == (True, True, True)
+
+
+@pytest.mark.parametrize("path", BOOKS[2:4], ids=lambda path: path.stem)
+def test_a_cell_can_run_again_after_later_cells(path):
+    """A name that several cells assign is assigned anew by each cell that reads it."""
+    names = [
+        [
+            (node.id, type(node.ctx))
+            for node in ast.walk(ast.parse(cell.source))
+            if isinstance(node, ast.Name)
+        ]
+        for cell in cells(path, "code")
+    ]
+    assigned = [{name for name, how in found if how is ast.Store} for found in names]
+    counts = Counter(name for found in assigned for name in found)
+    for found, own in zip(names, assigned, strict=True):
+        read = {name for name, how in found if how is ast.Load}
+        assert {name for name in read - own if counts[name] > 1} == set()
 
 
 @every_notebook
@@ -321,13 +346,13 @@ def test_attacks_are_told_segment_by_segment(tiny):
     assert (robustness["low"].dropna() <= robustness["accuracy"][robustness["low"].notna()]).all()
 
 
-def test_attacks_on_audio_are_told_by_attack_ratio_and_channel(tiny):
+def test_attacks_on_audio_are_recorded_by_attack_ratio_and_codec(tiny):
     metrics = tiny / "results" / "metrics" / "tiny"
     table = pd.read_csv(metrics / "audio_attacks.csv")
     assert list(table) == AUDIO_COLUMNS
     assert set(table["checkpoint"]) == {"documented", "robust"}
     assert {"clean", "noise", "fgsm_waveform", "pgd_waveform", "pgd_masked"} <= set(table["attack"])
-    files = table[(table["channel"] == "wav16") & (table["attack"] == "pgd_waveform")]
+    files = table[(table["codec"] == "wav16") & (table["attack"] == "pgd_waveform")]
     assert set(files["snr_db"]) == set(TINY["SNR_DB"])
     assert (table["n_segments"] == EFFORT["n_audio"]).all()
     assert list((tiny / "results" / "audio" / "tiny" / "documented").rglob("*.wav"))
@@ -335,7 +360,8 @@ def test_attacks_on_audio_are_told_by_attack_ratio_and_channel(tiny):
 
 def test_a_report_of_robustness_has_all_of_its_parts(tiny):
     metrics = tiny / "results" / "metrics" / "tiny"
-    tables = {name: pd.read_csv(metrics / f"{name}.csv") for name in ATTACK_TABLES}
+    names = (*ATTACK_TABLES, "corruptions")
+    tables = {name: pd.read_csv(metrics / f"{name}.csv") for name in names}
     for name in ("robustness", "corruptions", "transfer", "comparison"):
         assert (tables[name]["split"] == "random").all()
     severities = {(name, s) for name, kind in CORRUPTIONS.items() for s in kind.severities}
@@ -343,7 +369,13 @@ def test_a_report_of_robustness_has_all_of_its_parts(tiny):
     told = set(zip(corrupted["corruption"], corrupted["severity"], strict=True))
     assert told == severities | {("none", 0)}
     assert (corrupted["n_segments"] == EFFORT["n_corrupted"]).all()
-    assert tables["songs"].groupby(["checkpoint", "made_on"]).size().eq(EFFORT["n_tracks"]).all()
+    assert (
+        tables["transfer_tracks"]
+        .groupby(["checkpoint", "made_on"])
+        .size()
+        .eq(EFFORT["n_tracks"])
+        .all()
+    )
     assert tables["minimal_eps"].groupby("checkpoint").size().le(EFFORT["n_minimal"]).all()
     assert set(tables["comparison"]["checkpoint"]) == {"robust"}
     told = results(tiny, "tiny")["attacks"]

@@ -16,7 +16,7 @@ from app.__main__ import main
 from app.build import build
 from app.selection import checkpoint_names, easiest
 from src import labels
-from src.attacks.channels import librosa_log_mel
+from src.attacks.codecs import librosa_log_mel
 from src.attacks.waveform import ratio_db
 from src.data import log_mel_archive, preprocessor
 from src.data.corpus import AudioFolder, LogMelArchive, claim_run

@@ -92,13 +92,24 @@ def test_fragility_shows_each_segment_in_the_row_of_its_genre(ax):
     ax.figure.canvas.draw()
 
 
-def test_transfer_has_what_was_attacked_as_rows_and_judges_as_columns(ax):
-    columns = ["made_on", "checkpoint", "accuracy"]
-    cells = [("clean", "b", 1), ("b", "b", 0.25), ("clean", "a", 0.75), ("b", "a", 0.5)]
-    plots.transfer(ax, pd.DataFrame(cells, columns=columns))
-    shown = {text.get_position(): text.get_text() for text in ax.texts}
-    assert shown == {(0, 0): "100%", (0, 1): "25%", (1, 0): "75%", (1, 1): "50%"}
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["b", "a"]
+def test_the_flow_counts_flips_from_true_to_predicted(ax):
+    rows = [(0, 2, True), (0, 2, True), (1, 0, True), (2, 2, False), (1, 2, False)]
+    records = pd.DataFrame(rows, columns=["true", "adversarial_prediction", "success"])
+    plots.flow(ax, records, [*"abc"])
+    shown = {text.get_position(): text.get_text() for text in ax.texts if text.get_text()}
+    assert shown == {(2, 0): "2", (0, 1): "1"}
+
+
+def test_each_checkpoint_has_its_panel_and_the_last_one_the_legend():
+    columns = ["checkpoint", "attack", "eps", "accuracy", "low", "high"]
+    rows = [(name, "clean", 0, 0.9, 0.8, 1) for name in "ba"]
+    rows += [(name, "pgd", eps, eps, 0, 1) for name in "ba" for eps in (0.01, 0.1)]
+    rows += [("a", "hop_skip_jump", 0.01, 1, 1, 1)]  # of few segments: no curve
+    figure = plots.per_checkpoint(plots.robustness, pd.DataFrame(rows, columns=columns), 0.1)
+    assert [ax.get_title() for ax in figure.axes] == ["b", "a"]
+    assert figure.axes[0].get_legend() is None
+    legend = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+    assert legend == ["PGD", "clean", "chance"]
 
 
 def test_a_corruption_is_drawn_from_none_to_hard(ax):

@@ -5,9 +5,10 @@ import pytest
 from src.attacks.records import (
     TABLE_COLUMNS,
     Target,
-    attack_flow,
     compare,
+    headline,
     make_records,
+    percent_table,
     robustness_table,
     worst_case,
 )
@@ -127,21 +128,13 @@ def test_checkpoints_are_compared_segment_by_segment():
             rows("worst_case", 0.01, before[::-1], strong, "robust"),
         ]
     )
-    clean, worst = compare(table, ["documented", "robust"]).to_dict("records")
+    clean, worst = compare(table).to_dict("records")
     assert (clean["attack"], clean["eps"], clean["difference"]) == ("clean", 0, 0)
     assert (worst["checkpoint"], worst["compared_with"]) == ("robust", "documented")
     assert worst["difference"] == pytest.approx(2 / 6)
     assert worst["low"] <= 2 / 6 <= worst["high"]
     assert (worst["n_segments"], worst["n_tracks"]) == (6, 3)
-    assert compare(table[:6], ["documented"]).empty
-
-
-def test_the_flow_counts_flips_from_true_to_heard():
-    table = pd.DataFrame(
-        [(0, 2, True), (0, 2, True), (1, 0, True), (2, 2, False), (1, 2, False)],
-        columns=["true", "adversarial_prediction", "success"],
-    )
-    assert attack_flow(table, 3).tolist() == [[0, 0, 2], [1, 0, 0], [0, 0, 0]]
+    assert compare(table[:6]).empty
 
 
 def test_the_worst_case_names_the_attack_that_broke_a_segment_first():
@@ -151,3 +144,38 @@ def test_the_worst_case_names_the_attack_that_broke_a_segment_first():
     table = pd.DataFrame(rows, columns=columns).assign(eps_db=0.0)
     table["made_by"] = table["attack"]
     assert worst_case(table, 0.02)["made_by"].tolist() == ["fgsm", "pgd"]
+
+
+def test_tables_to_read_have_percent_and_intervals():
+    columns = ["attack", "checkpoint", "accuracy", "low", "high"]
+    rows = [("pgd", "one", 0.314, 0.2, 0.45), ("pgd", "two", 1, None, None)]
+    table = percent_table(
+        pd.DataFrame([*rows, ("clean", "one", 0.5, 0, 1)], columns=columns), ["attack"]
+    )
+    assert table.to_numpy().tolist() == [
+        ["31% [20, 45]", "100%"],
+        ["50% [0, 100]", ""],
+    ]
+    assert table.index.tolist() == ["PGD", "clean"]
+    assert list(table) == ["one", "two"]
+
+
+def test_the_headline_has_a_row_per_attack_with_its_number_of_segments(records):
+    hard = rows("hop_skip_jump", 0.01, [1, 1], [1, 0])
+    robustness = robustness_table(pd.concat([records, hard]), "tiny", "random")
+    line = {"checkpoint": "documented", "codec": "wav16", "accuracy": 0.5, "low": 0, "high": 1}
+    line |= {"n_segments": 4, "n_tracks": 2}
+    budgets = [("clean", None), ("noise", 40), ("noise", 20), ("pgd_masked", 0), ("pgd_masked", 10)]
+    files = pd.DataFrame([line | {"attack": a, "budget_db": b} for a, b in budgets])
+    table = headline(robustness, files, 0.01, 40).reset_index()
+    assert table[["input", "attack", "budget", "segments"]].to_numpy().tolist() == [
+        ["log-mel", "clean", "", 6],
+        ["log-mel", "FGSM", "0.8 dB per bin", 6],
+        ["log-mel", "PGD", "0.8 dB per bin", 6],
+        ["log-mel", "HopSkipJump, few correct segments", "0.8 dB per bin", 2],
+        ["WAV", "clean", "", 4],
+        ["WAV", "white noise (control)", "40 dB SNR", 4],
+        ["WAV", "PGD below the masking threshold", "masking threshold", 4],
+    ]
+    assert table.shape[1] <= 8
+    assert len(headline(robustness, files[:0], 0.01, 40)) == 4

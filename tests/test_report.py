@@ -116,22 +116,9 @@ def test_checkpoints_are_columns_and_names_have_their_labels(committed):
 def test_a_value_has_the_interval_of_its_own_column(committed):
     row = {"segment_accuracy": 0.5, "segment_low": 0.1, "segment_high": 0.9, "low": 0, "high": 0}
     assert tables.percentage(row, "segment_accuracy") == "50.0% [10, 90]"
-    row = {"survival.value": 1, "survival.low": None, "survival.high": None}
-    assert tables.percentage(row, "survival.value") == "100.0%"
+    row = {"survival": 1, "survival_low": None, "survival_high": None}
+    assert tables.percentage(row, "survival") == "100.0%"
     assert tables.percentage({"value": float("nan")}) == ""
-
-
-def test_results_on_audio_are_those_of_the_wanted_budget(committed):
-    folder = committed("audio_attacks", [{"corpus": "c"}])
-    rows = [
-        {"attack": "pgd_waveform", "budget_db": budget, "survival": {"value": value}}
-        for budget, value in ((40, 0.5), (20, 1))
-    ]
-    write_json(folder / "r" / "audio_attacks.json", {"attacks": rows})
-    found = tables.audio_results("r", attack="pgd_waveform", budget_db=40)
-    assert found["survival.value"].tolist() == [0.5]
-    with pytest.raises(ValueError, match=r"^r/audio_attacks\.json has no row with [^\n]*\.$"):
-        tables.audio_results("r", attack="noise")
 
 
 def test_the_largest_drop_is_that_of_any_checkpoint_and_eps(committed):

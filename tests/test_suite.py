@@ -5,13 +5,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.attacks import blackbox, suite
-from src.attacks.adversarial import Search
-from src.attacks.blackbox import hop_skip_jump, make_oracle
-from src.attacks.flags import look_at_network, raise_flags
-from src.attacks.minimal_perturbation import eps_bounds, examples, minimal_eps
+from src.attacks import adversarial, suite
+from src.attacks.adversarial import Search, hop_skip_jump, make_oracle
+from src.attacks.flags import flag_table
 from src.attacks.records import NOISES, WORST_CASE, make_target
-from src.attacks.suite import BLACK_BOX, Budgets, Stage, evaluate, robust_mask, runner_up, stages
+from src.attacks.suite import (
+    BLACK_BOX,
+    Budgets,
+    Stage,
+    eps_bounds,
+    evaluate,
+    examples,
+    minimal_eps,
+    robust_mask,
+    runner_up,
+    stages,
+)
 from src.effort import choose_effort
 from src.models.evaluation import predict_logits
 
@@ -24,7 +33,7 @@ SLOW = ["pgd_restarts", "pgd_doubled", "pgd_targeted", "apgd_ce", "apgd_dlr", "s
 
 @pytest.fixture(scope="module")
 def records(target):
-    return evaluate(target, BUDGETS, EFFORT, seed=1)
+    return evaluate({"model": target}, BUDGETS, EFFORT, seed=1)
 
 
 def broken(records, attack, eps):
@@ -74,7 +83,7 @@ def test_slow_attacks_are_given_what_stands_alone(target, monkeypatch):
         return np.array(X)
 
     monkeypatch.setattr(suite, "attack", note)
-    found = evaluate(target, BUDGETS, EFFORT._replace(n_hard_label=0), seed=1)
+    found = evaluate({"model": target}, BUDGETS, EFFORT._replace(n_hard_label=0), seed=1)
     for eps in (0.002, 0.01):
         swept = found[found["attack"].isin(("fgsm", "pgd"))]
         standing = robust_mask(target, swept, eps).sum()
@@ -116,14 +125,14 @@ def test_an_attack_without_budget_is_left_out():
 
 def test_the_suite_needs_its_eps_among_those_of_the_sweep(target):
     with pytest.raises(ValueError, match=r"eps \[0.03\] of the suite are not among"):
-        evaluate(target, BUDGETS._replace(suite=(0.03,)), EFFORT, seed=1)
+        evaluate({"model": target}, BUDGETS._replace(suite=(0.03,)), EFFORT, seed=1)
 
 
 @pytest.mark.parametrize("eps", [-0.1, 1.5, float("nan")])
 def test_an_eps_of_no_meaning_is_refused_by_its_parameter(target, eps):
     budgets = BUDGETS._replace(sweep=(0.01, eps))
     with pytest.raises(ValueError, match=rf"^EPSILONS has {eps}: eps lies in \[0, 1\]"):
-        evaluate(target, budgets, EFFORT, seed=1)
+        evaluate({"model": target}, budgets, EFFORT, seed=1)
 
 
 def test_the_runner_up_is_the_best_of_the_wrong_genres():
@@ -133,11 +142,11 @@ def test_the_runner_up_is_the_best_of_the_wrong_genres():
 
 
 def test_the_oracle_answers_as_the_float32_network_and_asks_once(target, monkeypatch):
-    asked = []
+    queried = []
     monkeypatch.setattr(
-        blackbox,
+        adversarial,
         "predict_logits",
-        lambda model, X: asked.append(len(X)) or predict_logits(model, X),
+        lambda model, X: queried.append(len(X)) or predict_logits(model, X),
     )
     oracle = make_oracle(target.model)
     X = target.data.X
@@ -145,12 +154,12 @@ def test_the_oracle_answers_as_the_float32_network_and_asks_once(target, monkeyp
     for _ in range(2):
         logits = oracle.predict(batch)
     np.testing.assert_allclose(logits, predict_logits(target.model, batch[:, 0]), atol=1e-5)
-    assert sum(asked) == 4
+    assert sum(queried) == 4
 
 
 def test_hop_skip_jump_finds_a_change_no_larger_than_another_clip(target):
     few = target.take(np.array([1, 7]))
-    found = hop_skip_jump(make_oracle(target.model), target, few, steps=2, seed=0)
+    found = hop_skip_jump(target, few, steps=2, seed=0)
     assert (target.predict(found) != few.predicted).all()
     change = np.abs(found - few.data.X).max(axis=(1, 2))
     nearest = [
@@ -163,7 +172,7 @@ def test_hop_skip_jump_finds_a_change_no_larger_than_another_clip(target):
 
 def test_a_segment_without_another_genre_in_sight_is_left_alone(target):
     one = target.take(np.array([0]))
-    found = hop_skip_jump(make_oracle(target.model), one, one, steps=2, seed=0)
+    found = hop_skip_jump(one, one, steps=2, seed=0)
     assert np.array_equal(found, one.data.X)
 
 
@@ -172,12 +181,13 @@ def test_brackets_hold_the_eps_at_which_a_segment_breaks(records):
     assert len(brackets) == 22  # those that are right
     for segment, row in brackets.iterrows():
         steps = [eps for eps in EPSILONS if segment in broken(records, WORST_CASE, eps)]
-        assert row["breaks"] == min(steps, default=np.nan) or not steps
-        assert row["stands"] == max({*EPSILONS} - set(steps), default=0)
+        assert row["flipped"] == min(steps, default=np.nan) or not steps
+        assert row["robust"] == max({*EPSILONS} - set(steps), default=0)
 
 
 def test_bisection_narrows_the_bracket_and_its_segments_flip(target, records):
-    table, flipped = minimal_eps(target, records, 12, Search(5, 0))
+    table, adversarial = minimal_eps({"model": target}, records, 12, Search(5, 0))
+    flipped = adversarial["model"]
     assert len(table) == len(flipped) == 12
     edges = eps_bounds(records).loc[table["segment"]]
     number = pd.Index(target.data.numbers).get_indexer(table["segment"])
@@ -189,9 +199,9 @@ def test_bisection_narrows_the_bracket_and_its_segments_flip(target, records):
     change = np.abs(flipped - target.data.X[number]).max(axis=(1, 2))
     assert (change <= table["minimal_eps"] + 1e-6)[known].all()
     assert (change[~known] == 0).all()
-    smallest, breaks = table["minimal_eps"].to_numpy(), edges["breaks"].to_numpy()
+    smallest, breaks = table["minimal_eps"].to_numpy(), edges["flipped"].to_numpy()
     assert (smallest <= breaks)[known].all()
-    assert (smallest > edges["stands"].to_numpy())[known].all()
+    assert (smallest > edges["robust"].to_numpy())[known].all()
     assert (smallest < breaks)[known].any()
     np.testing.assert_allclose(table["minimal_eps_db"], 80 * table["minimal_eps"])
 
@@ -199,14 +209,15 @@ def test_bisection_narrows_the_bracket_and_its_segments_flip(target, records):
 def test_examples_are_the_first_the_middle_and_the_last_that_flip():
     table = pd.DataFrame({"minimal_eps": [0.3, 0.1, 0.05, 0.2, np.nan], "by_pgd": True})
     table.loc[[2, 4], "by_pgd"] = False
-    assert examples(table) == {"most fragile": 1, "middle": 3, "most robust": 0}
-    assert examples(table[:2]) == {"most fragile": 1, "most robust": 0}
-    assert examples(table[:1]) == {"most fragile": 0}
-    assert examples(table[:0]) == {}
+    expected = {4: [1, 3, 0], 2: [1, 0], 1: [0], 0: []}
+    for n, rows in expected.items():
+        assert examples(table[: n + (n == 4)]).index.tolist() == rows
+    assert examples(table)["case"].tolist() == ["most fragile", "middle", "most robust"]
+    assert examples(table[:2])["case"].tolist() == ["most fragile", "most robust"]
 
 
 @pytest.fixture(scope="module")
-def masked(slim_model):
+def mqueried(slim_model):
     """Return the slim network with outputs so large that the softmax leaves no gradient."""
     network = copy.deepcopy(slim_model)
     network.output.weight.data *= 1e4
@@ -214,17 +225,17 @@ def masked(slim_model):
     return network
 
 
-def test_a_network_that_masks_its_gradients_raises_flags(masked, slim_model, target):
-    hidden = make_target(masked, target.data)
+def test_a_network_that_masks_its_gradients_raises_flags(mqueried, slim_model, target):
+    hidden = make_target(mqueried, target.data)
     budgets, effort = BUDGETS._replace(suite=(0.01,)), EFFORT._replace(n_hard_label=2)
-    raised = {}
-    for name, case in (("masked", hidden), ("open", target)):
-        flags = raise_flags(
-            evaluate(case, budgets, effort, seed=1), look_at_network(case), 1 / 3, 2
-        )
-        raised[name] = {flag["flag"] for flag in flags if flag["raised"]}
+    targets = {"mqueried": hidden, "open": target}
+    flags = flag_table(targets, evaluate(targets, budgets, effort, seed=1), n_restarts=2)
+    raised = {
+        name: {f["flag"] for f in flags if f["raised"] and f["checkpoint"] == name}
+        for name in targets
+    }
     signs = {"zero_gradients", "above_chance_at_large_eps"}
-    assert signs <= raised["masked"]
+    assert signs <= raised["mqueried"]
     assert not signs & raised["open"]
 
 

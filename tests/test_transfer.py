@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from src.attacks.adversarial import Search, attack
-from src.attacks.transfer import attack_tracks, evaluate_transfer, transfer_table
+from src.attacks.transfer import attack_tracks, transfer_records, transfer_table
 from src.models.evaluation import predict_logits, softmax
 
 EPS = 0.05
@@ -25,8 +25,8 @@ def versions(models, clips):
 
 
 @pytest.fixture(scope="module")
-def evaluated(models, versions, clips):
-    return evaluate_transfer(models, versions, clips, EPS)
+def evaluated(models, clips):
+    return transfer_records(models, clips, EPS, Search(5, 1))
 
 
 def test_the_diagonal_of_transfer_is_the_white_box_attack(models, clips, evaluated):
@@ -34,8 +34,8 @@ def test_the_diagonal_of_transfer_is_the_white_box_attack(models, clips, evaluat
     for name, model in models.items():
         attacked = attack("pgd", model, clips.X, clips.y, EPS, Search(5, 1))
         right = predict_logits(model, attacked).argmax(axis=1) == clips.y
-        assert table.loc[(name, name, "clip"), "accuracy"] == right.mean()
-        assert right.mean() < table.loc[("clean", name, "clip"), "accuracy"]
+        assert table.loc[(name, name, "segment"), "accuracy"] == right.mean()
+        assert right.mean() < table.loc[("clean", name, "segment"), "accuracy"]
     assert len(table) == 4 * 2 * 2
 
 
@@ -50,7 +50,7 @@ def test_every_version_is_as_large_as_it_says(versions, clips):
 def test_songs_are_judged_by_the_mean_probability_of_all_their_segments(
     models, versions, clips, evaluated
 ):
-    songs = evaluated[evaluated["unit"] == "song"]
+    songs = evaluated[evaluated["unit"] == "track"]
     assert (songs.groupby(["made_on", "checkpoint"]).size() == 6).all()
     rows = songs[(songs["made_on"] == "one") & (songs["checkpoint"] == "other")]
     probabilities = softmax(predict_logits(models["other"], versions["one"]))
@@ -66,5 +66,5 @@ def test_the_table_states_its_eps_and_its_tracks(evaluated):
     assert (table.loc[~clean, "eps"] == EPS).all()
     np.testing.assert_allclose(table["eps_db"], 80 * table["eps"])
     counted = table.groupby("unit")["n_segments"].unique().to_dict()
-    assert {unit: list(n) for unit, n in counted.items()} == {"clip": [24], "song": [6]}
+    assert {unit: list(n) for unit, n in counted.items()} == {"segment": [24], "track": [6]}
     assert (table["n_tracks"] == 6).all()

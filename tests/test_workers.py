@@ -132,10 +132,10 @@ def test_a_cluster_makes_the_suite_and_the_boxes_that_one_machine_makes(
     options = (draw_boxes(24, 1), Search(3, 1))
     target = make_target(slim_model, clips)
     with one_thread():
-        alone = evaluate(target, budgets, effort, 1)
+        alone = evaluate({"model": target}, budgets, effort, 1)
         boxed = attack_boxes(slim_model, clips.X, clips.y, *options)
         with workers(cluster):
-            shared = evaluate(target, budgets, effort, 1)
+            shared = evaluate({"model": target}, budgets, effort, 1)
             assert np.array_equal(attack_boxes(slim_model, clips.X, clips.y, *options), boxed)
     pd.testing.assert_frame_equal(shared, alone)
 

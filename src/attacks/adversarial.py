@@ -1,4 +1,4 @@
-"""Attacks on log-mel spectrograms through the Adversarial Robustness Toolbox (ART).
+"""Attacks on log-mel spectrograms through the Adversarial Robustness Toolbox (ART), and noise.
 
 Threat model: the attacker knows the model and its gradients (white box) and may change every bin of
 a spectrogram in [0, 1] by at most `eps` (L-infinity), which is 80 * eps in dB. Gradients use
@@ -12,14 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from art.attacks.evasion import AutoProjectedGradientDescent, SquareAttack
-from art.estimators.classification import PyTorchClassifier
+from art.attacks.evasion import AutoProjectedGradientDescent, HopSkipJump, SquareAttack
+from art.estimators.classification import BlackBoxClassifierNeuralNetwork, PyTorchClassifier
 from art.utils import to_categorical
 from torch import nn
 
-from src.attacks.blackbox import make_oracle
+from src.attacks.records import Target
 from src.data.features import N_FRAMES, N_MELS
 from src.models.cnn import GenreClassifierCNN, fold_batch_norm
+from src.models.evaluation import predict_logits
+from src.progress import progress
 from src.runtime import device, fast_precision, memory_format, set_seed
 from src.shards import SHARD, in_shards
 
@@ -29,10 +31,12 @@ STEP_SHARE = 0.25
 CHECK_EVERY = 1.5  # growth of the number of steps between two checks for early stopping
 TOLERANCE = 1e-6
 BATCH_SIZE = SHARD
+FIRST_QUERIES = 50  # of HopSkipJump
+FITTING_STEPS = 12  # of the L2 norm of noise
 
 
 class Search(NamedTuple):
-    """How an attack searches: iterations, seed of what is random, early stopping.
+    """How an attack searches: iterations, seed of random starts, early stopping.
 
     With early stopping PGD leaves a segment alone once the model's prediction is wrong (targeted
     PGD: once it is the target class). The set of successful segments is the same; the adversarial
@@ -42,6 +46,13 @@ class Search(NamedTuple):
     iterations: int = ITERATIONS
     seed: int = 42
     early_stopping: bool = False
+
+
+class Job(NamedTuple):
+    """The part of an attack that is the same for all shards."""
+
+    model: GenreClassifierCNN
+    search: Search
 
 
 DEFAULT_SEARCH = Search()
@@ -72,6 +83,30 @@ def make_classifier(model: GenreClassifierCNN) -> PyTorchClassifier:
         nb_classes=model.output.out_features,
         clip_values=(0.0, 1.0),
         device_type="gpu" if device().type == "cuda" else "cpu",
+    )
+
+
+def make_oracle(model: GenreClassifierCNN) -> BlackBoxClassifierNeuralNetwork:
+    """Return an ART classifier without gradients whose answers are float32 logits.
+
+    Answers are cached: ART's Square queries most segments three times.
+    """
+    known = {}
+
+    def answer(batch: np.ndarray) -> np.ndarray:
+        keys = [hash(x.tobytes()) for x in batch]
+        new = {key: i for i, key in enumerate(keys) if key not in known}
+        if new:
+            logits = predict_logits(model, batch[list(new.values()), 0])
+            known.update(zip(new, logits, strict=True))
+        return np.stack([known[key] for key in keys])
+
+    return BlackBoxClassifierNeuralNetwork(
+        answer,
+        input_shape=(1, N_MELS, N_FRAMES),
+        nb_classes=model.output.out_features,
+        channels_first=True,
+        clip_values=(0.0, 1.0),
     )
 
 
@@ -120,7 +155,8 @@ def attack(
     bounds = np.asarray(eps, dtype=np.float32)
     bounds = bounds.reshape(bounds.shape + (1,) * (3 - bounds.ndim))
     bounds = np.broadcast_to(bounds, (len(X), *bounds.shape[1:]))
-    attacked = in_shards(name, _attack_shard, (X, np.asarray(y), bounds), name, model, search)
+    arrays = X[:, None], np.asarray(y), bounds[:, None]
+    attacked = in_shards(name, METHODS[name], arrays, Job(model, search))[:, 0]
     check_contract(X, attacked, bounds)
     return attacked
 
@@ -138,28 +174,74 @@ def check_contract(X: np.ndarray, attacked: np.ndarray, eps: float | np.ndarray)
         )
 
 
-def _attack_shard(
-    number: int, X: np.ndarray, y: np.ndarray, eps: np.ndarray, name: str, model, search: Search
-) -> np.ndarray:
-    """Return one shard of adversarial examples (n, 128, 130)."""
-    set_seed(search.seed, number)
-    return METHODS[name](model, X[:, None], y, eps[:, None], search)[:, 0]
+def hop_skip_jump(target: Target, segments: Target, steps: int, seed: int) -> np.ndarray:
+    """Return segments (n, 128, 130) with the smallest change found that alters the prediction.
+
+    HopSkipJump (Chen et al. 2020) in L-infinity; it uses predictions only. It seeks a small change,
+    not one within a given eps: the size of the change decides for which eps it counts.
+
+    Parameters
+    ----------
+    target : start points: the nearest of its segments that is predicted as another genre
+    segments : segments to attack, of the same model; one without start point stays unchanged
+    steps : iterations, 0 for no attack
+    """
+    set_seed(seed)
+    oracle, found = make_oracle(target.model), np.array(segments.data.X)
+    for i, x in enumerate(progress(segments.data.X, "hop_skip_jump", unit="segment")):
+        others = target.data.X[target.predicted != segments.predicted[i]]
+        if len(others) and steps:
+            start = others[np.abs(others - x).max(axis=(1, 2)).argmin()]
+            options = {"norm": np.inf, "max_iter": steps, "init_eval": FIRST_QUERIES}
+            method = HopSkipJump(oracle, **options, verbose=False)  # counts its steps over calls
+            moved = method.generate(x[None, None], x_adv_init=start[None, None])[0, 0]
+            found[i] = min(moved, start, key=lambda other: np.abs(other - x).max())
+    return found
 
 
-def _fgsm(model, X: np.ndarray, y: np.ndarray, eps: np.ndarray, search: Search) -> np.ndarray:
-    """Return one step of size eps along the sign of the gradient."""
-    gradient = make_classifier(model).loss_gradient(X, _one_hot(model, y))
+def noise_linf(X: np.ndarray, eps: float, seed: int) -> np.ndarray:
+    """Return segments (n, 128, 130) with uniform noise of L-infinity norm `eps`, cut to [0, 1].
+
+    One seed gives the same noise for every eps, scaled.
+    """
+    noise = np.random.default_rng(seed).uniform(-1, 1, X.shape).astype(np.float32)
+    noise *= np.float32(eps) / np.abs(noise).max(axis=(1, 2), keepdims=True)
+    return (X + noise).clip(0, 1)
+
+
+def noise_l2(X: np.ndarray, l2: np.ndarray, seed: int) -> np.ndarray:
+    """Return segments (n, 128, 130) in [0, 1] with Gaussian noise whose L2 norm is `l2` (n,).
+
+    The norm is that after cutting to [0, 1]: the noise is rescaled until it matches.
+    """
+    X = np.asarray(X, dtype=np.float32)
+    noise = np.random.default_rng(seed).standard_normal(X.shape, dtype=np.float32)
+    wanted = np.asarray(l2, dtype=np.float32)
+    scale = wanted / _norms(noise)
+    for _ in range(FITTING_STEPS):
+        reached = _norms((X + scale[:, None, None] * noise).clip(0, 1) - X)
+        scale *= wanted / np.maximum(reached, np.finfo(np.float32).tiny)
+    return (X + scale[:, None, None] * noise).clip(0, 1)
+
+
+def _norms(change: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.square(change).sum(axis=(1, 2)))
+
+
+def _fgsm(number: int, X: np.ndarray, y: np.ndarray, eps: np.ndarray, job: Job) -> np.ndarray:
+    """Return one step of size eps along the sign of the gradient, of one shard (n, 1, 128, 130)."""
+    gradient = make_classifier(job.model).loss_gradient(X, _one_hot(job.model, y))
     return (X + eps * np.sign(gradient)).clip(0, 1)
 
 
-def _pgd(
-    model, X: np.ndarray, y: np.ndarray, eps: np.ndarray, search: Search, targeted: bool = False
-) -> np.ndarray:
+def _pgd(number, X, y, eps, job: Job, targeted: bool = False) -> np.ndarray:
     """Return steps of eps / 4 from a random start, each projected on the ball and on [0, 1].
 
-    The same steps as ART's ProjectedGradientDescent, which knows neither early stopping nor random
+    The same steps as ART's ProjectedGradientDescent, which has neither early stopping nor random
     starts with several eps.
     """
+    model, search = job
+    set_seed(search.seed, number)
     classifier, one_hot = make_classifier(model), _one_hot(model, y)
     low, high = (X - eps).clip(0, 1), (X + eps).clip(0, 1)
     start = np.random.uniform(-1, 1, X.shape).astype(np.float32)  # noqa: NPY002 - seeded by shard
@@ -186,42 +268,28 @@ def _checks(search: Search) -> set[int]:
     return checks
 
 
-def _apgd(
-    model, X: np.ndarray, y: np.ndarray, eps: np.ndarray, search: Search, loss: str
-) -> np.ndarray:
+def _apgd(number, X, y, eps, job: Job, loss: str) -> np.ndarray:
     """Return steps that start at 2 eps and halve where the loss no longer grows."""
-    size = float(eps.max())
-    method = AutoProjectedGradientDescent(
-        make_classifier(model),
-        eps=size,
-        eps_step=2 * size,
-        max_iter=search.iterations,
-        nb_random_init=1,
-        loss_type=loss,
-        batch_size=BATCH_SIZE,
-        verbose=False,
-    )
+    set_seed(job.search.seed, number)
+    size, options = float(eps.max()), {"nb_random_init": 1, "loss_type": loss}
+    options |= {"max_iter": job.search.iterations, "batch_size": BATCH_SIZE, "verbose": False}
+    classifier = make_classifier(job.model)
+    method = AutoProjectedGradientDescent(classifier, eps=size, eps_step=2 * size, **options)
     return method.generate(X, y)
 
 
-def _square(model, X: np.ndarray, y: np.ndarray, eps: np.ndarray, search: Search) -> np.ndarray:
+def _square(number, X, y, eps, job: Job) -> np.ndarray:
     """Return a random search over squares of +-eps, without gradients."""
-    method = SquareAttack(
-        make_oracle(model),
-        eps=float(eps.max()),
-        max_iter=search.iterations,
-        batch_size=BATCH_SIZE,
-        verbose=False,
-    )
-    return method.generate(X, y)
+    set_seed(job.search.seed, number)
+    options = {"max_iter": job.search.iterations, "batch_size": BATCH_SIZE, "verbose": False}
+    return SquareAttack(make_oracle(job.model), eps=float(eps.max()), **options).generate(X, y)
 
 
 def _one_hot(model, y: np.ndarray) -> np.ndarray:
-    """Return genre numbers as rows (n, n_genres) of zeros and a one."""
     return to_categorical(y, model.output.out_features)
 
 
-METHODS = {
+METHODS = {  # each attacks one shard: its number, X (n, 1, 128, 130), y, eps and the job
     "fgsm": _fgsm,
     "pgd": _pgd,
     "pgd_targeted": partial(_pgd, targeted=True),

@@ -1,237 +1,252 @@
-"""Attacks that can be heard, from the corpus's audio to tables, WAV files and players.
+"""Attacks on audio files: records with one row per segment, attack, budget and codec; the table.
 
-Records have one row a segment, attack, budget and channel; accuracies are counted from them.
+All that counts is the file: 16-bit WAV or another codec, read again and classified in float32.
 """
 
-from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
-from src.attacks import adversarial
-from src.attacks.channels import CHANNELS, judge, librosa_log_mel, to_16_bit
-from src.attacks.resynthesis import resynthesize, surviving_share
+from src.attacks.adversarial import Search, attack
+from src.attacks.codecs import CODECS, WAV, file_logits, librosa_log_mel, to_16_bit
+from src.attacks.records import CLEAN
 from src.attacks.waveform import (
-    GROWING,
+    NESTED,
     WITHIN_RATIO,
     attack_waveform,
     make_waveform_classifier,
     ratio_db,
+    resynthesize,
+    surviving_share,
 )
 from src.data.corpus import read_segments
 from src.data.features import DYNAMIC_RANGE_DB
-from src.models.cnn import GenreClassifierCNN
+from src.data.segments import Segments
 from src.models.evaluation import predict_logits
 from src.paths import RunPaths
 from src.progress import progress
 from src.statistics import mean_over_tracks
 
-FILE_CHANNEL, DRAWN_CHANNEL = "wav16", "spectrogram"
-BEFORE_FILE = {"pgd_spectrogram_resynthesized": "pgd_spectrogram"}
-COLUMNS = "corpus checkpoint attack snr_db channel accuracy low high n_segments n_tracks".split()
+SPECTROGRAM = "spectrogram"  # in place of a codec: a log-mel without a file
+RESYNTHESIZED = "pgd_spectrogram_resynthesized"
+BEFORE_FILE = {RESYNTHESIZED: "pgd_spectrogram"}
+MASKING_MARGINS_DB = (0, 10)
+RECORD_COLUMNS = (
+    "segment track true codec snr_db linf clean_prediction adversarial_prediction success attack "
+    "budget_db checkpoint"
+).split()
+COLUMNS = (
+    "corpus checkpoint attack budget_db snr_db codec accuracy low high n_segments n_tracks"
+).split()
+COLUMNS += [
+    f"{name}{end}"
+    for name in ("attack_success_rate", "survival")
+    for end in ("", "_low", "_high", "_n_segments", "_n_tracks")
+]
 
 
-class Clips(NamedTuple):
-    """What is attacked: samples (n, 66150), their rows of the segments' table, true genres (n,).
+class AudioTarget(NamedTuple):
+    """A model under attack, segments with samples, and its predictions (n,) after each codec."""
 
-    `clean` holds the genre (n,) that a network gives each clip after each channel, unattacked.
-    """
-
-    samples: np.ndarray
-    segments: pd.DataFrame
-    y: np.ndarray
+    model: nn.Module
+    data: Segments
     clean: dict[str, np.ndarray]
 
 
-def load_clips(paths: RunPaths, segments: pd.DataFrame) -> np.ndarray:
-    """Return the clips (n, 66150) of rows of the segments' table, as 16-bit samples hold them."""
-    return to_16_bit(read_segments(paths, segments))
+def load_samples(paths: RunPaths, data: Segments) -> Segments:
+    """Return segments with their samples (n, 66150), rounded to 16 bits; the run needs audio."""
+    return replace(data, samples=to_16_bit(read_segments(paths, data.table)))
 
 
-def judge_clean(
-    model: GenreClassifierCNN, samples: np.ndarray, segments: pd.DataFrame, y: np.ndarray
-) -> Clips:
-    """Return clips together with what the network hears in them after each channel."""
-    bar = progress(CHANNELS, "clean", unit="channel")
-    heard = {channel: judge(model, samples, channel).argmax(axis=1) for channel in bar}
-    return Clips(samples, segments, y, heard)
+def make_audio_target(model: nn.Module, data: Segments) -> AudioTarget:
+    """Return a target; its clean predictions after each codec are computed here, once."""
+    bar = progress(CODECS, CLEAN, unit="codec")
+    clean = {codec: file_logits(model, data.samples, codec).argmax(axis=1) for codec in bar}
+    return AudioTarget(model, data, clean)
 
 
-def clean_records(clips: Clips) -> pd.DataFrame:
-    """Return records of the clips as they are: what the channels do on their own."""
-    tables = [_table(clips, channel, prediction) for channel, prediction in clips.clean.items()]
-    return pd.concat(tables, ignore_index=True).assign(attack="clean", budget_db=np.nan)
+def report_budgets(snr_db: list[float]) -> dict[str, float]:
+    """Return the budget of each attack at which all codecs are evaluated and examples are played.
+
+    The middle one of the signal-to-noise ratios, and no margin below the masking threshold.
+    """
+    return {"pgd_waveform": sorted(snr_db)[len(snr_db) // 2], "pgd_masked": MASKING_MARGINS_DB[0]}
+
+
+def evaluate(
+    targets: dict[str, AudioTarget], snr_db: list[float], eps: float, search: Search
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Return records of all attacks on audio and of the clean segments, and surviving shares.
+
+    White noise, FGSM and PGD run at each signal-to-noise ratio, PGD below the masking threshold at
+    each margin, and PGD on log-mels at `eps` with the sound resynthesized from it.
+
+    Parameters
+    ----------
+    targets : by name of the checkpoint; none for a corpus without audio
+
+    Returns
+    -------
+    records : the columns of `sweep`, and checkpoint
+    shares : per checkpoint, see `sweep_resynthesis`
+    """
+    budgets = dict.fromkeys(("noise", "fgsm_waveform", "pgd_waveform"), snr_db)
+    budgets |= {"pgd_masked": MASKING_MARGINS_DB}
+    all_codecs, tables, shares = report_budgets(snr_db), [], {}
+    for name, target in targets.items():
+        own = [clean_records(target)]
+        for method, levels in budgets.items():
+            own.append(sweep(method, target, levels, search, all_codecs.get(method)))
+        resynthesized, shares[name] = sweep_resynthesis(target, eps, search)
+        tables += [table.assign(checkpoint=name) for table in (*own, resynthesized)]
+    empty = pd.DataFrame(columns=RECORD_COLUMNS)
+    return pd.concat(tables, ignore_index=True) if tables else empty, shares
+
+
+def clean_records(target: AudioTarget) -> pd.DataFrame:
+    """Return records of the clean segments: the effect of each codec alone."""
+    tables = [_table(target, codec, prediction) for codec, prediction in target.clean.items()]
+    return pd.concat(tables, ignore_index=True).assign(attack=CLEAN, budget_db=np.nan)
 
 
 def sweep(
     name: str,
-    model: GenreClassifierCNN,
-    clips: Clips,
+    target: AudioTarget,
     budgets_db: list[float],
-    iterations: int,
-    seed: int,
-    channels_at: float | None = None,
+    search: Search,
+    report_db: float | None = None,
 ) -> pd.DataFrame:
-    """Attack clips within each budget; return one row a segment, budget and channel.
+    """Attack segments within each budget; return one row per segment, budget and codec.
 
-    Only clips that are right as files are attacked; the others stay as they are. With PGD a clip
-    broken within a small change (many dB) counts as broken within each larger one and keeps its
-    change. At the budget `channels_at` all are attacked in any case and judged after each channel,
-    else as a WAV file alone.
-    Columns: segment, track, true, attack, budget_db (the signal-to-noise floor, or the distance
-    kept below the masking level), snr_db (reached; NaN for an unchanged clip), linf, channel,
-    clean_prediction (after that channel), adversarial_prediction, success (right before, wrong
-    after that channel).
+    Only segments that are correct as files are attacked; the others stay unchanged. With PGD a
+    segment flipped within a small budget (many dB) counts as flipped within each larger one and
+    keeps its perturbation. At the budget `report_db` all are attacked in any case and evaluated
+    after each codec, at the others as WAV files only.
+
+    Returns
+    -------
+    Columns segment, track, true, attack, budget_db (the lowest signal-to-noise ratio, or the margin
+    below the masking threshold), snr_db (reached; NaN if unchanged), linf, codec, clean_prediction
+    (after that codec), adversarial_prediction, success (correct before, wrong after that codec).
     """
-    rows = []
-    growing = _attack_growing(name, model, clips, budgets_db, iterations, seed, channels_at)
-    for budget, attacked, prediction in growing:
-        channels = CHANNELS if budget == channels_at else (FILE_CHANNEL,)
-        table = _records(model, clips, attacked, channels, {FILE_CHANNEL: prediction})
-        rows.append(table.assign(attack=name, budget_db=budget))
-    return pd.concat(rows, ignore_index=True)
+    classifier, tables = make_waveform_classifier(target.model), []
+    samples, y, clean = target.data.samples, target.data.y, target.clean[WAV]
+    attacked, predicted = samples.copy(), clean.copy()
+    for budget in progress(sorted(budgets_db, reverse=True), name, unit="budget"):
+        flipped = (clean == y) & (predicted != y) & (name in NESTED)
+        rows = np.flatnonzero((clean == y) & (~flipped | (budget == report_db)))
+        if len(rows):
+            new = attack_waveform(name, classifier, samples[rows], y[rows], budget, search)
+            prediction = file_logits(target.model, new).argmax(axis=1)
+            kept = (prediction != y[rows]) | ~flipped[rows]
+            attacked[rows[kept]], predicted[rows[kept]] = new[kept], prediction[kept]
+        codecs = CODECS if budget == report_db else (WAV,)
+        table = _records(target, attacked, codecs, {WAV: predicted})
+        tables.append(table.assign(attack=name, budget_db=budget))
+    return pd.concat(tables, ignore_index=True)
 
 
 def sweep_resynthesis(
-    model: GenreClassifierCNN, clips: Clips, eps: float, iterations: int, seed: int
+    target: AudioTarget, eps: float, search: Search
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Attack log-mels by PGD, make sounds of them, judge both; return records and shares.
+    """Attack log-mels by PGD, resynthesize sounds from them, evaluate both.
 
-    "pgd_spectrogram" is the attacked log-mel itself (channel "spectrogram": no sound),
-    "pgd_spectrogram_resynthesized" the sound nearest to it after each channel. `budget_db` is
-    80 * eps, `snr_db` that of the sound in both. Shares (n,) say how much of the change of bins
-    the sound holds, NaN for clips that were not attacked.
+    Returns
+    -------
+    records : "pgd_spectrogram" is the adversarial log-mel itself (codec "spectrogram"),
+        "pgd_spectrogram_resynthesized" the filtered sound after each codec; `budget_db` is 80 *
+        eps, `snr_db` that of the sound in both
+    shares : (n,) share of the wanted change in the sound, NaN for segments that were not attacked
     """
-    X = librosa_log_mel(clips.samples)
-    todo = np.flatnonzero(clips.clean[FILE_CHANNEL] == clips.y)
-    wanted, sounds, seen = np.zeros_like(X), clips.samples.copy(), clips.clean[FILE_CHANNEL].copy()
-    if len(todo):
-        search = adversarial.Search(iterations, seed)
-        attacked = adversarial.attack("pgd", model, X[todo], clips.y[todo], eps, search)
-        wanted[todo], seen[todo] = (
-            attacked - X[todo],
-            predict_logits(model, attacked).argmax(axis=1),
-        )
-        sounds[todo] = to_16_bit(resynthesize(clips.samples[todo], wanted[todo]))
-    drawn = _table(clips, DRAWN_CHANNEL, seen, ratio_db(clips.samples, sounds))
-    heard = _records(model, clips, sounds, CHANNELS, {})
-    tables = {"pgd_spectrogram": drawn, "pgd_spectrogram_resynthesized": heard}
+    samples, y, clean = target.data.samples, target.data.y, target.clean[WAV]
+    X, rows = librosa_log_mel(samples), np.flatnonzero(clean == y)
+    wanted, sounds, predicted = np.zeros_like(X), samples.copy(), clean.copy()
+    if len(rows):
+        attacked = attack("pgd", target.model, X[rows], y[rows], eps, search)
+        wanted[rows] = attacked - X[rows]
+        predicted[rows] = predict_logits(target.model, attacked).argmax(axis=1)
+        sounds[rows] = to_16_bit(resynthesize(samples[rows], wanted[rows]))
+    drawn = _table(target, SPECTROGRAM, predicted, ratio_db(samples, sounds))
+    tables = {BEFORE_FILE[RESYNTHESIZED]: drawn, RESYNTHESIZED: _records(target, sounds, CODECS)}
     records = pd.concat([table.assign(attack=name) for name, table in tables.items()])
     shares = surviving_share(wanted, librosa_log_mel(sounds) - X)
     return records.assign(budget_db=eps * DYNAMIC_RANGE_DB).reset_index(drop=True), shares
 
 
-def summarize(records: pd.DataFrame) -> pd.DataFrame:
-    """Return accuracy, success rate and survival by checkpoint, attack, budget and channel.
+def audio_table(records: pd.DataFrame, corpus: str) -> pd.DataFrame:
+    """Return accuracy, success rate and survival by checkpoint, attack, budget and codec.
 
-    `snr_db` is the budget where it is a ratio, else the median that was reached. `accuracy`,
-    `attack_success_rate` (flipped among those right before, after that channel) and `survival`
-    (still flipped among those that were flipped before and are right in this channel unattacked)
-    each have value, low and high over tracks, or are absent where nothing counts. Flipped before
-    means: by the WAV file; for the WAV file of a resynthesized clip, by its spectrogram.
+    `attack_success_rate` is the share of successes among segments correct before, after the same
+    codec. `survival` is the share still flipped among segments flipped before the codec that are
+    correct after this codec unattacked. Flipped before means: by the WAV file; for the WAV file of
+    a resynthesized segment, by its spectrogram. Each has an interval over tracks and its number of
+    segments; all are missing without a segment. `snr_db` is the budget where that is a ratio, else
+    the median reached.
     """
-    keys = ["checkpoint", "attack", "budget_db", "channel"]
-    lines = []
+    keys, lines = ["checkpoint", "attack", "budget_db", "codec"], []
     for key, rows in records.groupby(keys, dropna=False, sort=False):
-        line = dict(zip(keys, key, strict=True))
-        right = rows["clean_prediction"] == rows["true"]
-        flips = rows["segment"].isin(_flipped_before(records, line))
-        lines.append(
-            line
-            | {
-                "snr_db": _ratio_of(rows, line),
-                "accuracy": mean_over_tracks(
-                    rows["adversarial_prediction"] == rows["true"], rows["track"]
-                ),
-                "attack_success_rate": _share(rows[right]),
-                "survival": _share(rows[right & flips]),
-            }
-        )
-    return pd.DataFrame(lines)
+        line = {"corpus": corpus} | dict(zip(keys, key, strict=True))
+        before = rows[rows["clean_prediction"] == rows["true"]]
+        flipped = before[before["segment"].isin(_flipped_before(records, line))]
+        within = line["attack"] in WITHIN_RATIO
+        line["snr_db"] = line["budget_db"] if within else rows["snr_db"].median()
+        correct = rows["adversarial_prediction"] == rows["true"]
+        line |= mean_over_tracks(correct, rows["track"])
+        line["accuracy"] = line.pop("value")
+        line |= _share("attack_success_rate", before) | _share("survival", flipped)
+        lines.append(line)
+    return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def flat(summary: pd.DataFrame, corpus: str) -> pd.DataFrame:
-    """Return the accuracies of a summary with one column a number."""
-    accuracy = pd.DataFrame(summary["accuracy"].tolist(), index=summary.index)
-    table = summary.drop(columns="accuracy").assign(corpus=corpus, accuracy=accuracy["value"])
-    return table.join(accuracy[["low", "high", "n_segments", "n_tracks"]])[COLUMNS]
-
-
-def plain(summary: pd.DataFrame) -> list[dict]:
-    """Return the lines of a summary for JSON, which has no NaN."""
-    return summary.astype(object).where(summary.notna(), None).to_dict("records")
-
-
-def _attack_growing(
-    name, model, clips, budgets_db, iterations, seed, all_at
-) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
-    """Yield budget, attacked clips and their genres as WAV files, as `sweep` tells."""
-    classifier = make_waveform_classifier(model)
-    samples, y, clean = clips.samples, clips.y, clips.clean[FILE_CHANNEL]
-    attacked, prediction = samples.copy(), clean.copy()
-    for budget in progress(sorted(budgets_db, reverse=True), name, unit="budget"):
-        broken = (clean == y) & (prediction != y) & (name in GROWING)
-        todo = np.flatnonzero((clean == y) & (~broken | (budget == all_at)))
-        if len(todo):
-            options = (budget, iterations, seed)
-            new = attack_waveform(name, classifier, samples[todo], y[todo], *options)
-            heard = judge(model, new).argmax(axis=1)
-            kept = (heard != y[todo]) | ~broken[todo]
-            attacked[todo[kept]], prediction[todo[kept]] = new[kept], heard[kept]
-        yield budget, attacked, prediction
-
-
-def _records(model, clips, attacked, channels, known) -> pd.DataFrame:
-    """Return one row a segment and channel; `known` predictions are not made again."""
-    changed = np.flatnonzero((attacked != clips.samples).any(axis=1))
-    reached = ratio_db(clips.samples, attacked)
-    largest = np.abs(attacked - clips.samples).max(axis=1)
-    tables = []
-    for channel in channels:
-        prediction = known.get(channel, clips.clean[channel].copy())
-        if channel not in known and len(changed):
-            prediction[changed] = judge(model, attacked[changed], channel).argmax(axis=1)
-        tables.append(_table(clips, channel, prediction.copy(), reached, largest))
+def _records(target: AudioTarget, attacked, codecs, known: dict | None = None) -> pd.DataFrame:
+    """Return one row per segment and codec; `known` predictions are not computed again."""
+    samples, known, tables = target.data.samples, known or {}, []
+    changed = np.flatnonzero((attacked != samples).any(axis=1))
+    sizes = ratio_db(samples, attacked), np.abs(attacked - samples).max(axis=1)
+    for codec in codecs:
+        predicted = known.get(codec, target.clean[codec]).copy()
+        if codec not in known and len(changed):
+            logits = file_logits(target.model, attacked[changed], codec)
+            predicted[changed] = logits.argmax(axis=1)
+        tables.append(_table(target, codec, predicted, *sizes))
     return pd.concat(tables, ignore_index=True)
 
 
-def _table(clips, channel, prediction, snr_db=np.nan, linf=np.nan) -> pd.DataFrame:
-    """Return the records of one channel."""
-    clean = clips.clean.get(channel, clips.clean[FILE_CHANNEL])
+def _table(target: AudioTarget, codec: str, predicted, snr_db=np.nan, linf=np.nan) -> pd.DataFrame:
+    """Return the records of one codec."""
+    clean, data = target.clean.get(codec, target.clean[WAV]), target.data
     return pd.DataFrame(
         {
-            "segment": clips.segments["segment"].to_numpy(),
-            "track": clips.segments["track"].to_numpy(),
-            "true": clips.y,
-            "channel": channel,
+            "segment": data.numbers,
+            "track": data.tracks,
+            "true": data.y,
+            "codec": codec,
             "snr_db": snr_db,
             "linf": linf,
             "clean_prediction": clean,
-            "adversarial_prediction": prediction,
-            "success": (clean == clips.y) & (prediction != clips.y),
+            "adversarial_prediction": predicted,
+            "success": (clean == data.y) & (predicted != data.y),
         }
     )
 
 
 def _flipped_before(records: pd.DataFrame, line: dict) -> pd.Series:
-    """Return the segments that an attack within a budget has flipped before a channel."""
-    attack, channel = line["attack"], FILE_CHANNEL
-    if line["channel"] == FILE_CHANNEL:
-        attack, channel = BEFORE_FILE.get(attack, ""), DRAWN_CHANNEL
-    same = (records["attack"] == attack) & (records["budget_db"] == line["budget_db"])
-    same &= (records["checkpoint"] == line["checkpoint"]) & (records["channel"] == channel)
+    """Return the segments that an attack within a budget has flipped before a codec."""
+    method, codec = line["attack"], WAV
+    if line["codec"] == WAV:
+        method, codec = BEFORE_FILE.get(method, ""), SPECTROGRAM
+    same = (records["attack"] == method) & (records["budget_db"] == line["budget_db"])
+    same &= (records["checkpoint"] == line["checkpoint"]) & (records["codec"] == codec)
     return records.loc[same & records["success"], "segment"]
 
 
-def _ratio_of(rows: pd.DataFrame, line: dict) -> float | None:
-    """Return the signal-to-noise ratio of a line of the summary, None if nothing was changed."""
-    if line["attack"] in WITHIN_RATIO:
-        return line["budget_db"]
-    reached = rows["snr_db"].median()
-    return None if np.isnan(reached) else float(reached)
-
-
-def _share(rows: pd.DataFrame) -> dict | None:
-    """Return the share of successes over tracks, None without rows."""
-    return mean_over_tracks(rows["success"], rows["track"]) if len(rows) else None
+def _share(name: str, rows: pd.DataFrame) -> dict:
+    """Return the share of successes, its interval and the number of segments; empty for none."""
+    if rows.empty:
+        return {}
+    measured = mean_over_tracks(rows["success"], rows["track"])
+    ends = {f"{name}_{key}": measured[key] for key in ("low", "high", "n_segments", "n_tracks")}
+    return {name: measured["value"]} | ends

@@ -1,4 +1,4 @@
-"""Corruptions that music meets, at graded severities, made on its audio by audiomentations."""
+"""Common corruptions of audio at graded severities, through audiomentations: distribution shift."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -10,14 +10,15 @@ import torch
 from scipy.signal import fftconvolve
 from torch import nn
 
+from src.attacks.records import accuracy_table
 from src.data.corpus import Corpus
 from src.data.features import SAMPLE_RATE, SEGMENT_SAMPLES, LogMel
+from src.data.segments import Segments
 from src.models.evaluation import predict_logits
 from src.progress import progress
 from src.runtime import one_thread, set_seed
-from src.statistics import mean_over_tracks
 
-MARGIN = SAMPLE_RATE  # what is corrupted with a segment before and after it: 1 s
+MARGIN = SAMPLE_RATE  # 1 s before and after a segment is corrupted with it
 UNCHANGED = "none"
 TABLE_COLUMNS = (
     "corpus split checkpoint corruption severity unit accuracy low high n_segments n_tracks"
@@ -25,7 +26,7 @@ TABLE_COLUMNS = (
 
 
 class Corruption(NamedTuple):
-    """What is done to samples: severities from mild to hard, their unit, the effect of one."""
+    """Unit of the severities, severities from mild to hard, the effect of one on samples."""
 
     unit: str
     severities: tuple
@@ -33,7 +34,7 @@ class Corruption(NamedTuple):
 
 
 def excerpt(samples: np.ndarray, start: int) -> tuple[np.ndarray, int]:
-    """Return a segment with up to a second before and after it, and where in that it begins.
+    """Return a segment with up to a second before and after it, and its beginning in that.
 
     `samples` (time,), `start` the segment's first sample; too short ones are repeated.
     """
@@ -44,7 +45,7 @@ def excerpt(samples: np.ndarray, start: int) -> tuple[np.ndarray, int]:
 
 
 def corrupt(name: str, severity: float, piece: np.ndarray, begin: int, seed: int) -> np.ndarray:
-    """Return the corrupted segment (66150,) of an excerpt; one stretched in time is cut anew.
+    """Return the corrupted segment (66150,) that begins at sample `begin` of an excerpt.
 
     `name` is one of CORRUPTIONS, `severity` in its unit. Raises ValueError for another name.
     """
@@ -60,7 +61,7 @@ def corrupt(name: str, severity: float, piece: np.ndarray, begin: int, seed: int
 def corrupt_segments(
     corpus: Corpus, tracks: pd.DataFrame, segments: pd.DataFrame, seed: int
 ) -> Iterator[tuple[str, float, np.ndarray]]:
-    """Yield each corruption, severity and the log-mels (n, 128, 130) of the segments so changed.
+    """Yield each corruption, its severity and the log-mels (n, 128, 130) of the corrupted segments.
 
     `tracks` is the audit's table; `segments` rows of the table of segments. First comes "none"
     with severity 0. Raises ValueError for a corpus without audio.
@@ -80,26 +81,28 @@ def corrupt_segments(
 def corruption_table(
     models: dict[str, nn.Module],
     corrupted: Iterable[tuple[str, float, np.ndarray]],
-    y: np.ndarray,
-    tracks: np.ndarray,
+    data: Segments,
     corpus: str,
     split: str,
 ) -> pd.DataFrame:
     """Return accuracy by corruption, severity and checkpoint, with intervals over tracks.
 
-    `corrupted` is what `corrupt_segments` yields; none of it (a corpus without audio) gives a
-    table without rows.
+    `corrupted` comes from `corrupt_segments` for the segments `data`; without any (a corpus without
+    audio) the table has no rows.
     """
-    rows = []
+    tables, segments = [], data.table[["track"]]
     for name, severity, X in corrupted:
         unit = "" if name == UNCHANGED else CORRUPTIONS[name].unit
         facts = {"corruption": name, "severity": severity, "unit": unit}
         for checkpoint, model in models.items():
-            right = predict_logits(model, X).argmax(axis=1) == y
-            measured = mean_over_tracks(right, tracks)
-            measured |= {"accuracy": measured.pop("value"), "checkpoint": checkpoint}
-            rows.append(facts | measured | {"corpus": corpus, "split": split})
-    return pd.DataFrame(rows, columns=TABLE_COLUMNS)
+            correct = predict_logits(model, X).argmax(axis=1) == data.y
+            tables.append(segments.assign(correct=correct, checkpoint=checkpoint, **facts))
+    if not tables:
+        return pd.DataFrame(columns=TABLE_COLUMNS)
+    records = pd.concat(tables)
+    by = ["checkpoint", "corruption", "severity", "unit"]
+    table = accuracy_table(records["correct"], records, by)
+    return table.assign(corpus=corpus, split=split)[TABLE_COLUMNS]
 
 
 def _excerpts(corpus: Corpus, tracks: pd.DataFrame, segments: pd.DataFrame) -> list:
@@ -123,17 +126,17 @@ def _library(effect: Callable, severity: str, **fixed) -> Callable:
 
 
 def _overdrive(gain_db: float, samples: np.ndarray) -> np.ndarray:
-    """Raise samples by so many dB over full scale and cut them there."""
+    """Amplify samples to `gain_db` over full scale and clip them there."""
     gain = effects.Gain(gain_db, gain_db, p=1)
     chain = effects.Compose([effects.Normalize(p=1), gain, effects.Clip(p=1)])
     return chain(samples, SAMPLE_RATE)
 
 
 def _reverberate(seconds: float, samples: np.ndarray) -> np.ndarray:
-    """Add the echo of a room whose sound decays by 60 dB in `seconds`.
+    """Convolve with decaying noise (Moorer 1979) that falls by 60 dB in `seconds`.
 
-    Decaying noise as impulse response (Moorer 1979). As in a room (Sabine) its energy grows with
-    the decay; at one second it is that of the direct sound.
+    Its energy grows with the decay, as in a room (Sabine); at one second it is that of the direct
+    sound.
     """
     times = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     tail = np.random.standard_normal(len(times)) * 10 ** (-3 * times / seconds)  # noqa: NPY002

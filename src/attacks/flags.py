@@ -1,4 +1,4 @@
-"""Flags: signs that robustness figures cannot be believed, each with what to do about it.
+"""Flags: signs that robust accuracies are not reliable, each with a remedy.
 
 After the checks of AutoAttack (Croce and Hein 2020) and the list of Carlini et al., "On Evaluating
 Adversarial Robustness" (2019).
@@ -13,75 +13,111 @@ from src.attacks.records import CLEAN, NOISES, WORST_CASE, Target
 from src.attacks.suite import BLACK_BOX
 from src.statistics import mean_over_tracks
 
-POINT = 0.01 + 1e-9  # a point and what rounding may add to it
+POINT = 0.01 + 1e-9  # a percentage point, and an allowance for rounding
 LARGE_EPS = 0.1
-FLAGS = {
+FLAGS = {  # name: raised if, remedy
     "no_better_than_chance": (
-        "the interval of clean accuracy holds chance, or there are too few tracks for one and the "
-        "accuracy is no higher",
-        "train the network, or attack more segments: what is wrong before cannot be flipped, and "
-        "looks robust",
+        "the interval of clean accuracy contains chance (with too few tracks: clean <= chance)",
+        "train the model or attack more segments: what is wrong before attack cannot be flipped",
     ),
     "outside_bounds": (
-        "an attacked segment is further than eps from its original, outside of [0, 1] or not "
-        "a number",
-        "mend the attack; none of its figures count",
+        "an adversarial example is beyond eps of its original, outside [0, 1] or not finite",
+        "correct the attack; none of its results count",
     ),
     "probabilities": (
-        "the network's outputs all lie in [0, 1] and add up to one",
-        "take the softmax out of the network: gradients vanish behind it",
+        "the model's outputs all lie in [0, 1] and add up to one",
+        "remove the softmax from the model: gradients vanish behind it",
     ),
     "zero_gradients": (
-        "the gradient of the loss is zero or not finite for a segment that is right",
-        "look for what swallows gradients (saturation, rounding); trust the attacks on logit "
-        "ratios and without gradients only",
+        "the gradient of the loss is zero or not finite for a correct segment",
+        "look for saturation or rounding; trust only logit-ratio and gradient-free attacks",
     ),
     "single_step_stronger": (
         "FGSM leaves over a point less accuracy than PGD at the same eps",
-        "raise ITERATIONS or make PGD's steps smaller: it fails to climb",
+        "increase iterations or decrease the steps of PGD: it does not converge",
     ),
     "black_box_stronger": (
-        "Square or HopSkipJump breaks over a point of its segments that all attacks with gradients "
-        "left standing",
-        "suspect masked gradients; attack a smoothed copy of the network or estimate gradients",
+        "Square or HopSkipJump flips over a point of its segments that no gradient attack flips",
+        "suspect masked gradients; attack a smoothed copy of the model or estimate gradients",
     ),
     "iterations_matter": (
-        "PGD with twice the iterations breaks over a point more",
-        "raise ITERATIONS until this flag is down",
+        "PGD with twice the iterations flips over a point more",
+        "increase iterations until this flag is not raised",
     ),
     "restarts_matter": (
-        "the later half of PGD's random starts breaks over a point more",
-        "raise N_RESTARTS until this flag is down",
+        "the later half of PGD's random starts flips over a point more",
+        "increase n_restarts until this flag is not raised",
     ),
     "above_chance_at_large_eps": (
-        "the worst case leaves more than chance at eps = 0.1 (8 dB) or the largest eps beyond",
-        "the attacks are too weak or gradients are masked: no network stands this",
+        "the worst case leaves more than chance at the largest eps, 0.1 (8 dB) or more",
+        "the attacks are too weak or gradients are masked: no model withstands this",
     ),
     "noise_as_harmful": (
-        "noise of the same size costs as much as the worst case, to a point, at an eps where that "
-        "costs more than a point",
-        "say nothing of adversaries at these eps: any change of their size does the same",
+        "noise costs as much accuracy as the worst case, to a point, where that is over a point",
+        "conclude nothing on adversarial examples at these eps: any change has the same effect",
     ),
 }
+
+
+def flag_table(
+    targets: dict[str, Target], records: pd.DataFrame, n_restarts: int
+) -> list[dict[str, object]]:
+    """Return every flag of every model: checkpoint, flag, raised, found, raised_if, what_to_do.
+
+    `records` come from `suite.evaluate`, with `n_restarts` random starts of PGD. `raised` is None
+    where the attack that a flag needs did not run.
+    """
+    return [
+        {"checkpoint": name} | flag
+        for name, target in targets.items()
+        for flag in raise_flags(
+            records[records["checkpoint"] == name],
+            inspect_model(target),
+            1 / target.n_genres,
+            n_restarts,
+        )
+    ]
+
+
+def readable(flags: list[dict]) -> pd.DataFrame:
+    """Return a table to read: one row per flag, one column per checkpoint, evidence and remedy.
+
+    `flags` come from `flag_table`; evidence and remedy are those of raised flags only.
+    """
+    table = pd.DataFrame(flags)
+    found = table["checkpoint"] + ": " + table["found"].str.join("; ")
+    table["found"] = found.where(table["found"].str.len() > 0, "")
+    table["state"] = table["raised"].map({True: "raised", False: "no"}).fillna("not checked")
+    states = table.pivot(index="flag", columns="checkpoint", values="state")
+    rows = table.groupby("flag", sort=False)
+    evidence = rows["found"].agg(lambda texts: "; ".join(filter(None, texts)))
+    remedy = rows["what_to_do"].first().where(evidence != "", "")
+    states = states.loc[evidence.index, table["checkpoint"].unique()].rename_axis(columns=None)
+    return states.assign(evidence=evidence, remedy=remedy)
+
+
+def inspect_model(target: Target) -> dict[str, object]:
+    """Return whether outputs are probabilities, and how many correct segments lack a gradient."""
+    correct = target.data.take(np.flatnonzero(target.correct))
+    return {
+        "probabilities": are_probabilities(target.logits),
+        "zero_gradients": zero_gradients(target.model, correct.X, correct.y),
+    }
 
 
 def raise_flags(
     records: pd.DataFrame, evidence: dict, chance: float, n_restarts: int
 ) -> list[dict]:
-    """Return every flag: flag, raised (None: not checked), found, raised_if, what_to_do.
-
-    `records` are those of one checkpoint from `suite.evaluate`, made with `n_restarts` starts of
-    PGD; `evidence` comes from `look_at_network`.
-    """
+    """Return every flag of one model; `evidence` comes from `inspect_model`; see `flag_table`."""
     right = records["adversarial_prediction"] == records["true"]
     accuracy = right.groupby([records["attack"], records["eps"]]).mean().unstack("eps")
-    first = records.drop_duplicates("segment")
+    first, n_zero = records.drop_duplicates("segment"), evidence["zero_gradients"]
     accuracy.loc[CLEAN] = (first["clean_prediction"] == first["true"]).mean()
     found = {
         "no_better_than_chance": _no_better(first, chance),
         "outside_bounds": _outside(records),
-        "probabilities": ["the outputs are probabilities"] if evidence["probabilities"] else [],
-        "zero_gradients": _count(evidence["zero_gradients"], "segments without gradient"),
+        "probabilities": ["the outputs are probabilities"] * evidence["probabilities"],
+        "zero_gradients": [f"{n_zero} segments without gradient"] * (n_zero > 0),
         "single_step_stronger": _weaker(accuracy, "pgd", "fgsm"),
         "black_box_stronger": _black_box(records),
         "iterations_matter": _weaker(accuracy, _before_doubling(accuracy), "pgd_doubled"),
@@ -92,33 +128,24 @@ def raise_flags(
     return [
         {
             "flag": name,
-            "raised": None if said is None else bool(said),
-            "found": said or [],
+            "raised": None if findings is None else bool(findings),
+            "found": findings or [],
             "raised_if": FLAGS[name][0],
             "what_to_do": FLAGS[name][1],
         }
-        for name, said in found.items()
+        for name, findings in found.items()
     ]
 
 
 def _no_better(first: pd.DataFrame, chance: float) -> list[str]:
-    """Say how accurate the network is before any attack, if that may be by chance."""
+    """Return the clean accuracy if it may be by chance."""
     clean = mean_over_tracks(first["clean_prediction"] == first["true"], first["track"])
     lowest = clean["value"] if clean["low"] is None else clean["low"]
-    return [f"{clean['value']:.0%} of segments right, chance {chance:.0%}"] * (lowest <= chance)
-
-
-def look_at_network(target: Target) -> dict:
-    """Return whether outputs are probabilities and how many right segments have no gradient."""
-    correct = target.data.take(np.flatnonzero(target.correct))
-    return {
-        "probabilities": are_probabilities(target.logits),
-        "zero_gradients": zero_gradients(target.model, correct.X, correct.y),
-    }
+    return [f"{clean['value']:.0%} of segments correct, chance {chance:.0%}"] * (lowest <= chance)
 
 
 def are_probabilities(outputs: np.ndarray) -> bool:
-    """Tell whether outputs (n, n_genres) lie in [0, 1] and add up to one in every row."""
+    """Return whether outputs (n, n_genres) lie in [0, 1] and add up to one in every row."""
     inside = outputs.min() >= 0 and outputs.max() <= 1
     return bool(inside and np.allclose(outputs.sum(axis=1), 1, atol=1e-4))
 
@@ -135,7 +162,7 @@ def zero_gradients(model: nn.Module, X: np.ndarray, y: np.ndarray) -> int:
 
 
 def _outside(records: pd.DataFrame) -> list[str]:
-    """Return which attacks left ball or range; rows of failures without a size are passed over."""
+    """Return which attacks left ball or range, failures of unknown size aside."""
     balls = records[records["attack"] != "noise_l2"]
     unknown = balls["success"] & ~np.isfinite(balls["linf"])
     far = balls[unknown | (balls["linf"] > balls["eps"] + TOLERANCE)]
@@ -153,19 +180,19 @@ def _weaker(accuracy: pd.DataFrame, attack: str, other: str) -> list[str] | None
 
 
 def _before_doubling(accuracy: pd.DataFrame) -> str:
-    """Return the attack whose survivors PGD with twice the iterations was given."""
+    """Return the attack before PGD with twice the iterations."""
     return "pgd_restarts" if "pgd_restarts" in accuracy.index else "pgd"
 
 
 def _black_box(records: pd.DataFrame) -> list[str] | None:
-    """Return at which eps attacks without gradients broke what all those with them did not."""
+    """Return at which eps attacks without gradients flip segments that no other attack flips."""
     black = records[records["attack"].isin(BLACK_BOX)]
     if black.empty:
         return None
     attacks = records[~records["attack"].isin((*NOISES, WORST_CASE, *BLACK_BOX))]
     white = attacks[attacks["success"] & ~attacks["made_by"].isin(BLACK_BOX)]
-    broken_at = white.groupby("segment")["eps"].min()
-    alone = black["success"] & ~(black["segment"].map(broken_at) <= black["eps"])
+    flipped_at = white.groupby("segment")["eps"].min()
+    alone = black["success"] & ~(black["segment"].map(flipped_at) <= black["eps"])
     share = alone.groupby([black["attack"], black["eps"]]).mean()
     return [
         f"{attack}: {value:.3f} at eps {eps:g}"
@@ -175,7 +202,7 @@ def _black_box(records: pd.DataFrame) -> list[str] | None:
 
 
 def _restarts(records: pd.DataFrame, n_restarts: int) -> list[str] | None:
-    """Return at which eps the later half of the starts broke over a point (counted up to there)."""
+    """Return at which eps the later half of the starts flips over a point."""
     rows = records[records["attack"] == "pgd_restarts"]
     if rows.empty:
         return None
@@ -186,7 +213,7 @@ def _restarts(records: pd.DataFrame, n_restarts: int) -> list[str] | None:
 
 
 def _above_chance(accuracy: pd.DataFrame, chance: float) -> list[str] | None:
-    """Return what is left at the largest eps, 0.1 or beyond, if that is more than chance."""
+    """Return the worst case at the largest eps, 0.1 or more, if it is above chance."""
     eps = accuracy.columns.max()
     if eps < LARGE_EPS:
         return None
@@ -195,7 +222,7 @@ def _above_chance(accuracy: pd.DataFrame, chance: float) -> list[str] | None:
 
 
 def _noise(accuracy: pd.DataFrame) -> list[str]:
-    """Return at which eps noise costs as much accuracy as the worst case."""
+    """Return at which eps noise reduces accuracy as much as the worst case."""
     worst = accuracy.loc[WORST_CASE]
     harmed = worst[accuracy.loc[CLEAN] - worst > POINT].index
     return [
@@ -204,8 +231,3 @@ def _noise(accuracy: pd.DataFrame) -> list[str]:
         for eps in harmed
         if accuracy.loc[noise, eps] <= worst[eps] + POINT
     ]
-
-
-def _count(n: int, what: str) -> list[str]:
-    """Return a finding if there is anything to count."""
-    return [f"{n} {what}"] if n else []

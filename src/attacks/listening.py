@@ -1,109 +1,148 @@
-"""Attacked clips and whole songs as files that can be played."""
+"""Attacked segments and whole tracks as WAV files to listen to."""
 
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, Audio
+from torch import nn
 
-from src.attacks.audio import FILE_CHANNEL, load_clips
-from src.attacks.channels import judge, librosa_log_mel, write_audio
+from src.attacks.adversarial import Search
+from src.attacks.audio import AudioTarget
+from src.attacks.codecs import WAV, file_logits, librosa_log_mel, write_audio
+from src.attacks.records import CLEAN, first_middle_last
 from src.attacks.waveform import attack_waveform, make_waveform_classifier, ratio_db
 from src.data.audio import read_audio
-from src.models.cnn import GenreClassifierCNN
+from src.data.segments import Segments
+from src.labels import NAMES
 from src.models.evaluation import predict_logits, softmax, vote
-from src.paths import RunPaths
 from src.progress import progress
 from src.results import save_with
 
-CASES = {"good": 1, "middle": 3, "bad": 2}  # segments that it takes to have one
+CASES = ("good", "middle", "bad")
 
 
-def attack_songs(
-    model: GenreClassifierCNN,
-    paths: RunPaths,
-    segments: pd.DataFrame,
-    y: np.ndarray,
+class Listening(NamedTuple):
+    """An example to play: its case, the segment's row, samples (66150,), captions, WAV files."""
+
+    case: str
+    segment: pd.Series
+    clean: np.ndarray
+    attacked: dict[str, np.ndarray]
+    captions: dict[str, str]
+    files: dict[str, Path]
+
+
+def attack_track_files(
+    models: dict[str, nn.Module],
+    data: Segments,
     folder: Path,
     snr_db: float,
-    iterations: int,
-    seed: int,
+    search: Search,
 ) -> pd.DataFrame:
-    """Write songs with every segment attacked by PGD; return what the files are heard as.
+    """Write tracks with every segment attacked by PGD; return the predictions of the files.
 
-    `segments` and `y` (true genre numbers) are all segments of the songs. Each file
-    `<folder>/<track>.wav` is read again and judged by the soft vote over its segments, which are
-    attacked whatever they were heard as. Columns: track, true, clean_prediction,
-    adversarial_prediction, snr_db, success.
+    Each file `<folder>/<checkpoint>/tracks_<snr_db>_db/<track>.wav` is read again and classified by
+    the soft vote over its segments; segments predicted wrongly are attacked, too.
+
+    Parameters
+    ----------
+    data : all segments of the tracks, with samples
+
+    Returns
+    -------
+    Columns checkpoint, track, true, clean_prediction, adversarial_prediction, snr_db, success.
     """
-    classifier = make_waveform_classifier(model)
     rows = []
-    for name in progress(segments["track"].unique(), "songs", unit="song"):
-        chosen = (segments["track"] == name).to_numpy()
-        clips, true = load_clips(paths, segments[chosen]), y[chosen]
-        options = (snr_db, iterations, seed)
-        attacked = attack_waveform("pgd_waveform", classifier, clips, true, *options)
-        heard = read_audio(_write(folder / f"{name}.wav", attacked.ravel()))
-        rows.append(
-            {
-                "track": name,
-                "true": true[0],
-                "clean_prediction": _song_genre(model, clips),
-                "adversarial_prediction": _song_genre(model, heard.reshape(clips.shape)),
-                "snr_db": float(ratio_db(clips.reshape(1, -1), attacked.reshape(1, -1))[0]),
-            }
-        )
-    songs = pd.DataFrame(rows)
-    right = songs["clean_prediction"] == songs["true"]
-    return songs.assign(success=right & (songs["adversarial_prediction"] != songs["true"]))
+    jobs = [*product(models.items(), pd.unique(data.tracks))]
+    for (checkpoint, model), track in progress(jobs, "tracks", unit="track"):
+        own = data.take(np.flatnonzero(data.tracks == track))
+        classifier = make_waveform_classifier(model)
+        attacked = attack_waveform("pgd_waveform", classifier, own.samples, own.y, snr_db, search)
+        path = folder / checkpoint / f"tracks_{snr_db:g}_db" / f"{track}.wav"
+        read = read_audio(_write(path, attacked.ravel())).reshape(own.samples.shape)
+        (ratio,) = ratio_db(own.samples.reshape(1, -1), attacked.reshape(1, -1))
+        facts = {"checkpoint": checkpoint, "track": track, "true": own.y[0]}
+        facts |= {"clean_prediction": _vote(model, own.samples)}
+        facts |= {"adversarial_prediction": _vote(model, read), "snr_db": float(ratio)}
+        rows.append(facts)
+    tracks = pd.DataFrame(rows)
+    correct = tracks["clean_prediction"] == tracks["true"]
+    return tracks.assign(success=correct & (tracks["adversarial_prediction"] != tracks["true"]))
 
 
 def choose_examples(records: pd.DataFrame) -> dict[str, int]:
-    """Return the segment of a good, a middle and a bad case of an attack, by rule.
+    """Return the segment of a good, a middle and a bad case of an attack; see `first_middle_last`.
 
-    Among the segments that were right before, ordered by the smallest change that flips them as a
-    WAV file: the first, the one in the middle, the last; those that nothing flips come last.
-    `records` are those of one attack and one checkpoint. Of two segments none is the middle one, a
-    single one is the good case; empty if nothing was right before.
+    Segments predicted correctly before are ordered by the smallest perturbation that flips them as
+    WAV files; those that nothing flips come last. `records` are those of one attack and checkpoint.
     """
-    files = records[records["channel"] == FILE_CHANNEL]
+    files = records[records["codec"] == WAV]
     files = files[files["clean_prediction"] == files["true"]]
     flips = files["budget_db"].where(files["success"]).groupby(files["segment"]).max()
     order = flips.sort_values(ascending=False, na_position="last", kind="stable").index
-    places = {"good": 0, "middle": len(order) // 2, "bad": -1}
-    return {case: int(order[places[case]]) for case, n in CASES.items() if len(order) >= n}
+    return first_middle_last(order, CASES)
+
+
+def write_examples(
+    target: AudioTarget,
+    records: pd.DataFrame,
+    genres: list[str],
+    folder: Path,
+    budgets_db: dict[str, float],
+    search: Search,
+) -> list[Listening]:
+    """Attack the examples of `choose_examples` again and write their WAV files to listen to.
+
+    `records` are those of PGD on this target; `budgets_db` has the budget of each attack to play.
+    """
+    classifier, found = make_waveform_classifier(target.model), []
+    for case, number in choose_examples(records).items():
+        data = target.data.take(np.flatnonzero(target.data.numbers == number))
+        attacked = {
+            name: attack_waveform(name, classifier, data.samples, data.y, budget, search)[0]
+            for name, budget in budgets_db.items()
+        }
+        (clean,) = data.samples
+        notes = captions(target.model, clean, attacked, genres)
+        files = write_example(folder, case, clean, attacked)
+        found.append(Listening(case, data.table.iloc[0], clean, attacked, notes, files))
+    return found
 
 
 def write_example(
     folder: Path, case: str, clean: np.ndarray, attacked: dict[str, np.ndarray]
 ) -> dict[str, Path]:
-    """Write a clip, attacked versions of it and the differences; return title and path of each.
+    """Write a segment, attacked versions of it and the differences; return title and path of each.
 
-    Samples (66150,). Differences are brought to the level of the clip, or as near to it as full
-    scale allows; their titles say by how much.
+    Samples (66150,). Differences are amplified to the level of the segment, or as near to it as
+    full scale allows; their titles state the gain.
     """
-    sounds = {"clean": _write(folder / f"{case}_clean.wav", clean)}
-    for name, clip in attacked.items():
-        change = clip - clean
+    sounds = {CLEAN: _write(folder / f"{case}_clean.wav", clean)}
+    for name, samples in attacked.items():
+        change = samples - clean
         gain = min(_norm(clean) / _norm(change), 1 / np.abs(change).max()) if change.any() else 1.0
         title = f"difference, {20 * np.log10(gain):.0f} dB louder ({name})"
-        sounds[name] = _write(folder / f"{case}_{name}.wav", clip)
+        sounds[name] = _write(folder / f"{case}_{name}.wav", samples)
         sounds[title] = _write(folder / f"{case}_{name}_difference.wav", change * gain)
     return sounds
 
 
 def captions(
-    model: GenreClassifierCNN, clean: np.ndarray, attacked: dict[str, np.ndarray], genres: list[str]
+    model: nn.Module, clean: np.ndarray, attacked: dict[str, np.ndarray], genres: list[str]
 ) -> dict[str, str]:
-    """Return, for "clean" and each attacked version, what it is heard as and its ratio."""
-    versions = {"clean": clean, **attacked}
-    logits = judge(model, np.stack(list(versions.values())))
-    ratios = ratio_db(clean[None].repeat(len(versions), axis=0), np.stack(list(versions.values())))
-    notes = {}
-    for name, scores, ratio in zip(versions, softmax(logits), ratios, strict=True):
-        unchanged = ", unchanged" if name != "clean" else ""
+    """Return prediction and signal-to-noise ratio of a segment, clean and attacked, as text."""
+    versions = {CLEAN: clean, **attacked}
+    samples = np.stack(list(versions.values()))
+    ratios = ratio_db(clean[None].repeat(len(samples), axis=0), samples)
+    probabilities, notes = softmax(file_logits(model, samples)), {}
+    for name, scores, ratio in zip(versions, probabilities, ratios, strict=True):
+        unchanged = ", unchanged" if name != CLEAN else ""
         size = unchanged if np.isnan(ratio) else f", {ratio:.0f} dB"
-        notes[name] = f"{name}{size}\nheard as {genres[scores.argmax()]} ({scores.max():.0%})"
+        prediction = f"{genres[scores.argmax()]} ({scores.max():.0%})"
+        notes[name] = f"{NAMES.get(name, name)}{size}\npredicted {prediction}"
     return notes
 
 
@@ -117,17 +156,15 @@ def players(sounds: dict[str, Path]) -> HTML:
 
 
 def _norm(samples: np.ndarray) -> float:
-    """Return the Euclidean norm of samples."""
     return float(np.linalg.norm(samples.astype(float)))
 
 
 def _write(path: Path, samples: np.ndarray) -> Path:
-    """Write a 16-bit WAV file, whole or not at all; return its path."""
     return save_with(path, lambda part: write_audio(part, samples))
 
 
-def _song_genre(model: GenreClassifierCNN, clips: np.ndarray) -> int:
-    """Return the genre number that the soft vote gives the clips of one song."""
-    probabilities = softmax(predict_logits(model, librosa_log_mel(clips)))
-    one = np.zeros(len(clips), dtype=int)
+def _vote(model: nn.Module, samples: np.ndarray) -> int:
+    """Return the genre number that the soft vote gives the segments of one track."""
+    probabilities = softmax(predict_logits(model, librosa_log_mel(samples)))
+    one = np.zeros(len(samples), dtype=int)
     return int(vote(probabilities, one, one)["predicted"].iloc[0])

@@ -1,5 +1,6 @@
-"""Records of attacks: one row a segment, attack and eps, from which every number is counted."""
+"""Records of attacks: one row per segment, attack and eps, and the tables counted from them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -7,13 +8,15 @@ import numpy as np
 import pandas as pd
 
 from src.data.features import DYNAMIC_RANGE_DB
-from src.data.segments import Segments, draw_segments
+from src.data.segments import Segments
+from src.labels import NAMES
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits
 from src.statistics import difference_over_tracks, mean_over_tracks
 
 CLEAN, WORST_CASE = "clean", "worst_case"
 NOISES = ("noise_linf", "noise_l2")
+HEADLINE = (CLEAN, "noise_linf", "fgsm", "pgd", "hop_skip_jump", WORST_CASE)
 TABLE_COLUMNS = (
     "corpus split checkpoint attack eps eps_db accuracy low high attack_success_rate "
     "n_segments n_tracks"
@@ -49,10 +52,6 @@ class Target(NamedTuple):
         """Return the target with some of its segments; `rows` are positions."""
         return Target(self.model, self.data.take(rows), self.logits[rows])
 
-    def sample(self, n: int, seed: int) -> "Target":
-        """Return the target with `n` of its segments, spread evenly over the tracks."""
-        return self.take(draw_segments(self.data.tracks, n, seed))
-
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return the model's float32 predictions (n,) of segments (n, 128, 130)."""
         if len(X) == 0:
@@ -71,11 +70,17 @@ def make_records(
 ) -> pd.DataFrame:
     """Return one row per segment for one attack at one eps.
 
-    `attacked` (n, 128, 130) are the target's segments after the attack, `predicted` (n,) their
-    predictions. Columns: segment, track, true, attack, eps, eps_db, clean_prediction,
-    adversarial_prediction, success (correct before, wrong after), linf, l2, snr_db (missing for an
-    unchanged segment), lowest, highest (of the attacked segment), made_by (the attack that made the
-    change; empty for none) and start (which of its random starts).
+    Parameters
+    ----------
+    attacked : the target's segments after the attack (n, 128, 130)
+    predicted : the model's predictions for them (n,)
+
+    Returns
+    -------
+    Columns segment, track, true, attack, eps, eps_db, clean_prediction, adversarial_prediction,
+    success (correct before, wrong after), linf, l2, snr_db (missing for an unchanged segment),
+    lowest, highest (bin of the attacked segment), made_by (the attack that made the perturbation;
+    empty for none) and start (which of its random starts).
     """
     X, y, table = target.data.X, target.data.y, target.data.table
     change, bins = attacked - X, (1, 2)
@@ -105,12 +110,11 @@ def make_records(
 
 
 def worst_case(records: pd.DataFrame, eps: float, name: str = WORST_CASE) -> pd.DataFrame:
-    """Return one row a segment: how it fared against all attacks in the ball of size `eps`.
+    """Return one row per segment: the result of all attacks with a budget of at most `eps`.
 
-    A segment is broken if any attack at this eps or a smaller one broke it (the balls are nested);
-    the row is that of the first attack at the smallest such eps; for a segment that stands it is
-    the latest row.
-    `records` hold one checkpoint and no noise.
+    An attack at this eps or a smaller one that succeeds counts (the balls are nested); the row is
+    that of the first success at the smallest eps, or the latest row where none succeeds. `records`
+    are those of one checkpoint, without noise.
     """
     within = records[records["eps"] <= eps]
     rank = within["eps"].where(within["success"], -within["eps"])
@@ -123,70 +127,120 @@ def worst_case(records: pd.DataFrame, eps: float, name: str = WORST_CASE) -> pd.
     return rows[records.columns].reset_index(drop=True)
 
 
+def accuracy_table(correct: pd.Series, records: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Return the accuracy of each group of records, with its interval over tracks.
+
+    Parameters
+    ----------
+    correct : whether each record's prediction is correct (n,)
+    records : table with column track and those of `by`
+    by : columns that define a group
+
+    Returns
+    -------
+    One row per group in order of appearance: `by`, accuracy, low, high, n_segments, n_tracks.
+    """
+    rows = []
+    for key, group in records.assign(correct=correct).groupby(by, sort=False, dropna=False):
+        measured = mean_over_tracks(group["correct"], group["track"])
+        facts = dict(zip(by, key, strict=True)) | {"accuracy": measured.pop("value")}
+        rows.append(facts | measured)
+    return pd.DataFrame(rows)
+
+
 def robustness_table(records: pd.DataFrame, corpus: str, split: str) -> pd.DataFrame:
     """Return accuracy and success rate by checkpoint, attack and eps, with intervals over tracks.
 
     Attack `clean` (eps 0) comes first for each checkpoint. The attack success rate is the share of
-    flipped segments among those right before; it is missing for `clean` and where none was right.
+    successes among the segments predicted correctly before; it is missing for `clean` and where
+    there are none.
     """
-    rows = []
-    for checkpoint, own in records.groupby("checkpoint", sort=False):
-        clean = _as_clean(own.drop_duplicates("segment"))
-        groups = pd.concat([clean, own]).groupby(["attack", "eps"], sort=False)
-        rows += [
-            _line(group) | {"checkpoint": checkpoint, "attack": attack, "eps": eps}
-            for (attack, eps), group in groups
-        ]
-    table = pd.DataFrame(rows).assign(corpus=corpus, split=split)
-    table["eps_db"] = table["eps"] * DYNAMIC_RANGE_DB
-    return table.reindex(columns=TABLE_COLUMNS)
+    by = ["checkpoint", "attack", "eps"]
+    both = pd.concat(
+        pd.concat([_as_clean(own.drop_duplicates("segment")), own])
+        for _, own in records.groupby("checkpoint", sort=False)
+    )
+    table = accuracy_table(both["adversarial_prediction"] == both["true"], both, by)
+    vulnerable = records[records["clean_prediction"] == records["true"]]
+    rate = vulnerable.groupby(by)["success"].mean().rename("attack_success_rate")
+    table = table.join(rate, on=by).assign(corpus=corpus, split=split)
+    return table.assign(eps_db=table["eps"] * DYNAMIC_RANGE_DB)[TABLE_COLUMNS]
 
 
-def compare(records: pd.DataFrame, checkpoints: list[str]) -> pd.DataFrame:
-    """Return how much more accurate each later checkpoint is than the first, on the same segments.
+def compare(records: pd.DataFrame) -> pd.DataFrame:
+    """Return the accuracy of each later checkpoint minus that of the first, on the same segments.
 
     One row for clean segments (eps 0) and each eps of the worst case; `difference` is a fraction,
     `low` and `high` bound it by bootstrap over tracks. No rows for a single checkpoint.
     """
     worst = records[records["attack"] == WORST_CASE]
-    clean = _as_clean(worst[worst["eps"] == worst["eps"].min()])
-    both = pd.concat([clean, worst])
-    both["right"] = (both["adversarial_prediction"] == both["true"]).astype(float)
+    both = pd.concat([_as_clean(worst[worst["eps"] == worst["eps"].min()]), worst])
+    both["correct"] = (both["adversarial_prediction"] == both["true"]).astype(float)
     keys = ["attack", "eps", "segment", "track"]
-    pairs = both.pivot_table(index=keys, columns="checkpoint", values="right").reset_index()
+    pairs = both.pivot_table(index=keys, columns="checkpoint", values="correct").reset_index()
+    first, *others = records["checkpoint"].unique()
     rows = []
-    for other in checkpoints[1:]:
+    for other in others:
         for (attack, eps), group in pairs.groupby(["attack", "eps"]):
-            pair = group[checkpoints[0]], group[other]
-            measured = difference_over_tracks(*pair, group["track"])
-            facts = {"checkpoint": other, "compared_with": checkpoints[0], "attack": attack}
-            eps_db = eps * DYNAMIC_RANGE_DB
-            difference = measured.pop("value")
-            rows.append(facts | {"eps": eps, "eps_db": eps_db, "difference": difference} | measured)
+            measured = difference_over_tracks(group[first], group[other], group["track"])
+            facts = {"checkpoint": other, "compared_with": first, "attack": attack, "eps": eps}
+            facts |= {"eps_db": eps * DYNAMIC_RANGE_DB, "difference": measured.pop("value")}
+            rows.append(facts | measured)
     return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
 
 
-def attack_flow(records: pd.DataFrame, n_genres: int) -> np.ndarray:
-    """Return how many segments of each true genre (rows) an attack turned into each (columns).
+def percent_table(table: pd.DataFrame, by: list[str], value: str = "accuracy") -> pd.DataFrame:
+    """Return a table to read: indexed by `by`, one column per checkpoint, percent and interval.
 
-    `records` are those of one checkpoint, attack and eps; only successes are counted.
+    `table` has columns checkpoint, `value`, low and high (fractions). Attacks, codecs and
+    corruptions appear by their labels.
     """
-    flow = np.zeros((n_genres, n_genres), dtype=int)
-    flipped = records[records["success"]]
-    np.add.at(flow, (flipped["true"], flipped["adversarial_prediction"]), 1)
-    return flow
+    shown = table[[*by, "checkpoint"]].copy()
+    for name in {"attack", "codec", "made_on"} & set(by):
+        shown[name] = shown[name].replace(NAMES)
+    columns = table[value], table["low"], table["high"]
+    shown["cell"] = [_percent(*cell) for cell in zip(*columns, strict=True)]
+    wide = shown.set_index([*by, "checkpoint"])["cell"].unstack(sort=False)
+    return wide.fillna("").rename_axis(columns=None)
+
+
+def headline(
+    robustness: pd.DataFrame, files: pd.DataFrame, eps: float, snr_db: float
+) -> pd.DataFrame:
+    """Return the main accuracies to read: attacks on log-mels at `eps`, on WAV files at `snr_db`.
+
+    Parameters
+    ----------
+    robustness : from `robustness_table`
+    files : from `audio.audio_table`; may be empty
+    """
+    at = robustness[robustness["eps"].isin([0, eps])].set_index("attack")
+    at = at.loc[[name for name in HEADLINE if name in at.index]].reset_index()
+    at = at.assign(input="log-mel", budget=f"{DYNAMIC_RANGE_DB * eps:g} dB per bin")
+    snr, budgets = f"{snr_db:g} dB SNR", {"noise": snr_db, "pgd_waveform": snr_db, "pgd_masked": 0}
+    clean, wanted = files["attack"] == CLEAN, files["attack"].map(budgets)
+    wav = files[(files["codec"] == "wav16") & (clean | (files["budget_db"] == wanted))]
+    budget = np.where(wav["attack"] == "pgd_masked", "masking threshold", snr)
+    table = pd.concat([one for one in (at, wav.assign(input="WAV", budget=budget)) if len(one)])
+    table["budget"] = table["budget"].mask(table["attack"] == CLEAN, "")
+    table = table.rename(columns={"n_segments": "segments", "n_tracks": "tracks"})
+    return percent_table(table, ["input", "attack", "budget", "segments", "tracks"])
+
+
+def first_middle_last(order: Sequence, names: tuple[str, str, str]) -> dict[str, int]:
+    """Return the first, the middle and the last of ordered segments, by three names.
+
+    Of two segments there is no middle one, a single one is the first.
+    """
+    places = zip(names, (0, len(order) // 2, -1), (1, 3, 2), strict=True)
+    return {name: int(order[place]) for name, place, fewest in places if len(order) >= fewest}
 
 
 def _as_clean(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows of one attack and eps as if there had been none."""
+    """Return rows of one attack and eps as those of the clean segments."""
     return rows.assign(attack=CLEAN, eps=0.0, adversarial_prediction=rows["clean_prediction"])
 
 
-def _line(group: pd.DataFrame) -> dict:
-    """Return accuracy with its interval and the success rate of the rows of one attack and eps."""
-    right = group["adversarial_prediction"] == group["true"]
-    hit = group[group["clean_prediction"] == group["true"]]
-    measured = mean_over_tracks(right, group["track"])
-    attacked = len(hit) > 0 and group["attack"].iloc[0] != CLEAN
-    measured["accuracy"] = measured.pop("value")
-    return measured | {"attack_success_rate": hit["success"].mean() if attacked else np.nan}
+def _percent(value: float, low: float | None, high: float | None) -> str:
+    interval = "" if pd.isna(low) else f" [{100 * low:.0f}, {100 * high:.0f}]"
+    return "" if pd.isna(value) else f"{100 * value:.0f}%{interval}"

@@ -1,20 +1,33 @@
-"""The suite: all attacks on one model, the slow ones on the segments that are still robust."""
+"""The suite: all attacks on one or more models, and the minimal perturbation of each segment.
+
+Slow attacks run on the segments that all attacks before them left correct.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from src.attacks.adversarial import EPSILONS, Search, attack, check_contract
-from src.attacks.blackbox import hop_skip_jump, make_oracle
-from src.attacks.noise import noise_records
-from src.attacks.records import Target, make_records, worst_case
+from src.attacks.adversarial import (
+    EPSILONS,
+    Search,
+    attack,
+    check_contract,
+    hop_skip_jump,
+    noise_l2,
+    noise_linf,
+)
+from src.attacks.records import WORST_CASE, Target, first_middle_last, make_records, worst_case
+from src.data.features import DYNAMIC_RANGE_DB
+from src.data.segments import draw_segments
 from src.effort import Effort
 from src.progress import progress
 
 BLACK_BOX = ("square", "hop_skip_jump")
-NO_BEST_POINT = ("apgd_ce", "apgd_dlr")  # where they fail, they return where they started from
+NO_BEST_POINT = ("apgd_ce", "apgd_dlr")  # where they fail, they return their starting point
 SIZES = ["linf", "l2", "snr_db", "lowest", "highest"]
+HALVINGS = 3  # of the interval that contains a segment's minimal eps
+CASES = ("most fragile", "middle", "most robust")
 
 
 class Budgets(NamedTuple):
@@ -34,44 +47,62 @@ class Stage(NamedTuple):
     starts: int = 1
 
 
-def evaluate(target: Target, budgets: Budgets, effort: Effort, seed: int) -> pd.DataFrame:
+def evaluate(
+    targets: dict[str, Target], budgets: Budgets, effort: Effort, seed: int
+) -> pd.DataFrame:
     """Return records of all attacks, both noises and the worst case, one row per segment each.
 
     FGSM and PGD (one start) run at every eps; at `budgets.suite` then, each on the segments that
     all before it left correct: PGD from more random starts, PGD with twice the iterations (at
     `budgets.doubled`), targeted PGD, APGD on two losses, Square. Their rows combine this attack and
-    all before it. HopSkipJump runs on a few segments by itself. The worst case is over all of them;
-    noise is not among them. PGD stops early on each segment that it flips.
-    Raises ValueError for eps outside [0, 1] or of the suite that are not among those of the sweep.
+    all before it. HopSkipJump runs on a few segments by itself. The worst case is over all of them,
+    without noise. PGD stops early on each segment that it flips.
+
+    Parameters
+    ----------
+    targets : by name of the checkpoint
+
+    Returns
+    -------
+    The columns of `make_records`, and checkpoint.
+
+    Raises
+    ------
+    ValueError for eps outside [0, 1] or of the suite that are not among those of the sweep.
     """
     _check(budgets)
-    search = Search(effort.iterations, seed, early_stopping=True)
-    pgd = sweep("pgd", target, budgets.sweep, search)
-    records = pd.concat([sweep("fgsm", target, budgets.sweep, search), pgd], ignore_index=True)
-    for eps in progress(sorted(budgets.suite), "suite", unit="eps"):
-        for stage in stages(budgets, effort, eps, target.n_genres):
-            records = pd.concat([records, _run(target, records, stage, eps, seed)])
-    records = pd.concat([_hard_label(target, budgets, effort, seed), records], ignore_index=True)
-    worst = [worst_case(records, eps) for eps in sorted(budgets.sweep)]
-    return pd.concat([records, *worst, noise_records(target, pgd, seed)], ignore_index=True)
+    search, tables = Search(effort.iterations, seed, early_stopping=True), []
+    for name, target in targets.items():
+        pgd = sweep("pgd", target, budgets.sweep, search)
+        records = pd.concat([sweep("fgsm", target, budgets.sweep, search), pgd], ignore_index=True)
+        for eps in progress(sorted(budgets.suite), "suite", unit="eps"):
+            for stage in stages(budgets, effort, eps, target.n_genres):
+                records = pd.concat([records, _run(target, records, stage, eps, seed)])
+        found = _hard_label(target, budgets, effort, seed)
+        records = pd.concat([found, records], ignore_index=True)
+        worst = [worst_case(records, eps) for eps in sorted(budgets.sweep)]
+        records = pd.concat([records, *worst, noise_records(target, pgd, seed)])
+        tables.append(records.assign(checkpoint=name))
+    return pd.concat(tables, ignore_index=True)
 
 
 def sweep(name: str, target: Target, epsilons: tuple, search: Search) -> pd.DataFrame:
     """Attack segments at each eps; return one row per segment and eps, as `make_records` does.
 
     Only segments that the model predicts correctly are attacked; the others count as wrong
-    throughout, unchanged. With PGD a segment broken at a small eps is broken at each larger one,
-    whose ball holds the smaller ball: it keeps its perturbation. FGSM, whose step is eps itself,
-    runs anew at each eps. Raises ValueError without epsilons.
+    throughout, unchanged. With PGD a segment flipped at a small eps counts as flipped at each
+    larger one, whose ball holds the smaller ball: it keeps its perturbation. FGSM, whose step is
+    eps itself, runs anew at each eps. Raises ValueError without epsilons.
     """
     if len(epsilons) == 0:
         raise ValueError("There are 0 epsilons to attack at: give EPSILONS of at least one.")
-    attacked, predicted = np.array(target.data.X, dtype=np.float32), target.predicted.copy()
+    X, y = target.data.X, target.data.y
+    attacked, predicted = np.array(X, dtype=np.float32), target.predicted.copy()
     records = []
     for eps in progress(sorted(epsilons), name, unit="eps"):
-        rows = np.flatnonzero((predicted if name == "pgd" else target.predicted) == target.data.y)
-        new, predicted[rows] = _attack_rows(name, target, rows, eps, search)
-        attacked[rows] = new
+        rows = np.flatnonzero((predicted if name == "pgd" else target.predicted) == y)
+        attacked[rows] = attack(name, target.model, X[rows], y[rows], eps, search)
+        predicted[rows] = target.predict(attacked[rows])
         records.append(make_records(target, name, eps, attacked, predicted))
     return pd.concat(records, ignore_index=True)
 
@@ -83,14 +114,32 @@ def first_success(
 
     NaN and the unchanged segment where the clean prediction is wrong or no eps flips it.
     """
-    smallest, flipped = np.full(len(target.data.y), np.nan), target.data.X.copy()
+    X, y = target.data.X, target.data.y
+    smallest, flipped = np.full(len(y), np.nan), X.copy()
     rows = np.flatnonzero(target.correct)
     for eps in progress(sorted(epsilons), name, unit="eps"):
-        attacked, predicted = _attack_rows(name, target, rows, eps, search)
-        success = predicted != target.data.y[rows]
+        attacked = attack(name, target.model, X[rows], y[rows], eps, search)
+        success = target.predict(attacked) != y[rows]
         smallest[rows[success]], flipped[rows[success]] = eps, attacked[success]
         rows = rows[~success]
     return smallest, flipped
+
+
+def noise_records(target: Target, pgd: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Return records of both noises for every eps of `pgd`, the records of a sweep with PGD.
+
+    `noise_linf` has the eps of the attack, `noise_l2` the L2 norm of PGD's perturbation of each
+    segment; where that was made at a smaller eps, in proportion, and where there is none (the
+    segment was wrong before), the median of the others.
+    """
+    X, rows = target.data.X, []
+    for eps, made in pgd.groupby("eps"):
+        share = made.set_index("segment").eval("l2 / linf")[target.data.numbers].to_numpy()
+        share = np.where(np.isnan(share), np.nanmedian(share) if made["linf"].any() else 1, share)
+        noisy = {"noise_linf": noise_linf(X, eps, seed), "noise_l2": noise_l2(X, eps * share, seed)}
+        for name, changed in noisy.items():
+            rows.append(make_records(target, name, eps, changed, target.predict(changed)))
+    return pd.concat(rows, ignore_index=True)
 
 
 def stages(budgets: Budgets, effort: Effort, eps: float, n_genres: int) -> list[Stage]:
@@ -111,43 +160,113 @@ def stages(budgets: Budgets, effort: Effort, eps: float, n_genres: int) -> list[
 
 
 def runner_up(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the genre (n,) that comes closest to the true one in logits (n, n_genres)."""
+    """Return the wrong genre (n,) with the highest of the logits (n, n_genres)."""
     others = np.array(logits)
     others[np.arange(len(y)), y] = -np.inf
     return others.argmax(axis=1)
 
 
+def robust_mask(target: Target, records: pd.DataFrame, eps: float) -> np.ndarray:
+    """Return which segments (n,) are correct and not flipped at `eps` or below in the records."""
+    flipped = records.loc[records["success"] & (records["eps"] <= eps), "segment"]
+    return target.correct & ~np.isin(target.data.numbers, flipped)
+
+
+def eps_bounds(records: pd.DataFrame) -> pd.DataFrame:
+    """Return the two eps of the sweep between which each segment flips, by segment number.
+
+    Columns `robust` (0 for segments that the smallest eps flips) and `flipped` (missing if none
+    does) from the worst case in the records of one checkpoint; only segments correct before.
+    """
+    worst = records[records["attack"] == WORST_CASE]
+    worst = worst[worst["clean_prediction"] == worst["true"]]
+    robust = worst["eps"].where(~worst["success"], 0).groupby(worst["segment"]).max()
+    flipped = worst["eps"].where(worst["success"]).groupby(worst["segment"]).min()
+    return pd.DataFrame({"robust": robust, "flipped": flipped})
+
+
+def minimal_eps(
+    targets: dict[str, Target], records: pd.DataFrame, n: int, search: Search
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Return the minimal eps of `n` correct segments per checkpoint and their adversarial examples.
+
+    PGD halves each segment's bounds three times (all segments at once, each with its own eps): the
+    result is at most an eighth of the bounds' distance above the least that PGD needs.
+
+    Parameters
+    ----------
+    records : those of `evaluate` for these targets
+
+    Returns
+    -------
+    table : columns segment, track, true, predicted (after the attack, -1 for none), minimal_eps,
+        minimal_eps_db (missing if nothing flips the segment), by_pgd (False where only another
+        attack of the records flips it), checkpoint
+    adversarial : per checkpoint (n, 128, 130), the unchanged segment where `by_pgd` is False
+    """
+    tables, adversarial = [], {}
+    for name, target in targets.items():
+        bounds = eps_bounds(records[records["checkpoint"] == name])
+        rows = pd.Index(target.data.numbers).get_indexer(bounds.index)
+        drawn = draw_segments(target.data.tracks[rows], n, search.seed)
+        part = target.take(rows[drawn])
+        high, adversarial[name], predicted = _bisect(part, bounds.iloc[drawn], search)
+        table = part.data.table[["segment", "track"]].assign(true=part.data.y, predicted=predicted)
+        table = table.assign(minimal_eps=high, minimal_eps_db=high * DYNAMIC_RANGE_DB)
+        tables.append(table.assign(by_pgd=predicted >= 0, checkpoint=name))
+    return pd.concat(tables, ignore_index=True), adversarial
+
+
+def examples(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the most fragile, the middle and the most robust row of one checkpoint's `table`.
+
+    By minimal eps, among the segments that PGD flips; column `case` names them.
+    """
+    order = table.loc[table["by_pgd"], "minimal_eps"].sort_values(kind="stable").index
+    cases = first_middle_last(order, CASES)
+    return table.loc[list(cases.values())].assign(case=list(cases))
+
+
+def _bisect(target: Target, bounds: pd.DataFrame, search: Search):
+    """Return upper ends of the halved bounds, flipped segments and predictions (-1 for none).
+
+    The first step tries the upper ends themselves.
+    """
+    X, y = target.data.X, target.data.y
+    low, high = (bounds[side].to_numpy(dtype=float).copy() for side in ("robust", "flipped"))
+    flipped, predicted = X.copy(), np.full(len(X), -1)
+    rows = np.flatnonzero(~np.isnan(high))
+    steps = range((HALVINGS + 1) * (len(rows) > 0))
+    for step in progress(steps, name="minimal eps", unit="step"):
+        eps = high.copy() if step == 0 else (low + high) / 2
+        attacked = attack("pgd", target.model, X[rows], y[rows], eps[rows], search)
+        now = target.predict(attacked)
+        success = now != y[rows]
+        hit, missed = rows[success], rows[~success]
+        flipped[hit], predicted[hit], high[hit] = attacked[success], now[success], eps[hit]
+        low[missed] = eps[missed] if step else low[missed]
+    return high, flipped, predicted
+
+
 def _run(
     target: Target, records: pd.DataFrame, stage: Stage, eps: float, seed: int
 ) -> pd.DataFrame:
-    """Return one row per segment: how it fares against one slow attack and all before it."""
+    """Return one row per segment: the result of one slow attack and all before it."""
     made, robust = [records], robust_mask(target, records, eps)
     for start in range(1, stage.starts + 1):
         rows = np.flatnonzero(robust)
+        part = target.take(rows)
+        X, y = part.data.X, part.data.y
+        goal = runner_up(part.logits, y) if stage.method == "pgd_targeted" else y
         search = Search(stage.iterations, seed + start, early_stopping=True)
-        attacked, predicted = _attack_rows(stage.method, target, rows, eps, search)
-        new = make_records(target.take(rows), stage.method, eps, attacked, predicted)
+        attacked = attack(stage.method, part.model, X, goal, eps, search)
+        predicted = part.predict(attacked)
+        new = make_records(part, stage.method, eps, attacked, predicted)
         if stage.method in NO_BEST_POINT:
             new[SIZES] = new[SIZES].where(new["success"])
         made.append(new.assign(made_by=stage.name, start=start))
-        robust[rows] = predicted == target.data.y[rows]
+        robust[rows] = predicted == y
     return worst_case(pd.concat(made), eps, stage.name)
-
-
-def robust_mask(target: Target, records: pd.DataFrame, eps: float) -> np.ndarray:
-    """Return which segments (n,) are correct and not broken at `eps` or below in the records."""
-    broken = records.loc[records["success"] & (records["eps"] <= eps), "segment"]
-    return target.correct & ~np.isin(target.data.numbers, broken)
-
-
-def _attack_rows(
-    method: str, target: Target, rows: np.ndarray, eps: float, search: Search
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return adversarial examples of some rows and the model's predictions for them."""
-    X, y = target.data.X[rows], target.data.y[rows]
-    goal = runner_up(target.logits[rows], y) if method == "pgd_targeted" else y
-    attacked = attack(method, target.model, X, goal, eps, search)
-    return attacked, target.predict(attacked)
 
 
 def _hard_label(target: Target, budgets: Budgets, effort: Effort, seed: int) -> pd.DataFrame:
@@ -155,8 +274,9 @@ def _hard_label(target: Target, budgets: Budgets, effort: Effort, seed: int) -> 
     correct = np.flatnonzero(target.correct)
     if min(effort.n_hard_label, effort.hard_label_steps, len(correct)) < 1:
         return pd.DataFrame()
-    few = target.take(correct).sample(effort.n_hard_label, seed)
-    found = hop_skip_jump(make_oracle(target.model), target, few, effort.hard_label_steps, seed)
+    drawn = draw_segments(target.data.tracks[correct], effort.n_hard_label, seed)
+    few = target.take(correct[drawn])
+    found = hop_skip_jump(target, few, effort.hard_label_steps, seed)
     tables = []
     for eps in sorted(budgets.sweep):
         fits = np.abs(found - few.data.X).max(axis=(1, 2)) <= eps

@@ -1,9 +1,8 @@
-"""Attacks on the waveform, within a signal-to-noise ratio or beneath what the music masks.
+"""Attacks on samples: within a signal-to-noise ratio, below the masking threshold, resynthesized.
 
-Threat model: the attacker knows network and front-end (white box) and may change every sample of
-a 3 s clip. Gradients flow through the log-mel front-end (float32) and the folded network
-(bfloat16). What counts is a file: attacked clips are 16-bit samples, and `src.attacks.channels`
-judges what is read back from it.
+Threat model: the attacker knows model and front-end (white box) and may change every sample of a
+segment. Gradients flow through the log-mel front-end (float32) and the folded model (bfloat16 where
+it is fast). Adversarial segments are 16-bit samples, to be evaluated as files (`codecs`).
 """
 
 from functools import partial
@@ -15,24 +14,25 @@ from art.estimators.classification import PyTorchClassifier
 from art.utils import to_categorical
 from torch import nn
 
-from src.attacks.adversarial import FastGradients
-from src.attacks.channels import to_16_bit
-from src.attacks.masking import hide, masking_levels, towards
-from src.data.features import SEGMENT_SAMPLES, LogMel
+from src.attacks.adversarial import FastGradients, Search
+from src.attacks.codecs import to_16_bit
+from src.attacks.psychoacoustics import hide, masking_levels, towards
+from src.data.features import DYNAMIC_RANGE_DB, SEGMENT_SAMPLES, LogMel, bands_of_bins, istft, stft
 from src.models.cnn import GenreClassifierCNN
 from src.runtime import device, set_seed
 
-WITHIN_RATIO = ("noise", "fgsm_waveform", "pgd_waveform", "pgd_linf")
-GROWING = ("pgd_waveform", "pgd_linf", "pgd_masked")  # a larger budget holds the smaller
+WITHIN_RATIO = ("noise", "fgsm_waveform", "pgd_waveform")
+NESTED = ("pgd_waveform", "pgd_masked")  # a larger budget holds the smaller
 ATTACKS = (*WITHIN_RATIO, "pgd_masked")
 ITERATIONS = 10
 STEP_SHARE = 0.25
 BATCH_SIZE = 32
 ROUNDS = 8
+DEFAULT_SEARCH = Search(ITERATIONS)
 
 
 class WaveformClassifier(nn.Module):
-    """A network behind the log-mel front-end: samples (n, 66150) to logits (n, n_genres)."""
+    """A model behind the log-mel front-end: samples (n, 66150) to logits (n, n_genres)."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -61,48 +61,81 @@ def attack_waveform(
     samples: np.ndarray,
     y: np.ndarray,
     budget_db: float,
-    iterations: int = ITERATIONS,
-    seed: int = 42,
+    search: Search = DEFAULT_SEARCH,
 ) -> np.ndarray:
-    """Return attacked clips, float32 (n, 66150) whose values are those of 16-bit samples.
+    """Return adversarial segments, float32 (n, 66150) whose values are those of 16-bit samples.
 
-    `samples` (n, 66150) in [-1, 1] are clips of 16-bit samples too (`to_16_bit`), `y` the true
-    genre numbers. `budget_db` is the lowest signal-to-noise ratio allowed, after rounding:
-    "noise" is white noise of exactly that ratio, the control; "fgsm_waveform" is one step of FGSM;
-    "pgd_waveform" PGD in the whole ball, "pgd_linf" PGD with no sample changed by more than FGSM
-    changes all. For "pgd_masked" it is the distance in dB that the change keeps below the masking
-    level in each cell, before rounding. Silent clips come back unchanged.
-    Raises ValueError for an unknown name, a budget that is no number or no iterations,
-    AssertionError if the attack broke its ratio.
+    Parameters
+    ----------
+    name : "noise" is white noise of exactly the budget, the control; "fgsm_waveform" one step of
+        FGSM; "pgd_waveform" PGD in the L2 ball; "pgd_masked" PGD below the masking threshold.
+    samples : (n, 66150) 16-bit values in [-1, 1] (`to_16_bit`); silence is returned unchanged.
+    y : true genre numbers (n,).
+    budget_db : lowest signal-to-noise ratio allowed, after rounding; for "pgd_masked" the margin
+        between the perturbation and the masking threshold in each cell, before rounding.
+    search : iterations and seed.
+
+    Raises
+    ------
+    ValueError for an unknown name, a budget that is not finite or no iterations; AssertionError if
+    the attack broke its ratio.
     """
     if name not in ATTACKS:
         raise ValueError(f"{name} is not an attack known here: give one of {', '.join(ATTACKS)}.")
     if not np.isfinite(budget_db):
         raise ValueError(f"The budget of {name} is {budget_db} dB: give a number, as 40.")
-    if iterations < 1:
-        raise ValueError(f"{iterations} iterations were asked for: give at least 1.")
-    set_seed(seed)
+    if search.iterations < 1:
+        raise ValueError(f"The number of iterations is {search.iterations}: give at least 1.")
+    set_seed(search.seed)
     attacked = np.array(samples, dtype=np.float32)
     loud = np.flatnonzero(np.abs(attacked).max(axis=1, initial=0) > 0)
-    make = partial(_hidden if name == "pgd_masked" else _within_ratio, name, classifier)
+    make = _masked if name == "pgd_masked" else partial(_within_ratio, name)
     for start in range(0, len(loud), BATCH_SIZE):
         rows = loud[start : start + BATCH_SIZE]
-        attacked[rows] = make(attacked[rows], np.asarray(y)[rows], budget_db, iterations)
+        part = attacked[rows], np.asarray(y)[rows]
+        attacked[rows] = make(classifier, *part, budget_db, search.iterations)
     return attacked
 
 
 def ratio_db(samples: np.ndarray, attacked: np.ndarray) -> np.ndarray:
-    """Return the signal-to-noise ratio (n,) in dB of attacked clips; NaN where nothing changed."""
+    """Return the signal-to-noise ratio (n,) in dB; NaN for unchanged segments (n, time)."""
     signal, noise = _norm(samples), _norm(np.subtract(attacked, samples, dtype=np.float64))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(noise > 0, 20 * np.log10(signal / noise), np.nan)
 
 
-def _within_ratio(name, classifier, samples, y, snr_db, iterations) -> np.ndarray:
-    """Return clips (n, time) attacked within a signal-to-noise ratio.
+def resynthesize(samples: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """Return samples (n, time) filtered by the gains that a change of log-mels requires.
 
-    The front-end measures each clip against its own maximum, so that clips may be brought to unit
-    level first; then one ratio is one radius for all.
+    Each FFT bin gets the weighted gain of its mel bands; phases stay. Frames overlap and bands
+    share bins: the result approximates the wanted log-mel and does not reach it.
+
+    Parameters
+    ----------
+    samples : (n, time) at 22,050 Hz
+    change : (n, 128, frames) of log-mels in [0, 1]; 0.01 is a gain of 0.8 dB
+    """
+    gain_db = np.einsum("bm,nmt->nbt", bands_of_bins(), change * DYNAMIC_RANGE_DB)
+    gain = torch.from_numpy(10 ** (gain_db / 20)).float()
+    cells = stft(torch.from_numpy(np.asarray(samples, dtype=np.float32)))
+    return istft(cells * gain, samples.shape[1]).numpy()
+
+
+def surviving_share(wanted: np.ndarray, obtained: np.ndarray) -> np.ndarray:
+    """Return the share (n,) of each wanted change (n, 128, frames) in the obtained one.
+
+    The projection of one on the other: 1 if all of it is there; NaN for no wanted change.
+    """
+    wanted, obtained = (change.reshape(len(change), -1) for change in (wanted, obtained))
+    energy = np.square(wanted).sum(axis=1)
+    return (wanted * obtained).sum(axis=1) / np.where(energy > 0, energy, np.nan)
+
+
+def _within_ratio(name, classifier, samples, y, snr_db, iterations) -> np.ndarray:
+    """Return segments (n, time) attacked within a signal-to-noise ratio.
+
+    The front-end measures each segment relative to its own maximum, so segments may be brought to
+    unit level first; then one ratio is one radius for all.
     """
     level = _norm(samples) / np.sqrt(samples.shape[1])
     unit = (samples / level[:, None]).astype(np.float32)
@@ -111,32 +144,31 @@ def _within_ratio(name, classifier, samples, y, snr_db, iterations) -> np.ndarra
         change = torch.randn(samples.shape, dtype=torch.double).numpy()
         change *= (eps * np.sqrt(samples.shape[1]) / _norm(change))[:, None]
     else:
-        change = _method(name, classifier, eps, unit, iterations).generate(unit, y) - unit
+        change = _method(name, classifier, eps, iterations).generate(unit, y) - unit
     attacked = _rounded(samples, change * level[:, None], eps * _norm(samples))
     lowest = np.nanmin(ratio_db(samples, attacked), initial=np.inf)
     if lowest < snr_db - 1e-3:
         raise AssertionError(
-            f"{name} left {lowest:.2f} dB of signal over noise where {snr_db} dB were asked for: "
-            "its result is not used."
+            f"{name} has a signal-to-noise ratio of {lowest:.2f} dB, below the {snr_db} dB "
+            "allowed: its result is not used."
         )
     return attacked
 
 
-def _method(name, classifier, eps, unit, iterations):
-    """Return the ART attack of that name on clips of unit level.
+def _method(name, classifier, eps, iterations):
+    """Return the ART attack of that name on segments of unit level.
 
     PGD starts at random, which also raises cells off the floor of -80 dB, where there is no
-    gradient. Its steps and its ball are those of the Euclidean norm: in the same ball, steps by
-    sign flip fewer clips.
+    gradient. Its steps and its ball are those of the L2 norm: steps by sign flip fewer segments.
     """
     if name == "fgsm_waveform":
         return FastGradientMethod(classifier, eps=eps, batch_size=BATCH_SIZE)
-    norm, radius = (2, eps * np.sqrt(unit.shape[1])) if name == "pgd_waveform" else (np.inf, eps)
+    radius = float(eps * np.sqrt(SEGMENT_SAMPLES))
     return ProjectedGradientDescent(
         classifier,
-        norm=norm,
-        eps=float(radius),
-        eps_step=float(radius * STEP_SHARE),
+        norm=2,
+        eps=radius,
+        eps_step=radius * STEP_SHARE,
         max_iter=iterations,
         num_random_init=1,
         batch_size=BATCH_SIZE,
@@ -144,11 +176,11 @@ def _method(name, classifier, eps, unit, iterations):
     )
 
 
-def _hidden(name, classifier, samples, y, margin_db, iterations) -> np.ndarray:
-    """Return clips (n, time) changed beneath their masking level less a margin.
+def _masked(classifier, samples, y, margin_db, iterations) -> np.ndarray:
+    """Return segments (n, time) changed below their masking threshold less a margin.
 
-    PGD whose ball is the set of hidden changes: a step follows the gradient's phase, as far in
-    each cell as its level allows; the sum is hidden again.
+    PGD whose ball is the set of masked changes: a step follows the gradient's phase, as far in each
+    cell as its level allows; the sum is projected by `hide`.
     """
     targets = to_categorical(y, classifier.nb_classes)
     levels = torch.from_numpy(masking_levels(samples)) * 10 ** (-margin_db / 20)
@@ -161,9 +193,9 @@ def _hidden(name, classifier, samples, y, margin_db, iterations) -> np.ndarray:
 
 
 def _rounded(samples: np.ndarray, change: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Return changed clips as 16-bit samples, the change turned down until rounding fits in.
+    """Return changed segments as 16-bit samples, the change scaled down until rounding fits in.
 
-    A clip so quiet that a change of 16-bit samples does not fit stays as it is.
+    A segment so quiet that no change of 16-bit samples fits stays unchanged.
     """
     scale = np.ones(len(samples))
     for _ in range(ROUNDS):
@@ -175,5 +207,4 @@ def _rounded(samples: np.ndarray, change: np.ndarray, radius: np.ndarray) -> np.
 
 
 def _norm(samples: np.ndarray) -> np.ndarray:
-    """Return the Euclidean norm (n,) of clips."""
     return np.linalg.norm(np.asarray(samples, dtype=np.float64), axis=1)

@@ -19,6 +19,7 @@ from src.models.checkpoints import CHECKPOINT_FILE, load_checkpoint
 from src.models.cnn import GenreClassifierCNN
 from src.models.trainer import fit
 from src.paths import RunPaths
+from src.results import read_json
 from src.runtime import prepare_process
 
 
@@ -37,6 +38,14 @@ def load_named(paths: RunPaths, name: str) -> tuple[GenreClassifierCNN, dict]:
     """
     fingerprint = load_metadata(paths)["fingerprint"]
     return load_checkpoint(paths.models / name / CHECKPOINT_FILE, fingerprint)
+
+
+def load_trained(paths: RunPaths) -> dict[str, GenreClassifierCNN]:
+    """Return all models of a run that were trained on its arrays, by checkpoint name."""
+    fingerprint = load_metadata(paths)["fingerprint"]
+    results = [read_json(file) for file in sorted(paths.metrics.glob("training_*.json"))]
+    names = [r["checkpoint"] for r in results if r["fingerprint"] == fingerprint]
+    return {name: load_named(paths, name)[0] for name in names}
 
 
 def train_recipe(paths: RunPaths, name: str, changes: dict, suffix: str, seed: int) -> Trained:

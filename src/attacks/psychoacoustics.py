@@ -1,10 +1,10 @@
-"""What the music hides: the masking level of each time-frequency cell, as a bound for changes.
+"""Psychoacoustic masking: the masking threshold of each time-frequency cell bounds perturbations.
 
 Psychoacoustic model 1 of ISO/IEC 11172-3 as Lin and Abdulla (2015) and Qin et al. (2019,
 arXiv 1903.10346) use it: local maxima of the spectrum above the threshold of hearing are maskers,
-taken as tonal, at least half a Bark apart; each masks around it with two slopes on the Bark scale;
-thresholds add up. The loudest cell of a clip is taken to be played at 96 dB SPL. A threshold speaks
-of all that sounds within a critical band (one Bark); each of the band's cells gets its share.
+all taken as tonal, at least half a Bark apart; each masks its neighbourhood with two slopes on the
+Bark scale; thresholds add up. The loudest cell of a segment is set to 96 dB SPL. A threshold holds
+for the sum over a critical band (one Bark); each cell of the band gets its share.
 """
 
 from functools import lru_cache
@@ -20,17 +20,17 @@ LOUDEST_DB = 96.0
 BARK_APART = 0.5
 LOWEST_HZ = 20.0
 ROUNDS = 2
-HEARD_BY = N_FFT // HOP_LENGTH + 1  # frames that hear a moment
+FRAMES_PER_SAMPLE = N_FFT // HOP_LENGTH + 1  # that contain a sample
 TINY = 1e-30
 
 
 class Masker(PsychoacousticMasker):
-    """ART's masker with three places mended (ART 1.20.1).
+    """ART's masker with three corrections (ART 1.20.1).
 
     Distances between maskers are those of their own bins (ART looks up the Bark of their ordinal
-    numbers and keeps maskers that lie much closer than half a Bark, whose thresholds then add up);
-    below 20 Hz the threshold of hearing stays that of 20 Hz instead of falling to nothing; the
-    thresholds of a frame's maskers are computed at once.
+    numbers and keeps maskers much closer than half a Bark, whose thresholds then add up); below
+    20 Hz the threshold of hearing stays that of 20 Hz instead of vanishing; the thresholds of a
+    frame's maskers are computed at once.
     """
 
     @property
@@ -66,35 +66,29 @@ class Masker(PsychoacousticMasker):
 
 
 def masking_levels(samples: np.ndarray) -> np.ndarray:
-    """Return the largest STFT magnitude (n, 1025, frames) that each clip hides in each cell.
+    """Return the masking threshold of each cell (n, 1025, frames), as an STFT magnitude.
 
     `samples` (n, time) at 22,050 Hz; cells are those of the front-end's STFT (2048, 512, centred).
     """
-    return np.stack([_levels(clip) for clip in samples]).astype(np.float32)
-
-
-def excess_db(change: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Return by how many dB each change (n, time) exceeds the levels where it does so most."""
-    magnitude = stft(torch.from_numpy(change)).abs().numpy()
-    return 20 * np.log10((magnitude / levels).max(axis=(1, 2)).clip(min=TINY))
+    return np.stack([_levels(segment) for segment in samples]).astype(np.float32)
 
 
 def hide(change: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    """Return changes (n, time) that lie at or below the levels in every cell.
+    """Return changes (n, time) scaled down to the levels or below in every cell.
 
-    Frames overlap, so that cells depend on each other: what is cut in one comes back from its
-    neighbours. So each cell is turned down together with those beside it, twice; then each moment
-    as far as the worst cell of the frames that hear it asks for; then the change as a whole.
+    Frames overlap, so cells depend on each other: energy removed from one cell returns from its
+    neighbours. Each cell is attenuated together with its neighbours, twice; then each sample by the
+    worst cell of the frames that contain it; then the change as a whole.
     """
     for _ in range(ROUNDS):
         worst = nn.functional.max_pool2d(_excess(change, levels), 3, stride=1, padding=1)
         change = istft(stft(change) / worst, change.shape[1])
     worst = _excess(change, levels).amax(dim=1, keepdim=True)
-    worst = nn.functional.max_pool1d(worst, HEARD_BY, stride=1, padding=HEARD_BY // 2)
-    turned_down = nn.functional.interpolate(
-        1 / worst, change.shape[1], mode="linear", align_corners=True
+    worst = nn.functional.max_pool1d(
+        worst, FRAMES_PER_SAMPLE, stride=1, padding=FRAMES_PER_SAMPLE // 2
     )
-    change = change * turned_down[:, 0]
+    gain = nn.functional.interpolate(1 / worst, change.shape[1], mode="linear", align_corners=True)
+    change = change * gain[:, 0]
     return change / _excess(change, levels).amax(dim=(1, 2))[:, None]
 
 
@@ -111,14 +105,12 @@ def _excess(change: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(maxsize=1)
 def _masker() -> Masker:
-    """Return the masker of the front-end's STFT."""
     return Masker(N_FFT, HOP_LENGTH, SAMPLE_RATE)
 
 
-def _levels(clip: np.ndarray) -> np.ndarray:
-    """Return the masking level of each cell of one clip, as an STFT magnitude."""
+def _levels(segment: np.ndarray) -> np.ndarray:
     masker = _masker()
-    threshold, loudest = masker.calculate_threshold_and_psd_maximum(np.pad(clip, N_FFT // 2))
+    threshold, loudest = masker.calculate_threshold_and_psd_maximum(np.pad(segment, N_FFT // 2))
     share = 10 * np.log10(np.gradient(masker.bark))[:, None]
     decibel = threshold + share - LOUDEST_DB + loudest
     return 10 ** (decibel / 20) * N_FFT / np.sqrt(8 / 3)

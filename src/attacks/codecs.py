@@ -1,6 +1,6 @@
-"""From samples to a file and back: what an attack has to survive before it counts.
+"""Audio files: writing, lossy codecs, and classification of the decoded file.
 
-A clip is written as a file, read again, analysed by librosa and judged by the float32 network.
+A segment counts as a file: written, read again, analysed by librosa, and classified in float32.
 """
 
 import io
@@ -31,7 +31,8 @@ FORMATS = {
     },
     "ogg": {"format": "OGG", "subtype": "VORBIS"},
 }
-CHANNELS = (*FORMATS, "gain", "shift")
+WAV = "wav16"
+CODECS = (*FORMATS, "gain", "shift")
 
 
 def to_16_bit(samples: np.ndarray) -> np.ndarray:
@@ -40,54 +41,51 @@ def to_16_bit(samples: np.ndarray) -> np.ndarray:
     return (steps.clip(-FULL_SCALE, FULL_SCALE - 1) / FULL_SCALE).astype(np.float32)
 
 
-def write_audio(file, samples: np.ndarray, form: str = "wav16") -> None:
+def write_audio(file, samples: np.ndarray, form: str = WAV) -> None:
     """Write mono samples at 22,050 Hz to a path or a binary file, in one of `FORMATS`."""
     sf.write(file, samples, SAMPLE_RATE, **FORMATS[form])
 
 
-def transmit(samples: np.ndarray, channel: str) -> np.ndarray:
-    """Return clips (n, time) after one of `CHANNELS`.
+def encode_decode(samples: np.ndarray, codec: str) -> np.ndarray:
+    """Return samples (n, time) after one of `CODECS`.
 
-    "wav16", "mp3_64k" and "ogg" (Vorbis, quality as libsndfile sets it) are written and read
+    "wav16", "mp3_64k" and "ogg" (Vorbis, default quality of libsndfile) are written and read
     again; "gain" is 3 dB lower and "shift" 10 ms later (silence in front), both as 16-bit WAV.
     """
-    if channel == "gain":
+    if codec == "gain":
         samples = samples * np.float32(10 ** (GAIN_DB / 20))
-    if channel == "shift":
+    if codec == "shift":
         delay = round(SHIFT_S * SAMPLE_RATE)
         samples = np.pad(samples, ((0, 0), (delay, 0)))[:, : samples.shape[1]]
-    form = channel if channel in FORMATS else "wav16"
-    return np.stack(_each(_written_and_read, samples, form))
+    return np.stack(_each(_write_and_read, samples, codec if codec in FORMATS else WAV))
 
 
 def librosa_log_mel(samples: np.ndarray) -> np.ndarray:
-    """Return segments (n, 128, frames) float32 in [0, 1] of clips (n, time), by librosa alone."""
+    """Return log-mels (n, 128, frames) float32 in [0, 1] of samples (n, time), by librosa alone."""
     return np.stack(_each(_log_mel, samples))
 
 
-def judge(model: nn.Module, samples: np.ndarray, channel: str = "wav16") -> np.ndarray:
-    """Return logits (n, n_genres) of clips (n, 66150) after a channel."""
-    return predict_logits(model, librosa_log_mel(transmit(samples, channel)))
+def file_logits(model: nn.Module, samples: np.ndarray, codec: str = WAV) -> np.ndarray:
+    """Return logits (n, n_genres) of samples (n, 66150) after a codec."""
+    return predict_logits(model, librosa_log_mel(encode_decode(samples, codec)))
 
 
 def _each(function: Callable, samples: np.ndarray, *options) -> list[np.ndarray]:
-    """Return a function's results for each clip, several at once."""
-    jobs = (delayed(function)(clip, *options) for clip in samples)
+    jobs = (delayed(function)(segment, *options) for segment in samples)
     return Parallel(N_JOBS, prefer="threads")(jobs)
 
 
-def _written_and_read(clip: np.ndarray, form: str) -> np.ndarray:
-    """Return a clip after one file, of the same length."""
+def _write_and_read(segment: np.ndarray, form: str) -> np.ndarray:
+    """Return a segment after one file, of the same length."""
     file = io.BytesIO()
-    write_audio(file, clip, form)
+    write_audio(file, segment, form)
     file.seek(0)
     read = to_mono(*sf.read(file, dtype="float32", always_2d=True))
-    return librosa.util.fix_length(read, size=len(clip))
+    return librosa.util.fix_length(read, size=len(segment))
 
 
-def _log_mel(clip: np.ndarray) -> np.ndarray:
-    """Return 1 + dB / 80 (128, frames) of one clip."""
+def _log_mel(segment: np.ndarray) -> np.ndarray:
     power = librosa.feature.melspectrogram(
-        y=clip, sr=SAMPLE_RATE, n_fft=N_FFT, hop_length=HOP_LENGTH, n_mels=N_MELS
+        y=segment, sr=SAMPLE_RATE, n_fft=N_FFT, hop_length=HOP_LENGTH, n_mels=N_MELS
     )
     return to_unit(librosa.power_to_db(power, ref=np.max, top_db=None)).astype(np.float32)
