@@ -92,6 +92,22 @@ def test_fragility_shows_each_segment_in_the_row_of_its_genre(ax):
     ax.figure.canvas.draw()
 
 
+def test_an_example_shows_segment_adversarial_example_and_perturbation():
+    X = np.random.default_rng(0).random((2, 128, 130))
+    adversarial = X + np.array([0.01, -0.02])[:, None, None]
+    rows = pd.DataFrame({"case": ["most fragile", "most robust"], "track": ["a.1", "b.2"]})
+    rows = rows.assign(true=[0, 1], predicted=[1, 0], minimal_eps_db=[0.8, 1.6])
+    figure = plots.perturbations(rows, X, adversarial, ["blues", "jazz"])
+    drawn = [ax for ax in figure.axes if ax.get_xlabel() == "time (s)"]
+    assert [ax.get_title() for ax in drawn[:3]] == [
+        "most fragile: a.1, predicted blues",
+        "predicted jazz",
+        "perturbation, at most 0.80 dB",
+    ]
+    np.testing.assert_allclose(drawn[5].images[0].get_array(), -1.6)
+    assert drawn[5].images[0].get_clim() == (-1.6, 1.6)
+
+
 def test_the_flow_counts_flips_from_true_to_predicted(ax):
     rows = [(0, 2, True), (0, 2, True), (1, 0, True), (2, 2, False), (1, 2, False)]
     records = pd.DataFrame(rows, columns=["true", "adversarial_prediction", "success"])
