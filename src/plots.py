@@ -280,7 +280,7 @@ def corruptions(table: pd.DataFrame, chance: float) -> Figure:
 
 
 def colour_bar(figure: Figure, image: AxesImage, axes: object, label: str) -> None:
-    """Add a colour bar with its unit beside axes."""
+    """Add a colour bar with its unit at the right of axes."""
     figure.colorbar(image, ax=axes, label=label, shrink=0.8)
 
 
