@@ -20,18 +20,15 @@ HEADER = """# Parameters of this run that differ from the defaults; `make show` 
 def read_value(name: str, text: str, default: object) -> object:
     """Return the value of a text, of the same type as a default; commas separate a list's items.
 
-    Raises ValueError for a text of another type and for a list with brackets or equal items.
+    Raises ValueError for a text of another type and for a list with equal items.
     """
     if not isinstance(default, list):
         return _read_item(name, text, type(default))
-    if set(text) & set("[]()'\""):
-        raise ValueError(
-            f"{name}={text} has brackets or quotes, probably from Python: separate items by "
-            f"commas alone, as in {name}={show_value(default) or 'one,two'}."
-        )
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
     kind = type(default[0]) if default else str
-    kind = float if kind is int else kind
-    items = [_read_item(name, part.strip(), kind) for part in text.split(",") if text.strip()]
+    if kind is int and not all(part.lstrip("-").isdigit() for part in parts):
+        kind = float
+    items = [_read_item(name, part, kind) for part in parts]
     if len(set(items)) < len(items):
         raise ValueError(f"{name}={text} has an item twice, probably by mistake: remove one.")
     return items
@@ -93,11 +90,11 @@ def _line(name: str, value: object) -> str:
 
 
 def _read_item(name: str, text: str, kind: type) -> object:
-    """Return the value of a text that is no list; whole numbers stay whole."""
+    """Return the value of a text that is no list."""
     try:
         if kind is bool:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        return int(text) if kind is float and text.lstrip("-").isdigit() else kind(text)
+        return kind(text)
     except (KeyError, ValueError) as error:
         raise _wrong_type(name, text, kind) from error
 

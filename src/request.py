@@ -85,13 +85,15 @@ def read_request(words: list[str]) -> Request:
 
 
 def _file_of(paths: RunPaths) -> dict:
-    """Return the content of a run's file; ValueError for what is no data set and no stage."""
+    """Return the content of a run's file; ValueError for names that no stage has."""
     file = load_parameters(paths.parameters)
-    for name, value in file.items():
-        if type(value) is not (dict if name in STAGES else str) or name not in {"DATASET", *STAGES}:
+    for table, content in file.items():
+        known = parameters_of(table) if table in STAGES else ()
+        names = set(content) - set(known) if isinstance(content, dict) else {table} - {"DATASET"}
+        if names or not isinstance(content, (dict, str)):
             raise ValueError(
-                f"{paths.parameters} has {name}, probably after an edit: it may have DATASET and "
-                f"below it the tables {', '.join(STAGES)}."
+                f"{paths.parameters.relative_to(ROOT)} has {', '.join(sorted(names)) or table}, "
+                "which is no parameter there, probably after an edit: correct or delete the line."
             )
     return file
 
@@ -123,16 +125,8 @@ def parameters_of(stage: str) -> dict:
 
 
 def _table(stage: str, remembered: dict, given: dict) -> dict:
-    """Return what differs from the defaults of a stage, from the run's file and the command line.
-
-    Raises ValueError for a parameter in the file that the stage does not have.
-    """
+    """Return what differs from the defaults of a stage, by the run's file and the command line."""
     types, defaults = parameters_of(stage), defaults_of(stage)
-    if unknown := set(remembered) - set(types):
-        raise ValueError(
-            f"{', '.join(sorted(unknown))} in the file of the run is no parameter of {stage}, "
-            "probably after an edit: correct it in results/parameters/, or give RESET=1."
-        )
     texts = {name: show_value(value) for name, value in remembered.items()} | given
     table = {name: read_value(name, t, types[name]) for name, t in texts.items() if name in types}
     return {name: value for name, value in table.items() if defaults.get(name) != value}

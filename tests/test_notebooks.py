@@ -46,24 +46,12 @@ AUDIO_COLUMNS = """
     corpus checkpoint attack snr_db channel accuracy low high n_segments n_tracks
 """.split()
 ACCURACIES = ("segment_accuracy", "track_accuracy")
-EFFORT = {
-    "n_segments": 20,
-    "iterations": 3,
-    "n_restarts": 2,
-    "square_queries": 2,
-    "n_hard_label": 1,
-    "hard_label_steps": 1,
-    "n_minimal": 4,
-    "n_tracks": 2,
-    "n_corrupted": 4,
-    "n_audio": 4,
-    "n_songs": 1,
-    "audio_iterations": 2,
-    "n_explained": 12,
-    "n_methods": 2,
-    "n_slow": 1,
-    "explain_iterations": 2,
-}
+EFFORT = """
+    n_segments 20 iterations 3 n_restarts 2 square_queries 2 n_hard_label 1 hard_label_steps 1
+    n_minimal 4 n_tracks 2 n_corrupted 4 n_audio 4 n_songs 1 audio_iterations 2
+    n_explained 12 n_methods 2 n_slow 1 explain_iterations 2
+""".split()
+EFFORT = dict(zip(EFFORT[::2], map(int, EFFORT[1::2]), strict=True))
 TINY = {name.upper(): number for name, number in EFFORT.items()} | {
     "TRACKS_PER_GENRE": 7,
     "EPOCHS": 2,
