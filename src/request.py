@@ -15,7 +15,7 @@ from typing import NamedTuple
 import papermill
 
 from src.effort import EFFORTS, choose_effort
-from src.models.recipes import DOCUMENTED, default_recipes, recipe
+from src.models.recipes import DOCUMENTED, default_recipes
 from src.parameters import LARGEST, check_value, load_parameters, read_value, show_value
 from src.paths import CORPORA, EMBEDDED_CORPUS, NOTEBOOKS, ROOT, STAGES, RunPaths, run_name
 from src.results import read_json
@@ -204,8 +204,6 @@ def _check_values(values: dict) -> None:
             raise ValueError(f"{name} is empty, probably by mistake: give at least one value.")
         for item in items:
             check_value(name, item, item, limits, CHOICES.get(name, ()))
-    for name in values.get("RECIPES", ()):
-        recipe(name, values["CHANGES"])
     if "EFFORT" in values:
         choose_effort(values["EFFORT"], values["EFFORT_CHANGES"])
     for name, sweep in SWEEPS.items() if "SUITE_EPSILONS" in values else ():

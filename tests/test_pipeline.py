@@ -375,3 +375,26 @@ def test_a_run_of_audio_is_asked_for_its_attacks_on_audio(repository, path, ther
     names = {file.name for file in pipeline.outputs_of("attack", {}, paths)}
     assert ("audio_attacks.csv" in names) is there
     assert "attacks.csv" in names
+
+
+ROBUST = {"RECIPES": ["robust"], "CHANGES": {}, "SUFFIX": "", "SEED": 43}
+
+
+@pytest.mark.parametrize(
+    ("stage", "parameters", "names"),
+    [
+        ("attack", {"CHECKPOINTS": ["a", "b"]}, ["a", "b"]),
+        ("explain", {"CHECKPOINTS": ["a"], "RANDOM_LABELS": "b"}, ["a", "b"]),
+        ("train", ROBUST, ["documented_43"]),
+        ("train", ROBUST | {"CHANGES": {"start_from": ""}}, []),
+        ("train", ROBUST | {"RECIPES": ["documented", "robust"]}, []),
+        (
+            "train",
+            ROBUST | {"RECIPES": ["documented", "robust"], "SUFFIX": "_x"},
+            ["documented_43"],
+        ),
+    ],
+)
+def test_a_stage_reads_the_checkpoints_that_its_parameters_name(stage, parameters, names):
+    inputs = pipeline.inputs_of(stage, parameters, RunPaths("fake"))
+    assert [file.parent.name for file in inputs if file.name == "checkpoint.pt"] == names
