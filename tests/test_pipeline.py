@@ -209,7 +209,7 @@ def test_a_lost_output_is_made_again(executed):
 
 
 @pytest.mark.parametrize("linked", [False, True])
-def test_a_changed_corpus_folder_is_explored_again(linked, repository, executed):
+def test_a_changed_corpus_folder_is_explored_again(linked, repository, executed, capsys):
     folder = repository / ("elsewhere" if linked else "corpus") / "jazz"
     track = folder / "jazz.00000.wav"
     folder.mkdir(parents=True)
@@ -220,6 +220,7 @@ def test_a_changed_corpus_folder_is_explored_again(linked, repository, executed)
     ran_by(executed, "DATASET=corpus")
     assert ran_by(executed) == []
     track.write_bytes(b"ab")
+    assert shown(capsys)[0]["explore"] == "the corpus changed"
     assert ran_by(executed) == ["explore"]
     (folder / "notes.txt").touch()  # is passed over, and told so
     assert ran_by(executed) == ["explore"]
