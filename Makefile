@@ -1,33 +1,47 @@
 # Two commands suffice: `make run` and `make test`. `make help` lists the rest.
 
 PYTHON ?= python3
-DATASET ?=
-RUN ?=
-ARGS ?=
-RUNS ?=
-EFFORT ?=
-
 VENV := .venv
 BIN := $(VENV)/bin
-PIPELINE = $(BIN)/python -m src.pipeline $(if $(DATASET),--dataset "$(DATASET)") $(if $(RUN),--run "$(RUN)") $(if $(EFFORT),-p EFFORT "$(EFFORT)")
 export PRECISION
 export GLIBC_TUNABLES ?= glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0  # see src/runtime.py
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --no-header --no-annotate
 STAGES := explore preprocess train attack explain
 
-.PHONY: help run $(STAGES) lab test bench stages growth collect docs page lock clean
+# The variables of the command line, but for those that every command reads. The pipeline gets each
+# as a word NAME="$NAME", its value from the environment; the other commands refuse what they do not
+# read.
+GIVEN := $(foreach v,$(.VARIABLES),$(if $(findstring command,$(origin $v)),$v))
+GIVEN := $(filter-out PYTHON VENV PRECISION GLIBC_TUNABLES,$(GIVEN))
+INHERITED := $(foreach v,DATASET RUN,$(if $(findstring environment,$(origin $v)),$v))
+PIPELINE := $(BIN)/python -m src.pipeline $(foreach v,$(GIVEN) $(INHERITED),$v="$$$v")
+NAMED := $(filter $(STAGES),$(MAKECMDGOALS))
+READ_test := ARGS
+READ_bench := RUN ARGS
+READ_growth := ARGS
+READ_collect := RUNS
+READ_docs := RUNS
+READ_page := DATASET RUN ARGS
+$(foreach goal,$(filter-out run show $(STAGES),$(or $(MAKECMDGOALS),help)),\
+	$(foreach v,$(filter-out $(READ_$(goal)),$(GIVEN)),$(error make $(goal) does not read $v, which may be \
+	mistyped or meant for another command: it reads $(or $(READ_$(goal)),no variable))))
+
+.PHONY: help run show $(STAGES) lab test bench stages growth collect docs page lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
 	@grep -hE '^[a-z $$()A-Z]+:.*## ' $(MAKEFILE_LIST) | sed 's/\$$(STAGES)/explore, preprocess, train, attack, explain/; s/:.*## /: /'
-	@echo 'variables: DATASET=synthetic|gtzan_mini|gtzan|<folder>  RUN=<name of the run>  EFFORT=quick|full  ARGS="-p NAME VALUE"'
-	@echo 'names of parameters: the cell tagged "parameters" of each notebook'
+	@echo 'variables: DATASET=synthetic|gtzan_mini|gtzan|<folder>  RUN=<name of the run>  EFFORT=quick|full'
+	@echo 'and each parameter that `make show` prints: make train RECIPES=improved EPOCHS=20; a run remembers them'
 
-run: $(VENV)/run ## set everything up and run what changed of the five notebooks
-	$(PIPELINE) $(ARGS)
+run: $(VENV)/run ## set everything up and run what changed of the five notebooks; RESET=1: default parameters
+	$(PIPELINE)
+
+show: $(VENV)/run ## print the parameters of a run, and which stages are up to date: make show RUN=synthetic
+	$(PIPELINE) show
 
 $(STAGES): $(VENV)/run ## run one notebook, whether or not anything changed
-	$(PIPELINE) $@ $(ARGS)
+	$(if $(filter $@,$(firstword $(NAMED))),$(PIPELINE) $(NAMED),@:)
 
 lab: $(VENV)/run ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir notebooks

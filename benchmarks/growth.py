@@ -76,11 +76,12 @@ def clear(n: int) -> None:
     made = paths.processed, paths.figures, paths.metrics, paths.models, paths.notebooks
     for folder in (RAW / paths.run, *made):
         shutil.rmtree(folder, ignore_errors=True)
+    paths.parameters.unlink(missing_ok=True)
 
 
 def measure(corpus: Path, stages: tuple[str, ...]) -> dict:
     """Return `seconds` and `peak_rss_gib` by stage; RuntimeError if a stage failed."""
-    where = ["--dataset", str(corpus.relative_to(ROOT)), "--run", corpus.name]
+    where = [f"DATASET={corpus.relative_to(ROOT)}", f"RUN={corpus.name}"]
     costs = {"seconds": {}, "peak_rss_gib": {}}
     for stage in stages:
         code, seconds, peak = watch([sys.executable, "-m", "src.pipeline", stage, *where], ROOT)

@@ -22,7 +22,7 @@ def main() -> int:
     """
     measured = {}
     for stage in STAGES:
-        code, seconds, peak = watch([sys.executable, "-m", "src.pipeline", stage], ROOT)
+        code, seconds, peak = watch([sys.executable, "-m", "src.pipeline", stage, "RESET=1"], ROOT)
         if code:
             return code
         measured[stage] = {"seconds": seconds, "peak_rss_gib": peak}

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from src.parameters import LARGEST, check_value
+
 
 class Effort(NamedTuple):
     """Sizes of the evaluation; `quick` and `full` are in EFFORTS."""
@@ -62,21 +64,16 @@ EFFORTS = {
         explain_iterations=10,
     ),
 }
+NEEDED = ("n_segments", "iterations", "n_restarts", "n_explained")  # at least one
 
 
 def choose_effort(name: str, changes: dict) -> Effort:
     """Return an effort level with some of its numbers changed.
 
-    Raises ValueError for an unknown level or number, and for a number below 0.
+    Raises ValueError for an unknown level or number, and for a number below its least.
     """
-    if name not in EFFORTS:
-        raise ValueError(f"EFFORT={name} is unknown: give one of {', '.join(EFFORTS)}.")
-    if unknown := set(changes) - set(Effort._fields):
-        raise ValueError(
-            f"EFFORT_CHANGES has {', '.join(sorted(unknown))}, which is unknown: give some of "
-            f"{', '.join(Effort._fields)}."
-        )
+    check_value("EFFORT", name, "", choices=tuple(EFFORTS))
     for field, value in changes.items():
-        if type(value) is not int or value < 0:
-            raise ValueError(f"EFFORT_CHANGES has {field}={value!r}: give a whole number from 0.")
+        check_value("EFFORT_CHANGES", field, "", choices=Effort._fields)
+        check_value(field.upper(), value, 0, (int(field in NEEDED), LARGEST))
     return EFFORTS[name]._replace(**changes)

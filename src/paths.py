@@ -1,6 +1,7 @@
 """Where everything lives: paths come from the package, never from the working directory."""
 
 import os
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ RAW = ROOT / "data" / "raw"
 NOTEBOOKS = ROOT / "notebooks"
 METRICS = ROOT / "results" / "metrics"
 EMBEDDED_CORPUS = "synthetic"  # the data set that is composed here
+CORPORA = (EMBEDDED_CORPUS, "gtzan_mini", "gtzan")  # data sets with a name; others are paths
 
 STAGES = {
     "explore": "01_data_exploration",
@@ -56,6 +58,11 @@ class RunPaths:
         return ROOT / "results" / "page" / self.run
 
     @property
+    def parameters(self) -> Path:
+        """The file of parameters that differ from the defaults; `make clean` keeps it."""
+        return ROOT / "results" / "parameters" / f"{self.run}.toml"
+
+    @property
     def notebooks(self) -> Path:
         """Executed copies of the notebooks."""
         return ROOT / "results" / "notebooks" / self.run
@@ -64,7 +71,7 @@ class RunPaths:
 def run_name(dataset: str) -> str:
     """Return the default name of a run: the data set's name or the last part of its path."""
     name = Path(dataset).resolve().name if os.sep in dataset else dataset
-    return name.removesuffix(".npz")
+    return unicodedata.normalize("NFC", name.removesuffix(".npz"))
 
 
 def require(path: Path, stage: str) -> Path:

@@ -1,21 +1,18 @@
 """The stages: papermill runs each notebook, again only if something it depends on has changed.
 
-`python -m src.pipeline` runs all five, `python -m src.pipeline attack -p N_SEGMENTS 50` one of
-them with another parameter. doit compares contents: a stage depends on its notebook, the modules
-that the notebook imports, its input files and its parameters.
+`python -m src.pipeline RUN=small` runs all five, `python -m src.pipeline attack N_SEGMENTS=50` one
+of them with another parameter; `show` in front prints parameters and which stages are up to date.
+doit compares contents: a stage depends on its notebook, the modules that the notebook imports, its
+input files and its parameters.
 """
 
-import argparse
-import ast
 import json
 import os
-import re
 import sqlite3
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from modulefinder import ModuleFinder
 from pathlib import Path
 
@@ -23,15 +20,19 @@ import nbformat
 import papermill
 from doit.api import run_tasks
 from doit.cmd_base import ModuleTaskLoader
+from doit.dependency import Dependency, SqliteDB
 from doit.exceptions import TaskFailed
+from doit.task import dict_to_task
 from doit.tools import config_changed
 from filelock import FileLock, Timeout
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from src.models.recipes import DEFAULT_SEED, checkpoint_name, default_recipes
-from src.paths import NOTEBOOKS, ROOT, STAGES, RunPaths, run_name, walk_files
+from src.models.recipes import checkpoint_name, recipe
+from src.parameters import save_parameters, show_value
+from src.paths import ROOT, STAGES, RunPaths, require, walk_files
+from src.request import GROUPS, Request, defaults_of, notebook_of, read_request
 from src.results import read_json
 
 CELL_TIMEOUT = 24 * 3600  # seconds: a kernel killed for memory must not hang the run for ever
@@ -41,17 +42,21 @@ ATTACK_TABLES = "attacks robustness comparison minimal_eps transfer transfer_tra
 AUDIO_TABLES = "audio_attacks audio_attacks_records".split()
 
 
-def main(arguments: list[str]) -> int:
-    """Run stages from the command line; return 0 if all succeeded."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+def main(words: list[str]) -> int:
+    """Run or show stages from the command line; return 0 if all succeeded."""
     try:
-        stages, parameters, paths = _plan(options)
-    except ValueError as error:
-        parser.error(str(error))
+        request = read_request(words)
+        if "show" in words:
+            show(request)
+            return 0
+        check_inputs(request)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     try:
-        with _alone(paths):
-            return run_stages(stages, parameters, paths, bool(options.stages))
+        with _alone(request.paths):
+            save_parameters(request.paths.parameters, request.dataset, request.tables)
+            return run_stages(request, bool(set(words) & set(STAGES)))
     except KeyboardInterrupt:
         print("interrupted: finished stages are kept; the same command continues from there")
         return 130
@@ -59,85 +64,58 @@ def main(arguments: list[str]) -> int:
         sys.exit(str(error))
 
 
-def _parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(prog="src.pipeline", description=__doc__)
-    parser.add_argument("stages", nargs="*", metavar="stage", help=f"of {', '.join(STAGES)}")
-    parser.add_argument("--dataset", help="name or path of the corpus (default: synthetic)")
-    parser.add_argument("--run", help="name of the run's folders (default: after the corpus)")
-    parser.add_argument(
-        "-p",
-        dest="parameters",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="a parameter of a notebook; may be repeated: -p EPSILONS '[0.01]'",
-    )
-    return parser
-
-
-def _plan(options: argparse.Namespace) -> tuple[list[str], dict[str, dict], RunPaths]:
-    """Return the stages to run, the parameters of all stages, the paths of the run.
-
-    Raises ValueError for an unknown stage or parameter, a value of another type than the default,
-    and the name of a run that cannot be used.
-    """
-    if unknown := set(options.stages) - set(STAGES):
-        raise ValueError(
-            f"{', '.join(sorted(unknown))}: not a stage; give some of {', '.join(STAGES)}"
-        )
-    given = {name: _value(text) for name, text in options.parameters}
-    for name in {"DATASET", "RUN"} & set(given):
-        raise ValueError(f"{name}: give it as --{name.lower()}")
-    dataset = options.dataset or "synthetic"
-    given |= {"DATASET": dataset, "RUN": options.run or run_name(dataset)}
-    stages, paths = options.stages or list(STAGES), RunPaths(given["RUN"])
-    parameters = {stage: stage_parameters(stage, given) for stage in STAGES}
-    _check_all_known(given, stages, parameters)
-    _check_types(given, {k: v for stage in STAGES for k, v in defaults_of(stage).items()})
-    _check_run(paths, options.dataset)
-    return stages, parameters, paths
-
-
-def run_stages(stages: list[str], parameters: dict, paths: RunPaths, only: bool) -> int:
+def run_stages(request: Request, only: bool) -> int:
     """Run stages through doit; with `only`, those stages alone and in any case.
 
     Returns 0 if all succeeded. One call of doit per stage: doit notes at the end of a call which
     stages are up to date, so that a finished stage stays so if a later one is killed.
     """
-    config = {"dep_file": str(paths.notebooks / ".doit.db"), "backend": "sqlite3"}
+    config = {"dep_file": str(_notes(request.paths)), "backend": "sqlite3"}
     config |= {"single": True, "always": only, "verbosity": 2}
-    for stage in [stage for stage in STAGES if stage in stages]:
-        loader = ModuleTaskLoader({f"task_{stage}": _task(stage, parameters[stage], paths)})
+    for stage in request.stages:
+        loader = ModuleTaskLoader({f"task_{stage}": lambda s=stage: _task(s, request)})
         if code := run_tasks(loader, {stage: {}}, {"GLOBAL": config}):
             return code
     kinds = ("figures", "metrics", "notebooks")
-    print("results:", *(f"results/{kind}/{paths.run}" for kind in kinds))
+    print("results:", *(f"results/{kind}/{request.paths.run}" for kind in kinds))
     return 0
 
 
-def stage_parameters(stage: str, given: dict) -> dict:
-    """Return those of the given parameters that the stage's notebook declares."""
-    return {name: value for name, value in given.items() if name in defaults_of(stage)}
+def show(request: Request) -> None:
+    """Print the parameters of a run, and per stage whether it is up to date or why it is not."""
+    print(f"run {request.paths.run}, DATASET={request.dataset}")
+    stale = []
+    for stage in STAGES:
+        task, defaults = _task(stage, request), defaults_of(stage)
+        reasons = stale_because(stage, task, request.paths)
+        earlier = [s for s, targets in stale if targets & set(task["file_dep"])]
+        after = f"up to date, unless {' or '.join(earlier)} changes its input"
+        print(f"\n{stage}: {'; '.join(reasons) or (after if earlier else 'up to date')}")
+        if reasons or earlier:
+            stale.append((stage, set(task["targets"])))
+        for name, value in (request.complete(stage) | request.tables[stage]).items():
+            if name not in {"RUN", "DATASET", *GROUPS}:
+                was = show_value(defaults.get(name, "by recipe or effort"))
+                note = f"  (default: {was})" if name in request.tables[stage] else ""
+                print(f"  {name}={show_value(value)}{note}")
 
 
-def defaults_of(stage: str) -> dict:
-    """Return the parameters that a stage's notebook declares, with their default values."""
-    notebook = notebook_of(stage)
-    return dict(_defaults(notebook, notebook.stat().st_mtime_ns))
-
-
-@cache
-def _defaults(notebook: Path, _modified_ns: int) -> dict:
-    """Return the parameters of a notebook, read once as long as its file stays the same."""
-    declared = papermill.inspect_notebook(str(notebook))
-    return {name: ast.literal_eval(facts["default"]) for name, facts in declared.items()}
-
-
-def notebook_of(stage: str) -> Path:
-    """Return the path of a stage's notebook."""
-    return NOTEBOOKS / f"{STAGES[stage]}.ipynb"
+def stale_because(stage: str, task: dict, paths: RunPaths) -> list[str]:
+    """Return why a stage is to be run: what changed or is missing; nothing if it is up to date."""
+    if not _notes(paths).exists():
+        return ["has not finished yet"]
+    notes = Dependency(SqliteDB, str(_notes(paths)))
+    reasons = notes.get_status(dict_to_task({"name": stage, **task}), {}, get_log=True).reasons
+    before = notes.get_values(stage).get("_config_changed")
+    if before is None:
+        return ["has not finished yet"]
+    (old, files), (new, files_now) = json.loads(before), json.loads(task["uptodate"][0].config)
+    changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    changed += ["the corpus"] if files != files_now else []
+    for kind in ("changed_file_dep", "added_file_dep", "removed_file_dep"):
+        changed += map(_shown, sorted(reasons.get(kind, ())))
+    missing = sorted({*reasons.get("missing_target", ()), *reasons.get("missing_file_dep", ())})
+    return [f"{name} changed" for name in changed] + [f"{_shown(f)} is missing" for f in missing]
 
 
 def modules_of(notebook: Path) -> list[str]:
@@ -152,22 +130,54 @@ def modules_of(notebook: Path) -> list[str]:
 def inputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
     """Return the files that a stage, with all of its parameters, reads from earlier stages."""
     data = [paths.processed / "tracks.csv", paths.processed / "metadata.json"]
-    names = parameters.get("CHECKPOINTS") or default_recipes(_corpus_of(paths))
-    checkpoints = [paths.models / name / "checkpoint.pt" for name in names]
+    names = [*parameters.get("CHECKPOINTS", ()), parameters.get("RANDOM_LABELS", "")]
+    names += _starts(parameters) if stage == "train" else []
+    checkpoints = [paths.models / name / "checkpoint.pt" for name in names if name]
     return {
         "explore": [],
         "preprocess": [paths.processed / "source.json", data[0]],
-        "train": data,
+        "train": [*data, *checkpoints],
         "attack": [*data, *checkpoints],
         "explain": [*data, *checkpoints],
     }[stage]
 
 
+def _starts(parameters: dict) -> list[str]:
+    """Return the checkpoints that recipes start from, without those trained before them."""
+    trained, starts = [], []
+    for name in parameters["RECIPES"]:
+        start = recipe(name, parameters["CHANGES"])["start_from"]
+        start = start and checkpoint_name(start, "", parameters["SEED"])
+        starts += [start] if start not in trained else []
+        trained.append(checkpoint_name(name, parameters["SUFFIX"], parameters["SEED"]))
+    return starts
+
+
+def check_inputs(request: Request) -> None:
+    """Raise an error for a file that a stage reads, is missing and no stage before it makes."""
+    made = set()
+    for stage in request.stages:
+        parameters = request.complete(stage)
+        for path in inputs_of(stage, parameters, request.paths):
+            if path in made or path.exists():
+                continue
+            if path.name == "checkpoint.pt":
+                there = made | set(request.paths.models.glob("*/checkpoint.pt"))
+                names = sorted({file.parent.name for file in there if file.name == path.name})
+                raise ValueError(
+                    f"{stage} reads the checkpoint {path.parent.name}, which run "
+                    f"{request.paths.run} does not have: train it first, or give "
+                    f"{'START_FROM' if stage == 'train' else 'CHECKPOINTS'} another name "
+                    f"(there is {', '.join(names) or 'none yet'})."
+                )
+            require(path, "preprocess" if path.name == "metadata.json" else "explore")
+        made |= set(outputs_of(stage, parameters, request.paths))
+
+
 def outputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
     """Return the files of a stage, with all of its parameters, that show that it has finished."""
-    recipes = parameters.get("RECIPES") or default_recipes(_corpus_of(paths))
-    suffix, seed = parameters.get("SUFFIX", ""), parameters.get("SEED", DEFAULT_SEED)
-    names = [checkpoint_name(recipe, suffix, seed) for recipe in recipes]
+    kind = [parameters.get(name) for name in ("SUFFIX", "SEED")]
+    names = [checkpoint_name(recipe, *kind) for recipe in parameters.get("RECIPES", ())]
     outputs = {
         "explore": [paths.processed / "source.json", paths.processed / "tracks.csv"],
         "preprocess": [
@@ -193,12 +203,6 @@ def outputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
         ],
     }
     return [*outputs[stage], paths.notebooks / f"{STAGES[stage]}.ipynb"]
-
-
-def _corpus_of(paths: RunPaths) -> str:
-    """Return the name of the corpus of a run; empty before `explore`."""
-    source = paths.processed / "source.json"
-    return read_json(source, {"corpus"})["corpus"] if source.exists() else ""
 
 
 def _has_audio(paths: RunPaths) -> bool:
@@ -244,18 +248,29 @@ def run_notebook(stage: str, parameters: dict, paths: RunPaths) -> TaskFailed | 
     return TaskFailed(f"{stage}: {reason}\n(more is in {failed.relative_to(ROOT)})")
 
 
-def _task(stage: str, parameters: dict, paths: RunPaths):
-    """Return doit's description of a stage, as a function: doit calls it."""
-    notebook, complete = notebook_of(stage), defaults_of(stage) | parameters
+def _task(stage: str, request: Request) -> dict:
+    """Return doit's description of a stage."""
+    notebook, paths = notebook_of(stage), request.paths
+    parameters, complete = request.given(stage), request.complete(stage)
     inputs = inputs_of(stage, complete, paths)
-    settings = json.dumps([parameters, _source_state(stage, parameters)], sort_keys=True)
-    task = {
+    flat = {k: v for k, v in parameters.items() if k not in GROUPS} | request.tables[stage]
+    settings = json.dumps([flat, _source_state(stage, parameters)], sort_keys=True)
+    return {
         "actions": [(run_notebook, [stage, parameters, paths])],
         "file_dep": [str(f) for f in [notebook, *modules_of(notebook), *inputs]],
         "targets": [str(f) for f in outputs_of(stage, complete, paths)],
         "uptodate": [config_changed(settings)],
     }
-    return lambda: task
+
+
+def _notes(paths: RunPaths) -> Path:
+    """Return the file in which doit notes what each stage of a run was made of."""
+    return paths.notebooks / ".doit.db"
+
+
+def _shown(file: str) -> str:
+    """Return the path of a file from the repository's root on."""
+    return str(Path(file).relative_to(ROOT))
 
 
 def _source_state(stage: str, parameters: dict) -> list:
@@ -282,50 +297,6 @@ def _alone(paths: RunPaths) -> Iterator[None]:
             f"run {paths.run} is being made by another process, probably another terminal: wait "
             "until it has finished, or give RUN another name."
         )
-
-
-def _check_all_known(given: dict, stages: list[str], parameters: dict) -> None:
-    """Raise ValueError for a parameter that none of the stages declares."""
-    known = set().union(*(parameters[stage] for stage in stages)) | {"DATASET", "RUN"}
-    if set(given) - known:
-        raise ValueError(
-            f"{', '.join(sorted(set(given) - known))}: no notebook of {', '.join(stages)} has such "
-            "a parameter; see the cell tagged `parameters` of each."
-        )
-
-
-def _check_types(given: dict, defaults: dict) -> None:
-    """Raise ValueError for a parameter whose value is of another type than its default."""
-    for name, value in given.items():
-        default = defaults.get(name, value)
-        types = (int, float) if isinstance(default, float) else type(default)
-        if not isinstance(value, types) or isinstance(value, bool) != isinstance(default, bool):
-            raise ValueError(
-                f"{name}={value!r} is of type {type(value).__name__}, not "
-                f"{type(default).__name__}, probably a slip of quoting: quote it for the shell, "
-                f'as in -p {name} "{default!r}".'
-            )
-
-
-def _check_run(paths: RunPaths, dataset: str | None) -> None:
-    """Raise ValueError for a run whose name is no folder's, or that is made of another corpus."""
-    if not re.fullmatch(r"\w[\w .-]*", paths.run):
-        raise ValueError(f"RUN={paths.run!r} cannot name a folder: give letters, digits, - _ .")
-    source = paths.processed / "source.json"
-    made = read_json(source, {"corpus"})["corpus"] if source.exists() else None
-    if dataset and made not in (None, run_name(dataset)):
-        raise ValueError(
-            f"run {paths.run} was made of {made}, not of {run_name(dataset)}: its results are "
-            "kept; give RUN another name."
-        )
-
-
-def _value(text: str) -> object:
-    """Read a parameter's value as a Python literal, or as text if it is none."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 if __name__ == "__main__":

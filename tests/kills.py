@@ -24,6 +24,7 @@ from joblib import parallel_config
 from matplotlib.figure import Figure
 
 from src.data.features import SAMPLE_RATE
+from src.effort import Effort
 from src.models import cnn
 from src.paths import NOTEBOOKS, STAGES
 
@@ -37,24 +38,8 @@ TINY = {
     "CHECKPOINTS": [NAME],
     "EPSILONS": [0.01, 0.1],
     "SUITE_EPSILONS": [0.01],
-    "EFFORT_CHANGES": {
-        "n_segments": 4,
-        "iterations": 2,
-        "n_restarts": 1,
-        "square_queries": 1,
-        "n_hard_label": 1,
-        "hard_label_steps": 1,
-        "n_minimal": 1,
-        "n_tracks": 1,
-        "n_corrupted": 1,
-        "n_audio": 2,
-        "n_audio_tracks": 1,
-        "audio_iterations": 1,
-        "n_explained": 4,
-        "n_methods": 1,
-        "n_slow": 1,
-        "explain_iterations": 1,
-    },
+    "EFFORT_CHANGES": dict.fromkeys(Effort._fields, 1)
+    | {"n_segments": 4, "iterations": 2, "n_audio": 2, "n_explained": 4},
     "SNR_DB": [40],
     "MASKING_MARGINS_DB": [0],
     "PER_GENRE": 1,

@@ -211,8 +211,9 @@ def test_growth_is_recorded_by_size_and_stage_and_leaves_nothing_behind(raw, tmp
     called = []
 
     def watch(command, folder):
-        stage, size = command[3], int(command[7].removeprefix("growth_"))
-        assert command[4::2] == ["--dataset", "--run"]  # defaults otherwise: the whole notebook
+        stage, size = command[3], int(command[5].removeprefix("RUN=growth_"))
+        assert command[4] == f"DATASET=data/raw/growth_{size}"
+        assert len(command) == 6  # defaults otherwise: the whole notebook
         assert (raw / f"growth_{size}").exists()
         called.append((stage, size))
         (tmp_path / "data/processed" / f"growth_{size}").mkdir(parents=True, exist_ok=True)
@@ -234,7 +235,7 @@ def test_a_stage_that_fails_ends_the_measurement_and_leaves_the_smaller_sizes(
     raw, tmp_path, monkeypatch
 ):
     def watch(command, folder):
-        return int("data/raw/growth_30" in command), 1, 1
+        return int("DATASET=data/raw/growth_30" in command), 1, 1
 
     monkeypatch.setattr(growth, "watch", watch)
     with pytest.raises(RuntimeError, match="explore failed on growth_30"):

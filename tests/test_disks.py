@@ -158,7 +158,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({LIMIT_BYTES}, -1))
 results.write_json(results.Path("results/metrics/a.json"), {{"value": list(range(5000))}})"""
     explore = repository / "notebooks" / "01_data_exploration.ipynb"
     write_notebook(explore, FIRST_CELL + 'DATASET = "x"  # corpus', cell)
-    assert main(["explore", "--run", "fake"]) == 1
+    assert main(["explore", "RUN=fake"]) == 1
     (sentence, more) = told[0].splitlines()
     assert re.fullmatch(f"explore: OSError: {TOO_LARGE}", sentence)
     assert more.startswith("(more is in results/notebooks/fake/")
@@ -168,12 +168,12 @@ results.write_json(results.Path("results/metrics/a.json"), {{"value": list(range
 
 def test_the_copy_of_a_notebook_that_cannot_be_written_is_told(repository, told):
     copy = RunPaths("fake").notebooks / "01_data_exploration.ipynb"
-    assert main(["explore", "--run", "fake"]) == 0
+    assert main(["explore", "RUN=fake"]) == 0
     before = copy.read_bytes()
     notebook = repository / "notebooks" / copy.name
     write_notebook(notebook, FIRST_CELL + 'DATASET = "x"', "print('x' * 99_999)")
     with limited(60_000):
-        assert main(["explore", "--run", "fake"]) == 1
+        assert main(["explore", "RUN=fake"]) == 1
     (sentence,) = told
     assert re.fullmatch(f"explore: {TOO_LARGE}", sentence)
     assert copy.read_bytes() == before
@@ -183,7 +183,7 @@ def test_a_folder_of_the_run_that_cannot_be_made_is_told(repository):
     folder = repository / "results" / "notebooks" / "other"
     folder.write_text("a file")
     with pytest.raises(SystemExit) as refusal:
-        main(["--run", "other"])
+        main(["RUN=other"])
     assert refusal.value.code == f"[Errno 17] File exists: '{folder}'"
 
 
@@ -192,7 +192,7 @@ def test_notes_that_cannot_be_written_are_told_and_the_earlier_ones_kept(execute
     notes = RunPaths("fake").notebooks / ".doit.db"
     before = notes.read_bytes()
     with limited(), pytest.raises(SystemExit) as refusal:
-        main(["explore", "--run", "fake"])
+        main(["explore", "RUN=fake"])
     assert refusal.value.code == "disk I/O error"
     assert notes.read_bytes() == before
     assert ran_by(executed) == []
@@ -210,7 +210,7 @@ def test_a_stage_that_has_finished_stays_so_when_the_run_is_killed_after_it(exec
     child = os.fork()
     if child == 0:
         with suppress(BaseException):
-            main(["--run", "fake"])
+            main(["RUN=fake"])
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     monkeypatch.setattr(pipeline, "run_notebook", working)

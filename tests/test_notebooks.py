@@ -21,6 +21,7 @@ from src.explainability.attributions import CONTROLS, METHODS
 from src.explainability.records import COLUMNS, KEYS
 from src.models import cnn
 from src.models.cnn import GenreClassifierCNN, count_parameters
+from src.parameters import show_value
 from src.paths import NOTEBOOKS, ROOT, STAGES
 from src.pipeline import ATTACK_TABLES
 
@@ -44,37 +45,25 @@ TRAINING_COLUMNS = """
     track_macro_recall checkpoint changes
 """.split()
 ACCURACIES = ("segment_accuracy", "track_accuracy")
-TINY = {
+EFFORT = """
+    n_segments 20 iterations 3 n_restarts 2 square_queries 2 n_hard_label 1 hard_label_steps 1
+    n_minimal 4 n_tracks 2 n_corrupted 4 n_audio 4 n_audio_tracks 1 audio_iterations 2
+    n_explained 12 n_methods 2 n_slow 1 explain_iterations 2
+""".split()
+EFFORT = dict(zip(EFFORT[::2], map(int, EFFORT[1::2]), strict=True))
+TINY = {name.upper(): number for name, number in EFFORT.items()} | {
     "TRACKS_PER_GENRE": 7,
-    "CHANGES": {"epochs": 2, "batch_size": 16},
+    "EPOCHS": 2,
+    "BATCH_SIZE": 16,
     "RECIPES": ["documented", "robust"],
     "CHECKPOINTS": ["documented", "robust"],
     "SUITE_EPSILONS": [0.01],
-    "EFFORT_CHANGES": {
-        "n_segments": 20,
-        "iterations": 3,
-        "n_restarts": 2,
-        "square_queries": 2,
-        "n_hard_label": 1,
-        "hard_label_steps": 1,
-        "n_minimal": 4,
-        "n_tracks": 2,
-        "n_corrupted": 4,
-        "n_audio": 4,
-        "n_audio_tracks": 1,
-        "audio_iterations": 2,
-        "n_explained": 12,
-        "n_methods": 2,
-        "n_slow": 1,
-        "explain_iterations": 2,
-    },
     "SNR_DB": [20, 40],
     "PER_GENRE": 1,
     "N_FAILURES": 2,
     "N_LISTEN": 1,
 }
 EPSILONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
-EFFORT = TINY["EFFORT_CHANGES"]
 SLIM = {"WIDTHS": (8, 16, 16, 16), "DENSE": (64, 64)}  # of the network
 
 every_notebook = pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
@@ -221,7 +210,7 @@ def slim(folder):
 
 def pipeline(folder, *arguments, **parameters):
     """Run `python -m src.pipeline` in a copy of the repository; return what it printed."""
-    given = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
+    given = [f"{name}={show_value(value)}" for name, value in parameters.items()]
     done = subprocess.run(
         [sys.executable, "-m", "src.pipeline", *arguments, *given],
         cwd=folder,
@@ -247,7 +236,7 @@ def times(folder):
 def tiny(tmp_path_factory):
     """Return a copy of the repository in which all five notebooks ran on a small corpus."""
     folder = slim(copy_of_the_repository(tmp_path_factory.mktemp("repository")))
-    pipeline(folder, "--run", "tiny", **TINY)
+    pipeline(folder, "RUN=tiny", **TINY)
     return folder
 
 
@@ -275,6 +264,7 @@ def test_results_say_what_they_depend_on(tiny):
         assert result["machine"]["evaluation"] == "float32"
         stated = {key.upper(): value for key, value in result["parameters"].items()}
         given = {key: value for key, value in TINY.items() if key in stated}
+        assert stated.get("EFFORT_CHANGES", EFFORT) == EFFORT
         assert given, name
         assert stated | given == stated
     processed = json.loads((tiny / "data/processed/tiny/metadata.json").read_text())
@@ -289,7 +279,7 @@ def test_results_are_fractions_of_the_segments_there_are(tiny, monkeypatch):
     for name, widths in SLIM.items():
         monkeypatch.setattr(cnn, name, widths)
     assert training["n_parameters"] == count_parameters(GenreClassifierCNN())
-    assert len(training["history"]) == TINY["CHANGES"]["epochs"]
+    assert len(training["history"]) == TINY["EPOCHS"]
     assert np.sum(training["test"]["confusion_segments"]) == 100
     assert np.sum(training["test"]["confusion_tracks"]) == 10
     measures = [training[who][what] for who in ("test", "baseline") for what in ACCURACIES]
@@ -445,9 +435,9 @@ def test_figures_are_named_in_the_opening_of_their_notebook(tiny):
         ), name
 
 
-def test_a_second_run_executes_nothing(tiny):
+def test_a_second_run_executes_nothing_and_remembers_its_parameters(tiny):
     before = times(tiny / "results") | times(tiny / "data")
-    said = pipeline(tiny, "--run", "tiny", **TINY)
+    said = pipeline(tiny, "RUN=tiny")
     assert re.findall(r"^(--|\.) +(\w+)$", said, re.MULTILINE) == [("--", s) for s in STAGES]
     after = times(tiny / "results") | times(tiny / "data")
     changed = {path.name for path in after if after[path] != before.get(path)}

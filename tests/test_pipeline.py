@@ -15,14 +15,18 @@ from doit.exceptions import TaskFailed
 from filelock import FileLock
 
 import src.paths
-from src import pipeline
+from src import pipeline, request
+from src.parameters import save_parameters
 from src.paths import NOTEBOOKS, STAGES, RunPaths, run_name
-from src.pipeline import main, modules_of, stage_parameters
+from src.pipeline import main, modules_of
 
 REAL_ROOT = NOTEBOOKS.parent
 FIRST_CELL = 'RUN = "fake"  # run\nN = 1  # number\n'
 READ_CELL = FIRST_CELL + 'CHECKPOINTS = ["documented"]  # names\n'
-TRAIN_CELL = FIRST_CELL + 'RECIPES = ["documented"]  # recipes\nSUFFIX = ""  # suffix\n'
+TRAIN_CELL = (
+    FIRST_CELL + 'RECIPES = ["documented"]  # recipes\nCHANGES = {}  # of them\n'
+    'SUFFIX = ""  # suffix\nSEED = 42  # seed\n'
+)
 
 
 def imported(name):
@@ -44,10 +48,11 @@ def write_notebook(path, *sources):
 def repository(tmp_path, monkeypatch):
     """Return a folder with five notebooks, of which `explore` imports one module of its own."""
     monkeypatch.setenv("STAGE", "")  # the pipeline sets it
-    monkeypatch.setattr(src.paths, "ROOT", tmp_path)
-    monkeypatch.setattr(pipeline, "ROOT", tmp_path)
-    monkeypatch.setattr(pipeline, "NOTEBOOKS", tmp_path / "notebooks")
+    for module in (src.paths, pipeline, request):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(request, "NOTEBOOKS", tmp_path / "notebooks")
     RunPaths("fake").notebooks.mkdir(parents=True)
+    save_parameters(RunPaths("fake").parameters, "synthetic", {})  # the run exists
     (tmp_path / "src").mkdir()
     for name in STAGES.values():
         write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", FIRST_CELL, "N + 1")
@@ -68,14 +73,11 @@ def executed(repository, monkeypatch):
 
     def run(stage, parameters, paths):
         stages.append(stage)
-        complete = pipeline.defaults_of(stage) | parameters
+        complete = request.defaults_of(stage) | parameters
         for output in pipeline.outputs_of(stage, complete, paths):
             output.parent.mkdir(parents=True, exist_ok=True)
-            facts = {
-                "stage": stage,
-                "corpus": run_name(parameters.get("DATASET", "")),
-                **parameters,
-            }
+            dataset = parameters.get("DATASET", "")
+            facts = {"stage": stage, "corpus": run_name(dataset), "path": dataset, **parameters}
             output.write_text(json.dumps(facts))
 
     monkeypatch.setattr(pipeline, "run_notebook", run)
@@ -85,7 +87,7 @@ def executed(repository, monkeypatch):
 def ran_by(executed, *arguments):
     """Return the stages that the pipeline runs for these arguments."""
     del executed[:]
-    assert main(["--run", "fake", *arguments]) == 0
+    assert main(["RUN=fake", *arguments]) == 0
     return list(executed)
 
 
@@ -103,40 +105,8 @@ def test_every_module_that_is_no_command_is_used_by_some_notebook():
     used = set().union(*(imported(name) for name in STAGES.values()))
     root = NOTEBOOKS.parent
     there = {path.relative_to(root).as_posix() for path in (root / "src").rglob("*.py")}
-    commands = {"src/pipeline.py", "src/report.py", "src/tables.py"}
+    commands = {"src/pipeline.py", "src/request.py", "src/report.py", "src/tables.py"}
     assert there - used == commands
-
-
-def test_a_stage_gets_only_the_parameters_it_declares():
-    given = {"RUN": "x", "RECIPES": ["robust"], "TRACKS_PER_GENRE": 7, "DATASET": "y"}
-    assert stage_parameters("train", given) == {"RUN": "x", "RECIPES": ["robust"]}
-    assert stage_parameters("explore", given) == {k: given[k] for k in given if k != "RECIPES"}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["dance"], "dance: not a stage"),
-        (["-p", "EPOCH", "3"], "EPOCH: no notebook of .* has such a parameter"),
-        (["attack", "-p", "M", "3"], "M: no notebook of attack has such a parameter"),
-        (["-p", "RUN", "x"], "RUN: .*--run"),
-        (["-p", "DATASET", "x"], "DATASET: .*--dataset"),
-        (["-p", "N", "1.5"], 'N=1.5 is of type float, not int, .* as in -p N "1"'),
-        (["-p", "N", "three"], "N='three' is of type str, not int"),
-        (["-p", "N", "True"], "N=True is of type bool, not int"),
-        (["--run", "a/b"], "RUN='a/b' cannot name a folder"),
-        (["--run", ".."], "RUN='..' cannot name a folder"),
-    ],
-)
-def test_unknown_stages_and_parameters_are_refused_in_one_sentence(
-    arguments, said, executed, capsys
-):
-    with pytest.raises(SystemExit) as refusal:
-        main(["--run", "never", *arguments])
-    assert refusal.value.code == 2
-    assert re.search(rf"error: {said}[^\n]*\n$", capsys.readouterr().err)
-    assert executed == []
-    assert not RunPaths("never").notebooks.exists()
 
 
 @pytest.mark.parametrize(
@@ -153,14 +123,6 @@ def test_a_run_is_named_after_its_corpus(dataset, name):
     assert run_name(dataset) == name
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("3", 3), ("0.5", 0.5), ("[1, 2]", [1, 2]), ("random", "random"), ("a/b c", "a/b c")],
-)
-def test_parameters_are_read_as_literals_or_text(text, value):
-    assert pipeline._value(text) == value
-
-
 def test_all_stages_run_in_order_and_once(executed):
     assert ran_by(executed) == list(STAGES)
     assert ran_by(executed) == []
@@ -168,30 +130,66 @@ def test_all_stages_run_in_order_and_once(executed):
 
 def test_an_up_to_date_run_imports_no_heavy_library(repository, executed):
     (repository / "corpus").mkdir()
-    ran_by(executed, "--dataset", "corpus")
+    ran_by(executed, "DATASET=corpus")
     code = f"""import sys
 import src.paths
-from src import pipeline
-for module in (src.paths, pipeline):
+from src import pipeline, request
+for module in (src.paths, pipeline, request):
     module.ROOT = src.paths.Path({str(repository)!r})
-pipeline.NOTEBOOKS = pipeline.ROOT / "notebooks"
-code = pipeline.main(["--run", "fake", "--dataset", "corpus"])
+request.NOTEBOOKS = pipeline.ROOT / "notebooks"
+code = pipeline.main(["RUN=fake", "DATASET=corpus"]) or pipeline.main(["show", "RUN=fake"])
 heavy = {{"torch", "librosa", "pandas", "numpy", "matplotlib"}} & set(sys.modules)
 print(sorted(heavy), code)"""
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=REAL_ROOT, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert lines[:5] == [f"-- {stage}" for stage in STAGES]
+    assert [line for line in lines if "up to date" in line] == [f"{s}: up to date" for s in STAGES]
     assert lines[-1] == "[] 0"
 
 
-def test_a_changed_parameter_runs_the_stages_that_declare_it(repository, executed):
-    train = repository / "notebooks" / "03_model_training.ipynb"
-    write_notebook(train, TRAIN_CELL + "EPOCHS = 1  # epochs")
+def test_a_changed_parameter_runs_the_stages_that_declare_it(executed):
     ran_by(executed)
     # the fake's outputs hold their parameters, so stages that read them follow
-    assert ran_by(executed, "-p", "EPOCHS", "2") == ["train", "attack", "explain"]
-    assert ran_by(executed, "-p", "EPOCHS", "2") == []
+    assert ran_by(executed, "EPOCHS=2") == ["train", "attack", "explain"]
+    assert ran_by(executed, "EPOCHS=2") == []
+    assert ran_by(executed) == []  # remembered
+    assert ran_by(executed, "RESET=1") == ["train", "attack", "explain"]
+
+
+def shown(capsys, *words):
+    """Return what is shown of each stage of the fake run, and all lines."""
+    capsys.readouterr()
+    assert main(["show", "RUN=fake", *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    states = dict(line.split(": ", 1) for line in lines if line.split(": ")[0] in STAGES)
+    return states, [line.strip() for line in lines]
+
+
+def test_a_run_shows_its_parameters_and_why_a_stage_is_stale(repository, executed, capsys):
+    assert set(shown(capsys)[0].values()) == {"has not finished yet"}
+    assert not list(RunPaths("fake").notebooks.iterdir())
+    ran_by(executed, "CHECKPOINTS=documented")
+    states, lines = shown(capsys)
+    assert states == dict.fromkeys(STAGES, "up to date")
+    assert {"run fake, DATASET=synthetic", "RECIPES=documented", "N=1"} <= set(lines)
+
+    states, lines = shown(capsys, "train", "EPOCHS=2", "SUFFIX=_2")
+    assert states["train"].startswith("EPOCHS changed; SUFFIX changed; results/")
+    assert {"EPOCHS=2  (default: by recipe or effort)", "SUFFIX=_2  (default: )"} <= set(lines)
+    assert shown(capsys)[0]["train"] == "up to date"  # not remembered
+
+    (repository / "src" / "part.py").write_text("VALUE = 2\n")
+    write_notebook(repository / "notebooks" / "03_model_training.ipynb", TRAIN_CELL, "N + 2")
+    (RunPaths("fake").metrics / "attacks.csv").unlink()
+    assert shown(capsys)[0] == {
+        "explore": "src/part.py changed",
+        "preprocess": "up to date, unless explore changes its input",
+        "train": "notebooks/03_model_training.ipynb changed",
+        "attack": "results/metrics/fake/attacks.csv is missing",
+        "explain": "up to date, unless explore or preprocess or train changes its input",
+    }
+    assert executed == list(STAGES)  # nothing ran
 
 
 def test_a_changed_notebook_module_or_input_runs_its_stage_again(repository, executed):
@@ -210,27 +208,22 @@ def test_a_lost_output_is_made_again(executed):
     assert ran_by(executed) == ["attack"]
 
 
-def test_a_changed_corpus_folder_is_explored_again(repository, executed):
-    track = repository / "corpus" / "jazz" / "jazz.00000.wav"
-    track.parent.mkdir(parents=True)
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_changed_corpus_folder_is_explored_again(linked, repository, executed, capsys):
+    folder = repository / ("elsewhere" if linked else "corpus") / "jazz"
+    track = folder / "jazz.00000.wav"
+    folder.mkdir(parents=True)
     track.write_bytes(b"a")
-    ran_by(executed, "--dataset", "corpus")
-    assert ran_by(executed, "--dataset", "corpus") == []
+    if linked:
+        (repository / "corpus").mkdir()
+        (repository / "corpus" / "jazz").symlink_to(folder)
+    ran_by(executed, "DATASET=corpus")
+    assert ran_by(executed) == []
     track.write_bytes(b"ab")
-    assert ran_by(executed, "--dataset", "corpus") == ["explore"]
-    (track.parent / "notes.txt").touch()  # is passed over, and told so
-    assert ran_by(executed, "--dataset", "corpus") == ["explore"]
-
-
-def test_a_change_behind_a_linked_folder_is_explored_again(repository, executed):
-    track = repository / "elsewhere" / "jazz" / "jazz.00000.wav"
-    track.parent.mkdir(parents=True)
-    track.write_bytes(b"a")
-    (repository / "corpus").mkdir()
-    (repository / "corpus" / "jazz").symlink_to(track.parent)
-    ran_by(executed, "--dataset", "corpus")
-    track.write_bytes(b"ab")
-    assert ran_by(executed, "--dataset", "corpus") == ["explore"]
+    assert shown(capsys)[0]["explore"] == "the corpus changed"
+    assert ran_by(executed) == ["explore"]
+    (folder / "notes.txt").touch()  # is passed over, and told so
+    assert ran_by(executed) == ["explore"]
 
 
 def test_a_corpus_that_cannot_be_listed_is_told_in_one_sentence(repository, executed, monkeypatch):
@@ -241,24 +234,16 @@ def test_a_corpus_that_cannot_be_listed_is_told_in_one_sentence(repository, exec
 
     monkeypatch.setattr(pipeline, "walk_files", refuse)
     with pytest.raises(SystemExit, match=r"corpus cannot be listed: mend its permissions\.$"):
-        ran_by(executed, "--dataset", "corpus")
+        ran_by(executed, "DATASET=corpus")
 
 
 def test_runs_do_not_share_files(executed):
     ran_by(executed)
     before = {path: path.read_bytes() for path in RunPaths("fake").metrics.iterdir()}
     del executed[:]
-    assert main(["--run", "other"]) == 0
+    assert main(["RUN=other"]) == 0
     assert executed == list(STAGES)
     assert {path: path.read_bytes() for path in RunPaths("fake").metrics.iterdir()} == before
-
-
-def test_a_run_of_another_corpus_is_not_overwritten(executed, capsys):
-    ran_by(executed, "--dataset", "one")
-    with pytest.raises(SystemExit):
-        ran_by(executed, "--dataset", "two")
-    assert "run fake was made of one, not of two" in capsys.readouterr().err
-    assert executed == []
 
 
 def test_a_stage_asked_for_by_name_runs_alone_and_in_any_case(executed):
@@ -271,7 +256,7 @@ def test_a_stage_asked_for_by_name_runs_alone_and_in_any_case(executed):
 def test_a_notebook_is_executed_with_its_parameters_into_the_folder_of_the_run(repository):
     explore = repository / "notebooks" / "01_data_exploration.ipynb"
     write_notebook(explore, FIRST_CELL, "import os\nprint(N, os.getcwd())")
-    assert main(["explore", "--run", "fake", "-p", "N", "5"]) == 0
+    assert main(["explore", "RUN=fake", "N=5"]) == 0
     (copy,) = (repository / "results" / "notebooks" / "fake").glob("*.ipynb")
     assert copy.name == explore.name
     printed = nbformat.read(copy, as_version=4).cells[-1].outputs[0].text
@@ -289,7 +274,7 @@ for number in progress(range(N), "tracks", unit="track"):
     warnings.warn(f"track {number} is short")"""
     write_notebook(explore, FIRST_CELL, work)
     before = set(repository.iterdir())
-    assert main(["explore", "--run", "fake", "-p", "N", "2"]) == 0
+    assert main(["explore", "RUN=fake", "N=2"]) == 0
     shown = capfd.readouterr()
     assert re.fullmatch(r"explore: tracks, track 2/2, 00:\d\d elapsed, 00:00 left\n", shown.err)
     assert re.search(r"^explore finished in 00:\d\d$", shown.out, re.MULTILINE)
@@ -336,7 +321,7 @@ def test_a_kernel_ends_with_the_pipeline_that_was_killed(repository):
     child, written = os.fork(), repository / "pid"
     if child == 0:
         with suppress(BaseException):
-            main(["explore", "--run", "fake"])
+            main(["explore", "RUN=fake"])
         os._exit(0)
     assert becomes(lambda: written.exists() and written.read_text().strip())
     os.kill(child, signal.SIGKILL)
@@ -356,7 +341,7 @@ def becomes(true, seconds=60):
 def test_a_failing_stage_ends_the_run_and_is_tried_again(executed, monkeypatch):
     working = pipeline.run_notebook
     monkeypatch.setattr(pipeline, "run_notebook", lambda *_: TaskFailed("no"))
-    assert main(["--run", "fake"]) != 0
+    assert main(["RUN=fake"]) != 0
     monkeypatch.setattr(pipeline, "run_notebook", working)
     assert ran_by(executed) == list(STAGES)
 
@@ -365,9 +350,9 @@ def test_a_second_process_does_not_touch_a_run_in_the_making(executed, capsys):
     folder = RunPaths("fake").notebooks
     with FileLock(folder / ".lock"):
         with pytest.raises(SystemExit) as refusal:
-            main(["--run", "fake"])
+            main(["RUN=fake"])
         assert executed == []
-        assert main(["--run", "other"]) == 0  # another run is none of its business
+        assert main(["RUN=other"]) == 0  # another run is none of its business
     assert re.fullmatch(r"run fake is being made by another process[^\n]+", refusal.value.code)
     assert ran_by(executed) == list(STAGES)
 
@@ -377,7 +362,7 @@ def test_an_interruption_is_told_in_one_sentence(executed, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "run_stages", interrupt)
-    assert main(["--run", "fake"]) == 130
+    assert main(["RUN=fake"]) == 130
     assert capsys.readouterr().out.startswith("interrupted: finished stages are kept")
 
 
@@ -391,3 +376,26 @@ def test_a_run_of_audio_is_asked_for_its_attacks_on_audio(repository, path, ther
     names = {file.name for file in pipeline.outputs_of("attack", {}, paths)}
     assert ("audio_attacks.csv" in names) is there
     assert "attacks.csv" in names
+
+
+ROBUST = {"RECIPES": ["robust"], "CHANGES": {}, "SUFFIX": "", "SEED": 43}
+
+
+@pytest.mark.parametrize(
+    ("stage", "parameters", "names"),
+    [
+        ("attack", {"CHECKPOINTS": ["a", "b"]}, ["a", "b"]),
+        ("explain", {"CHECKPOINTS": ["a"], "RANDOM_LABELS": "b"}, ["a", "b"]),
+        ("train", ROBUST, ["documented_43"]),
+        ("train", ROBUST | {"CHANGES": {"start_from": ""}}, []),
+        ("train", ROBUST | {"RECIPES": ["documented", "robust"]}, []),
+        (
+            "train",
+            ROBUST | {"RECIPES": ["documented", "robust"], "SUFFIX": "_x"},
+            ["documented_43"],
+        ),
+    ],
+)
+def test_a_stage_reads_the_checkpoints_that_its_parameters_name(stage, parameters, names):
+    inputs = pipeline.inputs_of(stage, parameters, RunPaths("fake"))
+    assert [file.parent.name for file in inputs if file.name == "checkpoint.pt"] == names

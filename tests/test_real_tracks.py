@@ -13,7 +13,7 @@ def test_real_tracks_go_the_whole_way(tmp_path):
     real = Path(os.environ["GTZAN_DIR"]).resolve()
     folder = slim(copy_of_the_repository(tmp_path))
     parameters = {k: v for k, v in TINY.items() if k != "TRACKS_PER_GENRE"}
-    pipeline(folder, "--dataset", str(real), "--run", "real", **parameters)
+    pipeline(folder, f"DATASET={real}", "RUN=real", **parameters)
     found = results(folder, "real")
     n_files = len([p for p in real.rglob("*.wav") if p.stem.startswith(f"{p.parent.name}.")])
     assert found["audit"]["n_tracks"] == n_files

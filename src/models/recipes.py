@@ -7,6 +7,8 @@ take minutes.
 
 from typing import NamedTuple
 
+from src.parameters import LARGEST, check_value
+
 DEFAULT_SEED = 42  # that checkpoints do not carry in their names
 
 DOCUMENTED = {
@@ -75,6 +77,19 @@ SHORT_ROBUST = SHORT | {
     "adversarial_steps": 1,
 }
 
+CHOICES = {"schedule": ("plateau", "one_cycle")}
+LIMITS = {  # of other numbers: from 0 on
+    "epochs": (1, LARGEST),
+    "patience": (1, LARGEST),
+    "batch_size": (2, LARGEST),  # batch norm needs two segments
+    "lr": (1e-6, 10),
+    "crop_frames": (16, LARGEST),  # four layers halve them
+    "mask_bands": (0, 128),
+    "warp": (0, 0.9),
+    "label_smoothing": (0, 0.9),
+    "adversarial_eps": (0, 1),
+}
+
 RECIPES = {
     "documented": DOCUMENTED,
     "improved": IMPROVED,
@@ -129,16 +144,12 @@ def checkpoint_name(recipe_name: str, suffix: str, seed: int) -> str:
 def recipe(name: str, changes: dict) -> dict:
     """Return a recipe with some parameters changed.
 
-    Raises ValueError for an unknown recipe or parameter.
+    Raises ValueError for an unknown recipe or parameter, and for a value of another type, outside
+    its limits or its choices.
     """
-    if name not in RECIPES:
-        raise ValueError(
-            f"RECIPES has {name}, which is unknown: give some of {', '.join(RECIPES)}."
-        )
-    unknown = set(changes) - set(DOCUMENTED)
-    if unknown:
-        raise ValueError(
-            f"{', '.join(sorted(unknown))}: no recipe has such a parameter; "
-            f"there are {', '.join(DOCUMENTED)}."
-        )
+    check_value("RECIPES", name, "", choices=tuple(RECIPES))
+    for key, value in changes.items():
+        check_value("CHANGES", key, "", choices=tuple(DOCUMENTED))
+        limits, choices = LIMITS.get(key, (0, LARGEST)), CHOICES.get(key, ())
+        check_value(key.upper(), value, DOCUMENTED[key], limits, choices)
     return RECIPES[name] | changes

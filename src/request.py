@@ -1,0 +1,215 @@
+"""The words of a command line, checked: stages of a run, its data set, its parameters.
+
+Words are stages and `NAME=VALUE`. Names are those of the notebooks' parameters, and in capitals
+those of recipes (`EPOCHS`, src/models/recipes.py) and of efforts (`N_SEGMENTS`, src/effort.py).
+"""
+
+import ast
+import re
+import unicodedata
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import papermill
+
+from src.effort import EFFORTS, choose_effort
+from src.models.recipes import DOCUMENTED, default_recipes
+from src.parameters import LARGEST, check_value, load_parameters, read_value, show_value
+from src.paths import CORPORA, EMBEDDED_CORPUS, NOTEBOOKS, ROOT, STAGES, RunPaths, run_name
+from src.results import read_json
+
+GROUPS = {"CHANGES": DOCUMENTED, "EFFORT_CHANGES": EFFORTS["quick"]._asdict()}  # in notebooks
+LIMITS = {"TRACKS_PER_GENRE": (7, LARGEST), "N_JOBS": (1, LARGEST), "PER_GENRE": (1, LARGEST)}
+ENDINGS = {"EPS": (1e-6, 1), "EPSILONS": (1e-6, 1), "DB": (-120, 120)}
+METHODS = "gradcam hirescam gradcam++ layercam xgradcam eigencam scorecam integrated_gradients"
+CHOICES = {
+    "SPLIT": ("random", "filtered", "stratified"),
+    "METHOD": tuple(METHODS.split()),
+    "TARGET_LAYER": tuple(f"conv{block}_{layer}" for block in (1, 2, 3, 4) for layer in (1, 2)),
+}
+MAY_BE_EMPTY = {"RECIPES", "CHECKPOINTS", "SUITE_EPSILONS"}
+SWEEPS = {"REPORT_EPS": "EPSILONS", "SUITE_EPSILONS": "EPSILONS", "REPORT_SNR_DB": "SNR_DB"}
+
+
+class Request(NamedTuple):
+    """Stages in order, the run's paths and data set, and per stage what differs from defaults."""
+
+    stages: list[str]
+    paths: RunPaths
+    dataset: str
+    tables: dict[str, dict]
+
+    def given(self, stage: str) -> dict:
+        """Return the parameters that the notebook of a stage gets."""
+        declared, table = defaults_of(stage), self.tables[stage]
+        values = {"RUN": self.paths.run, "DATASET": self.dataset} | table
+        values = {name: value for name, value in values.items() if name in declared}
+        changes = {k.lower(): v for k, v in table.items() if k not in declared}
+        return values | {g: declared[g] | changes for g in GROUPS if g in declared and changes}
+
+    def complete(self, stage: str) -> dict:
+        """Return all parameters of a notebook; empty lists of names stand for the default ones."""
+        values = defaults_of(stage) | self.given(stage)
+        empty = [name for name in ("RECIPES", "CHECKPOINTS") if values.get(name) == []]
+        return values | dict.fromkeys(empty, default_recipes(run_name(self.dataset)))
+
+
+def read_request(words: list[str]) -> Request:
+    """Return what the words of a command line stand for.
+
+    Raises ValueError for an unknown stage, parameter, run or data set, and for a value of another
+    type or out of range.
+    """
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    named = [word for word in words if "=" not in word]
+    if unknown := [word for word in named if word not in {*STAGES, "show"}]:
+        raise ValueError(f"{unknown[0]}: not a stage; give some of {', '.join(STAGES)}.")
+    stages = [stage for stage in STAGES if stage in named] or list(STAGES)
+    run, dataset = given.pop("RUN", None), given.pop("DATASET", None)
+    paths = _paths(run_name(dataset or EMBEDDED_CORPUS) if run is None else run)
+    if named and ("explore" not in named or (run and not dataset)):
+        _check_exists(paths)
+    reset = read_value("RESET", given.pop("RESET", "false"), False)
+    file = _file_of(paths)
+    dataset = _dataset_of(paths, dataset or file.get("DATASET"), "explore" in stages)
+    _check_known(given, stages)
+    tables = {stage: file.get(stage, {}) for stage in STAGES}
+    for stage in stages:
+        tables[stage] = _table(stage, {} if reset else tables[stage], given)
+    request = Request(stages, paths, dataset, tables)
+    for stage in stages:
+        _check_values(request.complete(stage))
+    return request
+
+
+def _file_of(paths: RunPaths) -> dict:
+    """Return the content of a run's file; ValueError for names that no stage has."""
+    file = load_parameters(paths.parameters)
+    for table, content in file.items():
+        known = parameters_of(table) if table in STAGES else ()
+        names = set(content) - set(known) if isinstance(content, dict) else {table} - {"DATASET"}
+        if names or not isinstance(content, (dict, str)):
+            raise ValueError(
+                f"{paths.parameters.relative_to(ROOT)} has {', '.join(sorted(names)) or table}, "
+                "which is no parameter there, probably after an edit: correct or delete the line."
+            )
+    return file
+
+
+def defaults_of(stage: str) -> dict:
+    """Return the parameters that a stage's notebook declares, with their default values."""
+    notebook = notebook_of(stage)
+    return dict(_defaults(notebook, notebook.stat().st_mtime_ns))
+
+
+@cache
+def _defaults(notebook: Path, _modified_ns: int) -> dict:
+    """Return the parameters of a notebook, read once as long as its file stays the same."""
+    declared = papermill.inspect_notebook(str(notebook))
+    return {name: ast.literal_eval(facts["default"]) for name, facts in declared.items()}
+
+
+def notebook_of(stage: str) -> Path:
+    """Return the path of a stage's notebook."""
+    return NOTEBOOKS / f"{STAGES[stage]}.ipynb"
+
+
+def parameters_of(stage: str) -> dict:
+    """Return the parameters that can be given to a stage, each with a value of its type."""
+    declared, found = defaults_of(stage), {}
+    for group in GROUPS.keys() & declared.keys():
+        found |= {name.upper(): value for name, value in GROUPS[group].items()}
+    return {k: v for k, v in (found | declared).items() if k not in {"RUN", "DATASET", *GROUPS}}
+
+
+def _table(stage: str, remembered: dict, given: dict) -> dict:
+    """Return what differs from the defaults of a stage, by the run's file and the command line."""
+    types, defaults = parameters_of(stage), defaults_of(stage)
+    texts = {name: show_value(value) for name, value in remembered.items()} | given
+    table = {name: read_value(name, t, types[name]) for name, t in texts.items() if name in types}
+    return {name: value for name, value in table.items() if defaults.get(name) != value}
+
+
+def _check_known(given: dict, stages: list[str]) -> None:
+    """Raise ValueError for a parameter that none of the stages has."""
+    names = {stage: parameters_of(stage) for stage in STAGES}
+    for name in given:
+        owners = [stage for stage in STAGES if name in names[stage]]
+        if set(owners) & set(stages):
+            continue
+        there = {"RUN", "DATASET", "RESET"}.union(*names.values())
+        close = [f"did you mean {n}?" for n in get_close_matches(name.upper(), sorted(there), 1)]
+        hint = [f"give it to `make {owner}`." for owner in owners]
+        raise ValueError(
+            f"{name} is no parameter of {', '.join(stages)}, probably mistyped: "
+            + (hint + close + ["`make show` prints those there are."])[0]
+        )
+
+
+def _paths(run: str) -> RunPaths:
+    """Return the folders of a run; ValueError for a name that cannot name a folder."""
+    run = unicodedata.normalize("NFC", run)
+    if not re.fullmatch(r"[^\s.~/\\-][^/\\\x00-\x1f]*", run):
+        raise ValueError(
+            f"RUN={run!r} cannot name a folder, being empty, a path or with a sign in front: "
+            "give letters, digits, spaces, - _ ."
+        )
+    return RunPaths(run)
+
+
+def _check_exists(paths: RunPaths) -> None:
+    """Raise ValueError for a run that was never begun, with the names of those that were."""
+    runs = {file.stem for file in paths.parameters.parent.glob("*.toml")}
+    runs |= {file.parent.name for file in paths.processed.parent.glob("*/source.json")}
+    if paths.run not in runs:
+        raise ValueError(
+            f"run {paths.run} does not exist, RUN may be mistyped: give one of those there are "
+            f"({', '.join(sorted(runs)) or 'none yet'}), or make it by `make run`."
+        )
+
+
+def _dataset_of(paths: RunPaths, dataset: str | None, is_read: bool) -> str:
+    """Return the data set of a run: the given one, or that which the run is made of.
+
+    Raises ValueError for another one than that, and for a path to read that does not exist.
+    """
+    source = paths.processed / "source.json"
+    made = read_json(source, {"corpus", "path"}) if source.exists() else {"corpus": EMBEDDED_CORPUS}
+    name = made["corpus"] if made["corpus"] in CORPORA else made["path"]
+    path = (ROOT / Path(dataset or name).expanduser()).resolve()
+    there = (ROOT / made.get("path", "")).resolve()
+    is_same = name == dataset or path in (there, there.parent if there.suffix == ".npz" else there)
+    if dataset and source.exists() and not is_same:
+        raise ValueError(
+            f"run {paths.run} was made of {name}, not of {dataset}: its results are kept; "
+            "give RUN another name."
+        )
+    dataset = dataset or name
+    if is_read and dataset not in CORPORA and not path.exists():
+        raise ValueError(
+            f"DATASET={dataset} does not exist, probably mistyped: give a path from the "
+            f"repository's root, or one of {', '.join(CORPORA)}."
+        )
+    return dataset
+
+
+def _check_values(values: dict) -> None:
+    """Raise ValueError for parameters of a notebook that are out of range or contradict."""
+    for name, value in values.items():
+        limits = LIMITS.get(name) or ENDINGS.get(name.rpartition("_")[2], (0, LARGEST))
+        items = value if isinstance(value, list) else [value]
+        if not items and name not in MAY_BE_EMPTY:
+            raise ValueError(f"{name} is empty, probably by mistake: give at least one value.")
+        for item in items:
+            check_value(name, item, item, limits, CHOICES.get(name, ()))
+    if "EFFORT" in values:
+        choose_effort(values["EFFORT"], values["EFFORT_CHANGES"])
+    for name, sweep in SWEEPS.items() if "SUITE_EPSILONS" in values else ():
+        value = values[name] if isinstance(values[name], list) else [values[name]]
+        if lacking := [item for item in value if item not in values[sweep]]:
+            raise ValueError(
+                f"{name} has {lacking[0]}, which is not in {sweep}={show_value(values[sweep])}, "
+                "probably because one of the two was changed: change the other as well."
+            )
