@@ -52,9 +52,10 @@ def cut(corpus, name, share):
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.99])
-@pytest.mark.parametrize("ending", ["wav", "au", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize("ending", ["wav", "float.wav", "au", "flac", "ogg", "mp3"])
 def test_a_cut_track_is_never_used_as_if_it_were_whole(write_track, noise, ending, share):
-    corpus = write_track(f"rock/rock.00000.{ending}", noise(0, seconds=10))
+    options = {"subtype": "FLOAT"} if ending == "float.wav" else {}
+    corpus = write_track(f"rock/rock.00000.{ending}", noise(0, seconds=10), **options)
     assert only_row(corpus).used
     cut(corpus, f"rock/rock.00000.{ending}", share)
     row = only_row(corpus)
@@ -71,14 +72,6 @@ def test_a_track_cut_within_its_header_is_unreadable(write_track, noise, ending,
     row = only_row(corpus)
     assert not row.used
     assert row.reason.startswith(("unreadable: ", "truncated: ", "too short: "))
-
-
-def test_an_ogg_cut_between_two_pages_is_truncated(write_track, noise):
-    corpus = write_track("rock/rock.00000.ogg", noise(0, seconds=10))
-    path = corpus / "rock" / "rock.00000.ogg"
-    content = path.read_bytes()
-    path.write_bytes(content[: content.rindex(b"OggS")])
-    assert only_row(corpus).reason.startswith("truncated: no last page in ")
 
 
 def test_an_mp3_with_a_tag_before_its_header_is_whole_until_it_is_cut(write_track, noise):
@@ -98,15 +91,6 @@ def test_a_wav_of_any_width_gives_the_same_segments(write_track, subtype):
     assert only_row(corpus).used
     read = read_audio(corpus / "rock" / "rock.00000.wav")
     np.testing.assert_allclose(read, samples, atol=1e-6)
-
-
-@pytest.mark.parametrize("rate", [11_025, 22_050, 44_100, 48_000])
-def test_a_track_of_any_rate_gives_its_segments(write_track, noise, rate):
-    corpus = write_track("rock/rock.00000.wav", noise(0, seconds=7, rate=rate), rate=rate)
-    row = only_row(corpus)
-    assert (row.used, row.n_segments, row.sample_rate_hz) == (True, 2, rate)
-    x = segment_audio(corpus_at(corpus).read(row), 2)
-    assert x.shape == (2, 128, 130)
 
 
 @pytest.mark.parametrize("options", [{"rate": 500}, {"rate": 2_000_000}, {"channels": 9}])
@@ -163,10 +147,10 @@ def test_permission_denied_is_a_reason(write_track, noise, monkeypatch):
     def refuse(path, *args, **options):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(sf, "SoundFile", refuse)
+    monkeypatch.setattr("src.data.audio._File", refuse)
     row = only_row(corpus)
     assert not row.used
-    assert row.reason == "unreadable: [Errno 13] Permission denied: 'rock.00000.wav'"
+    assert row.reason.startswith("unreadable: [Errno 13] Permission denied: 'rock.00000.wav';")
 
 
 def test_a_folder_that_cannot_be_listed_is_refused_not_skipped(write_track, noise, monkeypatch):
@@ -233,7 +217,7 @@ def test_a_pipe_does_not_hold_up_the_audit(write_track, noise):
     corpus = write_track("rock/rock.00000.wav", noise(0))
     os.mkfifo(corpus / "rock" / "rock.00001.wav")
     tracks = audit(corpus)
-    assert tracks["reason"].tolist() == ["", "unreadable: neither a file nor a link to one"]
+    assert tracks["reason"][1].startswith("unreadable: neither a file nor a link to one;")
 
 
 def test_ten_thousand_tracks_are_listed_in_seconds(tmp_path):

@@ -126,7 +126,7 @@ def test_tracks_without_a_split_are_left_out(corpus, paths):
 
 @pytest.mark.parametrize(
     ("split_of_1990", "found"),
-    [("", "usable tracks of 1980 alone"), ("test", "no usable track of 1990 to train")],
+    [("", "no usable track of 1990 .1990.00000: in none"), ("test", "of 1990 to train on")],
 )
 def test_a_genre_that_cannot_be_learnt_is_refused(corpus, paths, split_of_1990, found):
     tracks = audit(corpus)
@@ -136,6 +136,27 @@ def test_a_genre_that_cannot_be_learnt_is_refused(corpus, paths, split_of_1990, 
         write_processed(corpus_at(corpus), tracks, paths.processed, {})
     assert SENTENCE.fullmatch(str(error.value))
     assert load_metadata(paths) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("pop/pop.1.wav", "unreadable"), ("pop/pop.1.m4a", "format")]
+)
+def test_a_genre_that_would_vanish_is_refused(corpus, paths, name, reason):
+    (corpus / name).parent.mkdir()
+    (corpus / name).touch()
+    tracks = audit(corpus)
+    tracks["split"] = split_tracks(tracks[tracks["genre"] != "pop"], 0)
+    tracks["split"] = tracks["split"].fillna("train")
+    with pytest.raises(ValueError, match=f"no usable track of pop .pop.*1.*: {reason}") as error:
+        write_processed(corpus_at(corpus), tracks, paths.processed, {})
+    assert SENTENCE.fullmatch(str(error.value))
+
+
+def test_one_genre_is_refused(write_track, noise, paths):
+    for number in range(7):
+        corpus = write_track(f"pop/{number}.wav", noise(number))
+    with pytest.raises(ValueError, match="usable tracks of pop alone"):
+        preprocess(corpus, paths)
 
 
 def test_a_split_without_usable_tracks_is_refused(corpus, paths):

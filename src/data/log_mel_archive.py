@@ -41,9 +41,17 @@ def read_archive(archive: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def read_decibel(archive: Path, row: int) -> np.ndarray:
-    """Return dB (128, frames) of one track of an archive, missing frames interpolated."""
+def read_decibel(archive: Path, row: int, sha256: str) -> np.ndarray:
+    """Return dB (128, frames) of one track of an archive, missing frames interpolated.
+
+    Raises ValueError if the track is not the audited one.
+    """
     arrays = read_archive(archive)
+    if row >= len(arrays["X"]) or _sha256(arrays, row) != sha256:
+        raise ValueError(
+            f"{archive} is not the archive that was audited: it was changed or replaced since; "
+            "run `make explore` again."
+        )
     exact = arrays["exact"][row]
     measured = exact & (np.arange(len(exact)) < arrays["n_frames"][row])
     return fill_frames(arrays["X"][row], measured, float(arrays["floor_db"][row]))
@@ -95,11 +103,15 @@ def _row(archive: Path, arrays: dict[str, np.ndarray], i: int) -> dict:
         "row": i,
         "named": True,
         "duration_s": frames * HOP_LENGTH / SAMPLE_RATE,
-        "sha256": hashlib.sha256(arrays["X"][i].tobytes() + exact.tobytes()).hexdigest(),
+        "sha256": _sha256(arrays, i),
         "n_segments": n_segments,
         "used": not reason,
         "reason": reason,
     }
+
+
+def _sha256(arrays: dict[str, np.ndarray], i: int) -> str:
+    return hashlib.sha256(arrays["X"][i].tobytes() + arrays["exact"][i].tobytes()).hexdigest()
 
 
 def _missing_row(name: str) -> dict:

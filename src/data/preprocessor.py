@@ -58,11 +58,12 @@ def write_processed(
     -------
     The content of `metadata.json`.
 
-    Raises ValueError if a split has no tracks, a genre has no training tracks, or there is only one
-    genre; OSError if a file cannot be written.
+    Raises ValueError if a split has no tracks, a genre has no usable track or none to train on, or
+    there is only one genre; OSError if a file cannot be written.
     """
-    tracks = tracks[tracks["used"] & tracks["split"].isin(SPLITS)]
-    genres = _check_tracks(corpus, tracks)
+    chosen = tracks[tracks["used"] & tracks["split"].isin(SPLITS)]
+    _check_lost_genres(corpus, tracks, chosen)
+    tracks, genres = chosen, _check_tracks(corpus, chosen)
     part = folder / ".part"
     shutil.rmtree(part, ignore_errors=True)  # of a killed run
     try:
@@ -97,6 +98,19 @@ def in_order(
     for start in range(0, len(rows), AHEAD):
         jobs = (delayed(work)(track) for track in rows.iloc[start : start + AHEAD].itertuples())
         yield from Parallel(n_jobs, prefer="threads", return_as="generator")(jobs)
+
+
+def _check_lost_genres(corpus: Corpus, tracks: pd.DataFrame, chosen: pd.DataFrame) -> None:
+    """Raise ValueError if the corpus has a genre without a chosen track: it would vanish."""
+    lost = tracks[~tracks["genre"].isin(["", *chosen["genre"]])]
+    if len(lost):
+        names, first = ", ".join(sorted(lost["genre"].unique())), lost.iloc[0]
+        reason = first["reason"] or "in none of the split's lists"
+        raise ValueError(
+            f"{corpus.path} has no usable track of {names} ({first['track']}: {reason}): the genre "
+            "would be missing from the results; repair its tracks or remove its folder, and run "
+            "`make explore` again."
+        )
 
 
 def _check_tracks(corpus: Corpus, tracks: pd.DataFrame) -> list[str]:
