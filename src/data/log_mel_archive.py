@@ -22,6 +22,7 @@ from src.data.features import (
 KEYS = {"X", "exact", "floor_db", "n_frames", "names", "y", "genres"}
 PADDING_FRAMES = 3  # the last segment may lack as many
 LOG_MEL_FRAMES = 1293
+REMEDY = "it may have been left out, make the archive again if it should be used"
 
 
 @lru_cache(maxsize=1)
@@ -94,8 +95,8 @@ def _row(archive: Path, arrays: dict[str, np.ndarray], i: int) -> dict:
     n_segments = int(
         (log_mel_starts(SEGMENTS_PER_TRACK) + N_FRAMES <= frames + PADDING_FRAMES).sum()
     )
-    reason = "" if exact[:frames].any() else "damaged: no frame that was measured"
-    reason = reason if n_segments else f"too short: {frames} frames"
+    reason = "" if exact[:frames].any() else f"damaged: no frame that was measured; {REMEDY}"
+    reason = reason if n_segments else f"too short: {frames} frames, a segment takes 130; {REMEDY}"
     return {
         "track": str(arrays["names"][i]),
         "genre": str(arrays["y"][i]),
@@ -121,7 +122,7 @@ def _missing_row(name: str) -> dict:
         "named": True,
         "n_segments": 0,
         "used": False,
-        "reason": "missing: the archive has no such track",
+        "reason": f"missing: the archive has no such track; {REMEDY}",
     }
 
 
