@@ -114,6 +114,8 @@ def test_a_wav_is_whole_if_the_bytes_of_its_samples_are_there(source, tmp_path, 
     path.write_bytes(content[:4] + little(riff) + content[8:40] + length + content[44:])
     row = only_row(corpus)
     assert (row.used, row.n_segments, row.reason) == (True, 4, "")
+    path.write_bytes(path.read_bytes() + b"id3 " + little(50_000) + bytes(50_000))
+    assert only_row(corpus).used
     path.write_bytes(content[:4] + little(0) + content[8:40] + little(0) + content[44:])
     assert only_row(corpus).reason.startswith("unread: 573300 bytes behind the end")
 

@@ -43,7 +43,7 @@ class Decoded(NamedTuple):
     samples : (time, channels) float32
     rate : in Hz
     stated : length of the whole file in frames by its header; None if it states none
-    unread : bytes of the file behind the last one that was decoded
+    unread : bytes behind the last one that was decoded; 0 for a WAV, whose tags may be long
     """
 
     samples: np.ndarray
@@ -169,7 +169,9 @@ def read_samples(path: Path) -> Decoded:
             raise ValueError(f"{channels} channels at {rate} Hz, the header may be damaged")
         frames = min(file.frames, LONGEST_S * rate)
         samples = file.read(frames, dtype="float32", always_2d=True)
-        return Decoded(samples, rate, stated, path.stat().st_size - raw.seek(0, os.SEEK_CUR))
+        unread = path.stat().st_size - raw.seek(0, os.SEEK_CUR)
+        tags = kind.startswith("WAV") and len(samples)  # in chunks of any size
+        return Decoded(samples, rate, stated, 0 if tags else unread)
 
 
 def to_mono(samples: np.ndarray, rate: int) -> np.ndarray:
