@@ -6,7 +6,6 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 
-import pandas as pd
 from torch import nn
 
 from app import pictures
@@ -21,6 +20,7 @@ from src.explainability.similarity import TOP_SHARE
 from src.models.runs import load_named
 from src.paths import EMBEDDED_CORPUS, RunPaths
 from src.progress import progress
+from src.results import read_csv
 
 STATIC = ("page.css", "page.js", "index.html")
 CHART_ATTACKS = ("worst_case", "pgd", "fgsm", "noise_linf")
@@ -71,7 +71,7 @@ def robustness_rows(paths: RunPaths, checkpoints: list[str]) -> list[dict]:
     file = paths.metrics / "robustness.csv"
     if not file.exists():
         return []
-    table = pd.read_csv(file)
+    table = read_csv(file)
     rows = table.loc[table["checkpoint"].isin(checkpoints), COLUMNS]
     return rows.astype(object).where(rows.notna(), None).to_dict("records")
 

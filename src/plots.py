@@ -1,6 +1,8 @@
 """Figures: functions that draw data into axes, and one that saves. Units: Hz, seconds, dB."""
 
+import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -8,7 +10,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findSystemFonts, fontManager, get_font
 from matplotlib.image import AxesImage
+from matplotlib.text import Text
 
 from src import labels
 from src.data.features import (
@@ -29,7 +33,11 @@ COUNT_MAP = "Blues"
 HERTZ_TICKS = (128, 512, 2048, 8192)
 ROBUSTNESS_CURVES = ("noise_linf", "fgsm", "pgd", "worst_case")  # legends stay short
 DECIBEL_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
+LINES = ("--", "-", ":", "-.")
 DPI = 110
+
+plt.rcParams["text.parse_math"] = False  # a name with $ is no formula
+warnings.filterwarnings("ignore", "Glyph .* missing from")  # _fonts_for says it in one line
 
 
 def save_figure(figure: Figure, path: Path, corpus: str) -> Path:
@@ -41,6 +49,7 @@ def save_figure(figure: Figure, path: Path, corpus: str) -> Path:
     for ax in figure.axes:
         if not ax.has_data():
             ax.set_axis_off()
+    _choose_fonts(figure)
     return save_with(path, lambda part: figure.savefig(part, dpi=DPI, bbox_inches="tight"))
 
 
@@ -91,8 +100,9 @@ def band_levels(ax: Axes, X: np.ndarray, y: np.ndarray, genres: list[str]) -> Ax
     levels = np.concatenate([part.mean(axis=2) for part in chunks(X, 64)])
     for k, genre in enumerate(genres):
         mean = levels[y == k].mean(axis=0)
-        style = "-" if k % 2 else "--"
-        ax.plot(mel_frequencies(), to_decibel(mean), style, color=colours[k % 10], label=genre)
+        label = f" {genre}" if genre.startswith("_") else genre  # else no legend would list it
+        style = {"ls": LINES[(k + k // 10) % 4], "color": colours[k % 10], "label": label}
+        ax.plot(mel_frequencies(), to_decibel(mean), **style)
     ax.set_xscale("log")
     ax.set_xticks(HERTZ_TICKS, HERTZ_TICKS)
     ax.minorticks_off()
@@ -306,6 +316,37 @@ def per_checkpoint(
     if ax.get_legend() is None and ax.get_legend_handles_labels()[1]:
         ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
+
+
+def _choose_fonts(figure: Figure) -> None:
+    """Let the texts of a figure use installed fonts that have their letters."""
+    for ax in figure.axes:
+        ax.get_xticklabels(), ax.get_yticklabels()  # writes the names of categories
+    texts = figure.findobj(Text)
+    letters = {c for text in texts for c in text.get_text() if not c.isascii()}
+    for text in texts if letters else ():
+        text.set_fontfamily([*plt.rcParams["font.family"], *_fonts_for("".join(sorted(letters)))])
+
+
+@cache
+def _fonts_for(letters: str) -> list[str]:
+    """Return installed fonts that have letters which the default font lacks; warn of the others."""
+    default = get_font(fontManager.findfont(None)).get_charmap()
+    missing, names = set(map(ord, letters)) - set(default), []
+    fonts = findSystemFonts() if missing else []  # matplotlib's own list may be of another year
+    for path in sorted(fonts, key=lambda path: ("Regular" not in path, path)):
+        if missing and missing & set(get_font(path).get_charmap()):
+            missing -= set(get_font(path).get_charmap())
+            fontManager.addfont(path)
+            names.append(get_font(path).family_name)
+    if missing:
+        lacking = "".join(map(chr, sorted(missing)))
+        warnings.warn(
+            f"No installed font has {lacking!r}: figures show boxes in their place; install one "
+            "such as Noto.",
+            stacklevel=3,
+        )
+    return names
 
 
 def _percent(rows: pd.DataFrame, *columns: str) -> list[pd.Series]:

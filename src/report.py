@@ -22,7 +22,7 @@ from PIL import Image
 from src import tables
 from src.data.segments import load_metadata
 from src.paths import EMBEDDED_CORPUS, METRICS, ROOT, STAGES, RunPaths
-from src.results import read_json, save_with, whole_file, write_csv, write_json
+from src.results import read_csv, read_json, save_with, whole_file, write_csv, write_json
 
 DOCS = ROOT / "docs"
 TABLES = (
@@ -213,7 +213,7 @@ def _copy_results(paths: RunPaths, target: Path) -> None:
 def _gather(name: str, runs: list[str], target: Path) -> None:
     """Write one table of several runs, and print which have none."""
     files = {run: RunPaths(run).metrics / f"{name}.csv" for run in runs}
-    parts = [pd.read_csv(file) for file in files.values() if file.exists()]
+    parts = [read_csv(file) for file in files.values() if file.exists()]
     if parts:
         write_csv(target / f"{name}.csv", pd.concat(parts, ignore_index=True))
     missing = "".join(f", none of {run}" for run, file in files.items() if not file.exists())

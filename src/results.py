@@ -64,6 +64,13 @@ def write_csv(path: Path, table: pd.DataFrame) -> Path:
     return path
 
 
+def read_csv(path: Path) -> pd.DataFrame:
+    """Read a table; only an empty field is missing, a genre may be called NA."""
+    import pandas as pd
+
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
+
+
 def save_with(path: Path, save: Callable[[Path], object]) -> Path:
     """Call `save` with a temporary path that becomes `path` on success; return the path."""
     with whole_file(path) as part:

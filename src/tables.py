@@ -7,7 +7,7 @@ import pandas as pd
 
 from src.labels import NAMES
 from src.paths import METRICS
-from src.results import read_json
+from src.results import read_csv, read_json
 
 FOLDERS = REAL, EMBEDDED = "real", "embedded"
 METHOD_COLUMNS = {  # title: measure, control, condition, and whether it is measured at one eps
@@ -27,7 +27,7 @@ def read(name: str) -> pd.DataFrame:
     Raises FileNotFoundError naming the command that makes it.
     """
     files = [METRICS / folder / f"{name}.csv" for folder in FOLDERS]
-    tables = [pd.read_csv(file) for file in files if file.exists()]
+    tables = [read_csv(file) for file in files if file.exists()]
     if not tables:
         raise FileNotFoundError(
             f"results/metrics/real/{name}.csv is missing: no run was collected yet; "

@@ -4,7 +4,7 @@ import errno
 import os
 import re
 import resource
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -79,21 +79,14 @@ WRITERS = {
 every_writer = pytest.mark.parametrize(("name", "write"), WRITERS.items(), ids=WRITERS)
 
 
+@pytest.mark.parametrize("meanwhile", [False, True])
 @every_writer
-def test_a_full_disk_leaves_the_earlier_file(tmp_path, full_disk, name, write):
+def test_a_full_disk_leaves_the_earlier_file(tmp_path, name, write, meanwhile, request):
     path = tmp_path / name
     path.write_text("earlier")
-    with pytest.raises(REFUSED):
-        write(path)
-    assert path.read_text() == "earlier"
-    assert [file.name for file in tmp_path.iterdir()] == [name]
-
-
-@every_writer
-def test_a_disk_that_fills_up_meanwhile_leaves_the_earlier_file(tmp_path, name, write):
-    path = tmp_path / name
-    path.write_text("earlier")
-    with limited(), pytest.raises(REFUSED):
+    if not meanwhile:
+        request.getfixturevalue("full_disk")
+    with limited() if meanwhile else nullcontext(), pytest.raises(REFUSED):
         write(path)
     assert path.read_text() == "earlier"
     assert [file.name for file in tmp_path.iterdir()] == [name]

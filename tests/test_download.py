@@ -19,18 +19,7 @@ from src.data import download
 from src.data.audio import find_tracks
 from src.data.download import DownloadError, fetch_gtzan, fetch_gtzan_mini, fetch_splits
 
-GENRES = [
-    "blues",
-    "classical",
-    "country",
-    "disco",
-    "hiphop",
-    "jazz",
-    "metal",
-    "pop",
-    "reggae",
-    "rock",
-]
+GENRES = "blues classical country disco hiphop jazz metal pop reggae rock".split()
 LISTS = {
     f"{part}_{kind}.txt"
     for part in ("train", "valid", "test")
@@ -124,14 +113,10 @@ def test_progress_is_one_bar_over_files(server, tmp_path, capfd, monkeypatch):
     assert re.search(r"gtzan_mini.*, file 3/3", shown)
 
 
-def test_complete_files_are_not_fetched_again(server, tmp_path):
-    fetch_gtzan_mini(tmp_path, server.url)
-    fetch_gtzan_mini(tmp_path, server.url)
-    assert server.hits == [FIRST, SECOND, THIRD]
-
-
-def test_a_damaged_file_is_replaced(server, tmp_path):
+def test_only_damaged_files_are_fetched_again(server, tmp_path):
     fetch_gtzan_mini(tmp_path / "set", server.url)
+    fetch_gtzan_mini(tmp_path / "set", server.url)
+    assert server.hits == [FIRST, SECOND, THIRD]
     (tmp_path / "set" / SECOND).write_bytes(b"half")
     fetch_gtzan_mini(tmp_path / "set", server.url)
     assert contents(tmp_path / "set") == TRACKS
@@ -163,16 +148,15 @@ def test_a_cut_is_retried_within_the_call(server, tmp_path, monkeypatch):
     assert server.hits == [FIRST, FIRST, FIRST, SECOND, THIRD]
 
 
-def test_a_missing_file_is_named_with_its_status(server, tmp_path):
+@pytest.mark.parametrize(
+    ("fetch", "remedy"),
+    [(fetch_gtzan_mini, "give its folder as DATASET"), (fetch_splits, "put them into {}")],
+)
+def test_a_missing_file_is_named_with_its_status_and_the_remedy(fetch, remedy, server, tmp_path):
     del server.files[FIRST]
-    message = failure(fetch_gtzan_mini, tmp_path, server.url)
+    message = failure(fetch, tmp_path, server.url)
     assert f"{server.url}{FIRST} could not be downloaded (404 " in message
-    assert "give its folder as DATASET" in message
-
-
-def test_missing_track_lists_can_be_put_into_their_folder_by_hand(server, tmp_path):
-    del server.files[FIRST]
-    assert f"put them into {tmp_path}" in failure(fetch_splits, tmp_path, server.url)
+    assert remedy.format(tmp_path) in message
 
 
 def test_a_refused_connection_is_named(tmp_path):

@@ -1,4 +1,3 @@
-import json
 import math
 import os
 import re
@@ -126,7 +125,10 @@ def test_tracks_without_a_split_are_left_out(corpus, paths):
 
 @pytest.mark.parametrize(
     ("split_of_1990", "found"),
-    [("", "usable tracks of 1980 alone"), ("test", "no usable track of 1990 to train")],
+    [
+        ("", "no usable track of 1990 to train on .1990.00000: its split is none"),
+        ("test", "no usable track of 1990 to train on .1990.00000: its split is test"),
+    ],
 )
 def test_a_genre_that_cannot_be_learnt_is_refused(corpus, paths, split_of_1990, found):
     tracks = audit(corpus)
@@ -136,6 +138,27 @@ def test_a_genre_that_cannot_be_learnt_is_refused(corpus, paths, split_of_1990, 
         write_processed(corpus_at(corpus), tracks, paths.processed, {})
     assert SENTENCE.fullmatch(str(error.value))
     assert load_metadata(paths) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("pop/pop.1.wav", "unreadable"), ("pop/pop.1.m4a", "format")]
+)
+def test_a_genre_that_would_vanish_is_refused(corpus, paths, name, reason):
+    (corpus / name).parent.mkdir()
+    (corpus / name).touch()
+    tracks = audit(corpus)
+    tracks["split"] = split_tracks(tracks[tracks["genre"] != "pop"], 0)
+    tracks["split"] = tracks["split"].fillna("train")
+    with pytest.raises(ValueError, match=f"of pop to train on .pop.*1.*: {reason}") as error:
+        write_processed(corpus_at(corpus), tracks, paths.processed, {})
+    assert SENTENCE.fullmatch(str(error.value))
+
+
+def test_one_genre_is_refused(write_track, noise, paths):
+    for number in range(7):
+        corpus = write_track(f"pop/{number}.wav", noise(number))
+    with pytest.raises(ValueError, match="usable tracks of pop alone"):
+        preprocess(corpus, paths)
 
 
 def test_a_split_without_usable_tracks_is_refused(corpus, paths):
@@ -171,7 +194,11 @@ def test_the_fingerprint_covers_the_labels(corpus, paths):
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError("no space left")])
 def test_an_interrupted_run_leaves_nothing_half_written(corpus, paths, monkeypatch, stop):
+    leftover = paths.processed / ".part" / "train" / ".X-killed.npy"
+    leftover.parent.mkdir(parents=True)
+    leftover.touch()  # of a killed run
     whole = preprocess(corpus, paths)
+    assert not list(paths.processed.rglob(".*"))
     before = (paths.processed / "val" / "X.npy").read_bytes()
     in_order = preprocessor.in_order
 
@@ -225,40 +252,17 @@ def test_metadata_take_their_place_last(tmp_path, monkeypatch):
     assert (tmp_path / "z" / "X.npy").read_text() == "z/X.npy"
 
 
-def test_leftovers_of_a_killed_run_are_removed(corpus, paths):
-    leftover = paths.processed / ".part" / "train" / ".X-killed.npy"
-    leftover.parent.mkdir(parents=True)
-    leftover.touch()
+def test_arrays_need_the_audit_that_they_were_made_of(corpus, paths):
     preprocess(corpus, paths)
-    assert not list(paths.processed.rglob(".*"))
-
-
-def test_an_audit_newer_than_the_arrays_is_refused(corpus, paths):
-    preprocess(corpus, paths)
-    with (paths.processed / "tracks.csv").open("a") as file:
+    tracks = paths.processed / "tracks.csv"
+    with tracks.open("a") as file:
         file.write("\n")
     with pytest.raises(ValueError, match="run `make preprocess` again") as error:
         load_split(paths, "train")
     assert SENTENCE.fullmatch(str(error.value))
-
-
-def test_an_audit_that_is_gone_names_its_stage(corpus, paths):
-    preprocess(corpus, paths)
-    (paths.processed / "tracks.csv").unlink()
+    tracks.unlink()
     with pytest.raises(FileNotFoundError, match=r"tracks\.csv is missing.*run `make explore`"):
         load_metadata(paths)
-
-
-@pytest.mark.parametrize(
-    "spoil", [lambda X: X[:-1], lambda X: X[:, :, :-1], lambda X: X.astype(np.float64)]
-)
-def test_an_array_that_was_not_written_here_is_refused(corpus, paths, spoil):
-    preprocess(corpus, paths)
-    file = paths.processed / "train" / "X.npy"
-    np.save(file, spoil(np.load(file)))
-    with pytest.raises(ValueError, match=r"train/X\.npy is float.*run `make preprocess`") as error:
-        load_split(paths, "train")
-    assert SENTENCE.fullmatch(str(error.value))
 
 
 def test_the_spectrogram_of_a_whole_track_begins_with_its_first_segment(corpus):
@@ -415,6 +419,7 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         (b"[1]", "a table of parts"),
         (b'{"path": "x"}', "lacks corpus"),
         (b"\xff{}", "whole JSON"),
+        (b'{"corpus": "x", "pa', "whole JSON"),
     ],
 )
 def test_json_of_something_else_is_named_in_one_sentence(tmp_path, content, found):
@@ -422,14 +427,5 @@ def test_json_of_something_else_is_named_in_one_sentence(tmp_path, content, foun
     path.write_bytes(content)
     with pytest.raises(ValueError, match=found) as error:
         read_json(path, {"corpus", "path"})
-    assert str(path) in str(error.value)
-    assert SENTENCE.fullmatch(str(error.value))
-
-
-def test_half_a_json_file_is_named_in_one_sentence(tmp_path):
-    path = tmp_path / "result.json"
-    path.write_text(json.dumps({"value": [1, 2, 3]}, indent=1)[:15])
-    with pytest.raises(ValueError, match="is not whole JSON") as error:
-        read_json(path)
     assert str(path) in str(error.value)
     assert SENTENCE.fullmatch(str(error.value))

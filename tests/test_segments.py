@@ -57,12 +57,6 @@ def test_all_segments_are_taken_if_there_are_fewer():
     assert draw_segments(np.array([*"aab"]), 9, seed=0).tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("n", [0, -1])
-def test_at_least_one_segment_must_be_asked_for(n):
-    with pytest.raises(ValueError, match=f"The number of segments is {n}"):
-        draw_segments(np.array([*"aab"]), n, seed=0)
-
-
 def test_tracks_are_drawn_whole_and_evenly_over_genres():
     tracks = pd.DataFrame({"track": [f"{g}.{i}" for g in "abc" for i in range(4)]})
     segments = tracks.loc[np.repeat(tracks.index, 3)].reset_index(drop=True)

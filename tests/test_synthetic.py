@@ -1,4 +1,3 @@
-import os
 from functools import cache
 from pathlib import Path
 
@@ -144,11 +143,3 @@ def test_interrupted_write_leaves_no_half_file(tmp_path, quick_render, monkeypat
     with pytest.raises(KeyboardInterrupt):
         make_corpus(tmp_path, 1, n_jobs=1)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-
-
-def test_files_appear_by_renaming_within_their_folder(tmp_path, quick_render, monkeypatch):
-    moves, replace = [], os.replace
-    monkeypatch.setattr(os, "replace", lambda a, b: (moves.append((a, b)), replace(a, b)))
-    make_corpus(tmp_path, 1, n_jobs=1)
-    assert all(Path(a).parent == b.parent and Path(a).name.startswith(".") for a, b in moves)
-    assert len(moves) == len(GENRES)

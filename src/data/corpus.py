@@ -113,7 +113,7 @@ class LogMelArchive:
 
     def log_mel(self, track) -> np.ndarray:
         """Return the log-mel (128, frames) of a whole track in dB, missing frames interpolated."""
-        return log_mel_archive.read_decibel(self.path, track.row)
+        return log_mel_archive.read_decibel(self.path, track.row, track.sha256)
 
     def starts(self, n: int) -> np.ndarray:
         """Return the starts (n,) of a track's first segments in seconds."""
@@ -192,6 +192,17 @@ def audit_table(rows: list[dict]) -> pd.DataFrame:
     """
     tracks = pd.DataFrame(rows).reindex(columns=COLUMNS).astype({"row": "Int64"})
     return _mark_duplicates(tracks)
+
+
+def check_usable(tracks: pd.DataFrame) -> None:
+    """Raise ValueError if no track of the audit's table can be used."""
+    if not tracks["used"].any():
+        reasons = tracks["reason"].str.partition(":")[0].value_counts()
+        found = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
+        raise ValueError(
+            f"None of {len(tracks)} tracks can be used ({found}): the column `reason` of "
+            "tracks.csv names the fault of each; repair them or give another folder as DATASET."
+        )
 
 
 def load_tracks(paths: RunPaths) -> pd.DataFrame:

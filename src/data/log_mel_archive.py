@@ -22,6 +22,7 @@ from src.data.features import (
 KEYS = {"X", "exact", "floor_db", "n_frames", "names", "y", "genres"}
 PADDING_FRAMES = 3  # the last segment may lack as many
 LOG_MEL_FRAMES = 1293
+REMEDY = "it may have been left out, make the archive again if it should be used"
 
 
 @lru_cache(maxsize=1)
@@ -41,9 +42,17 @@ def read_archive(archive: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def read_decibel(archive: Path, row: int) -> np.ndarray:
-    """Return dB (128, frames) of one track of an archive, missing frames interpolated."""
+def read_decibel(archive: Path, row: int, sha256: str) -> np.ndarray:
+    """Return dB (128, frames) of one track of an archive, missing frames interpolated.
+
+    Raises ValueError if the track is not the audited one.
+    """
     arrays = read_archive(archive)
+    if row >= len(arrays["X"]) or _sha256(arrays, row) != sha256:
+        raise ValueError(
+            f"{archive} is not the archive that was audited: it was changed or replaced since; "
+            "run `make explore` again."
+        )
     exact = arrays["exact"][row]
     measured = exact & (np.arange(len(exact)) < arrays["n_frames"][row])
     return fill_frames(arrays["X"][row], measured, float(arrays["floor_db"][row]))
@@ -86,8 +95,8 @@ def _row(archive: Path, arrays: dict[str, np.ndarray], i: int) -> dict:
     n_segments = int(
         (log_mel_starts(SEGMENTS_PER_TRACK) + N_FRAMES <= frames + PADDING_FRAMES).sum()
     )
-    reason = "" if exact[:frames].any() else "damaged: no frame that was measured"
-    reason = reason if n_segments else f"too short: {frames} frames"
+    reason = "" if exact[:frames].any() else f"damaged: no frame that was measured; {REMEDY}"
+    reason = reason if n_segments else f"too short: {frames} frames, a segment takes 130; {REMEDY}"
     return {
         "track": str(arrays["names"][i]),
         "genre": str(arrays["y"][i]),
@@ -95,11 +104,15 @@ def _row(archive: Path, arrays: dict[str, np.ndarray], i: int) -> dict:
         "row": i,
         "named": True,
         "duration_s": frames * HOP_LENGTH / SAMPLE_RATE,
-        "sha256": hashlib.sha256(arrays["X"][i].tobytes() + exact.tobytes()).hexdigest(),
+        "sha256": _sha256(arrays, i),
         "n_segments": n_segments,
         "used": not reason,
         "reason": reason,
     }
+
+
+def _sha256(arrays: dict[str, np.ndarray], i: int) -> str:
+    return hashlib.sha256(arrays["X"][i].tobytes() + arrays["exact"][i].tobytes()).hexdigest()
 
 
 def _missing_row(name: str) -> dict:
@@ -109,7 +122,7 @@ def _missing_row(name: str) -> dict:
         "named": True,
         "n_segments": 0,
         "used": False,
-        "reason": "missing: the archive has no such track",
+        "reason": f"missing: the archive has no such track; {REMEDY}",
     }
 
 

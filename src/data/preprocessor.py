@@ -58,15 +58,15 @@ def write_processed(
     -------
     The content of `metadata.json`.
 
-    Raises ValueError if a split has no tracks, a genre has no training tracks, or there is only one
-    genre; OSError if a file cannot be written.
+    Raises ValueError if a split has no tracks, a genre has no usable track to train on, or there is
+    only one genre; OSError if a file cannot be written.
     """
-    tracks = tracks[tracks["used"] & tracks["split"].isin(SPLITS)]
-    genres = _check_tracks(corpus, tracks)
+    chosen = tracks[tracks["used"] & tracks["split"].isin(SPLITS)]
+    genres = _check_genres(corpus, tracks, chosen)
     part = folder / ".part"
     shutil.rmtree(part, ignore_errors=True)  # of a killed run
     try:
-        metadata = metadata | {"genres": genres} | _write_all(corpus, tracks, part, n_jobs)
+        metadata = metadata | {"genres": genres} | _write_all(corpus, chosen, part, n_jobs)
         write_json(part / "metadata.json", metadata)
         _take_places(part, folder)
     finally:
@@ -99,25 +99,31 @@ def in_order(
         yield from Parallel(n_jobs, prefer="threads", return_as="generator")(jobs)
 
 
-def _check_tracks(corpus: Corpus, tracks: pd.DataFrame) -> list[str]:
-    """Return the genres of the tracks; ValueError if a model cannot be trained on them."""
-    empty = sorted(set(SPLITS) - set(tracks["split"]))
-    if empty:
+def _check_genres(corpus: Corpus, tracks: pd.DataFrame, chosen: pd.DataFrame) -> list[str]:
+    """Return the genres of a corpus; ValueError if a model cannot be trained on all of them.
+
+    `chosen` are the rows of `tracks` that are used; a genre without any would vanish.
+    """
+    if empty := sorted(set(SPLITS) - set(chosen["split"])):
         raise ValueError(
             f"{corpus.path} has no usable track for {', '.join(empty)}: the audit's column "
             "`reason` names the fault of each; repair or add tracks."
         )
-    genres = sorted(tracks["genre"].unique())
-    untrained = sorted(set(genres) - set(tracks.loc[tracks["split"] == "train", "genre"]))
-    if untrained:
+    trained = chosen.loc[chosen["split"] == "train", "genre"]
+    lost = tracks[~tracks["genre"].isin(["", *trained])]
+    if len(lost):
+        names, first = ", ".join(sorted(lost["genre"].unique())), lost.iloc[0]
+        reason = first["reason"] or f"its split is {first['split'] or 'none'}"
         raise ValueError(
-            f"{corpus.path} has no usable track of {', '.join(untrained)} to train on: the audit's "
-            "column `reason` names the fault of each track; repair or add tracks."
+            f"{corpus.path} has no usable track of {names} to train on ({first['track']}: "
+            f"{reason}): the genre would be missing from the results; repair its tracks or remove "
+            "its folder, and run `make explore` again."
         )
+    genres = sorted(chosen["genre"].unique())
     if len(genres) < 2:
         raise ValueError(
             f"{corpus.path} has usable tracks of {genres[0]} alone, and a classifier needs two "
-            "genres: the folder of one genre may have been given; give the one above it."
+            "genres: the other folders may be missing; add the tracks of another genre."
         )
     return genres
 

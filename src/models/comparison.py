@@ -8,7 +8,7 @@ import pandas as pd
 
 from src.models.evaluation import vote
 from src.paths import RunPaths
-from src.results import read_json
+from src.results import read_csv, read_json
 from src.statistics import difference_over_tracks
 
 ACCURACIES = ("segment_accuracy", "track_accuracy")
@@ -85,7 +85,7 @@ def _predictions_by_recipe(
         if result["fingerprint"] == fingerprint and table.exists():
             changes = json.dumps(result["parameters"]["CHANGES"], sort_keys=True)
             by_seed = found.setdefault((result["recipe"] + result["suffix"], changes), {})
-            by_seed[result["seed"]] = pd.read_csv(table)
+            by_seed[result["seed"]] = read_csv(table)
     return found
 
 
