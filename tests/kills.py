@@ -54,12 +54,12 @@ TINY = {
         "n_methods": 1,
         "n_slow": 1,
         "explain_iterations": 1,
+        "n_per_genre": 1,
+        "n_failures": 1,
+        "n_listened": 1,
     },
     "SNR_DB": [40],
     "MASKING_MARGINS_DB": [0],
-    "PER_GENRE": 1,
-    "N_FAILURES": 1,
-    "N_LISTEN": 1,
 }
 
 

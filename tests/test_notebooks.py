@@ -32,8 +32,9 @@ FIGURES = """
     robust/training_history robust/confusion_matrix robust/genre_accuracy recipes
     adversarial_robustness adversarial_fragility adversarial_flow adversarial_perturbations
     adversarial_transfer adversarial_corruptions audio_success audio_survival
-    gradcam/baseline_correct
-    explanations_shift explanations_faithfulness explanations_box explanations_parts
+    gradcam/baseline_correct gradcam_natural_failure gradcam_fgsm_comparison gradcam_pgd_comparison
+    explanations_shift explanations_shift_measures explanations_faithfulness
+    explanations_box explanations_parts
     explanations_sanity explanations_bands explanations_methods
 """.split()
 TRAINING_COLUMNS = """
@@ -68,11 +69,11 @@ TINY = {
         "n_methods": 2,
         "n_slow": 1,
         "explain_iterations": 2,
+        "n_per_genre": 1,
+        "n_failures": 2,
+        "n_listened": 1,
     },
     "SNR_DB": [20, 40],
-    "PER_GENRE": 1,
-    "N_FAILURES": 2,
-    "N_LISTEN": 1,
 }
 EPSILONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 EFFORT = TINY["EFFORT_CHANGES"]
@@ -297,7 +298,7 @@ def test_tables_have_one_row_a_record(tiny):
     assert maps.groupby("category").size().to_dict() == {k: v["n_maps"] for k, v in shown.items()}
     n_correct = shown["baseline_correct"]["n_maps"]
     assert 1 <= n_correct <= 10
-    assert shown["natural_failures"]["n_maps"] == 2 * TINY["N_FAILURES"]
+    assert shown["natural_failures"]["n_maps"] == 2 * EFFORT["n_failures"]
     for name in ("fgsm", "pgd"):  # each clip at its smallest flip and at the documented eps
         assert shown[f"adversarial_{name}"]["n_maps"] == 2 * n_correct
 
@@ -380,7 +381,7 @@ def test_explanations_have_their_controls(tiny):
 
 def test_maps_can_be_heard(tiny):
     sounds = list((tiny / "results" / "audio" / "tiny" / "explanations").glob("*.wav"))
-    assert len(sounds) in (0, 5 * TINY["N_LISTEN"])  # none if no attack flips a clip
+    assert len(sounds) in (0, 5 * EFFORT["n_listened"])  # none if no attack flips a clip
 
 
 def test_every_documented_figure_is_drawn(tiny):
@@ -389,7 +390,7 @@ def test_every_documented_figure_is_drawn(tiny):
     n_correct = maps["baseline_correct"]["n_maps"]
     singles = {
         "baseline_correct": n_correct,
-        "natural_failures": TINY["N_FAILURES"],
+        "natural_failures": EFFORT["n_failures"],
         "adversarial_fgsm": n_correct,
         "adversarial_pgd": n_correct,
     }
@@ -399,7 +400,9 @@ def test_every_documented_figure_is_drawn(tiny):
     assert {f"{folder / name}.png" for name in FIGURES} <= set(map(str, drawn))
     cases = {p.stem for p in folder.glob("audio_*.png")} - set(FIGURES)
     assert cases <= {"audio_good", "audio_middle", "audio_bad"}
-    assert len(drawn) == len(FIGURES) + len(cases) + sum(singles.values())
+    correct = list(folder.glob("gradcam_correct_*.png"))  # of metal, if there is a correct one
+    assert len(correct) == 1
+    assert len(drawn) == len(FIGURES + correct) + len(cases) + sum(singles.values())
     assert all(plt.imread(path).std() > 0 for path in drawn)
 
 
