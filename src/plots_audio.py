@@ -46,7 +46,7 @@ def survival(ax: Axes, summary: pd.DataFrame, title: str = "") -> Axes:
     if not groups:
         ax.text(0.5, 0.5, "no clip was flipped", ha="center", transform=ax.transAxes)
     ax.set_xticks(range(len(channels)), [fill(name, 9) for name in labels.CODECS.values()])
-    ax.set(xlabel="what the file went through", ylabel="still flipped (%)", ylim=(0, 105))
+    ax.set(xlabel="channel", ylabel="still flipped (%)", ylim=(0, 105))
     return _finish(ax, title)
 
 

@@ -49,6 +49,7 @@ def test_a_change_is_drawn_in_decibel_over_limits_of_its_own(ax):
     np.testing.assert_allclose(image.get_array(), -0.8)
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_map_is_drawn_over_the_spectrogram_it_explains(ax):
     x, heat = np.random.default_rng(0).random((2, 128, 130))
     plots.heatmap(ax, x, heat)

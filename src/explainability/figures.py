@@ -1,4 +1,4 @@
-"""Figures of notebook 5: single maps, and what is measured on maps, with intervals over tracks."""
+"""Figures of notebook 5: single maps, and measures of maps with intervals over tracks."""
 
 from collections.abc import Callable
 from pathlib import Path
