@@ -66,7 +66,7 @@ def heatmap(ax: Axes, x: np.ndarray, heat: np.ndarray, title: str = "") -> AxesI
     """
     _mel_image(ax, to_decibel(x), "gray", -DYNAMIC_RANGE_DB, GREY_CEILING_DB)
     image = _mel_image(ax, heat, HEAT_MAP, 0, 1)
-    image.set_alpha(np.clip(1.5 * heat, 0, 1))
+    image.set_alpha(np.clip(1.5 * heat, 0, 0.8))
     if heat.max() > 0.5:
         ax.contour(heat, [0.5], extent=image.get_extent(), colors="white", linewidths=0.8)
     ax.set_title(title, fontsize=9)
@@ -284,8 +284,9 @@ def eps_axes(ax: Axes, ticks: np.ndarray) -> None:
         "top", functions=(lambda eps: eps * DYNAMIC_RANGE_DB, lambda db: db / DYNAMIC_RANGE_DB)
     )
     top.set_xlabel("eps (dB)")
-    ax.set_xticks(ticks, [f"{eps:g}" for eps in ticks])
-    top.set_xticks(ticks * DYNAMIC_RANGE_DB, [f"{eps * DYNAMIC_RANGE_DB:.2g}" for eps in ticks])
+    ax.set_xticks(ticks, [f"{eps:g}" for eps in ticks], rotation=45)
+    decibel = ticks * DYNAMIC_RANGE_DB
+    top.set_xticks(decibel, [f"{tick:.2g}" for tick in decibel], rotation=45)
     ax.minorticks_off()
     top.minorticks_off()
 

@@ -83,9 +83,9 @@ def test_panels_name_prediction_explained_genre_and_attack(maps):
     assert figure.get_suptitle() == "Why? blues.00003 at 6 s, true genre blues"
     assert [ax.get_title() for ax in figure.axes[:4]] == [
         "spectrogram",
-        "clean\npredicted blues; evidence for blues",
-        "PGD, eps 0.01 (0.8 dB)\npredicted jazz; evidence for jazz",
-        "jazz.00001 at 6 s\npredicted blues; evidence for blues\n(no positive evidence)",
+        "clean\npredicted blues\nevidence for blues",
+        "PGD, eps 0.01 (0.8 dB)\npredicted jazz\nevidence for jazz",
+        "jazz.00001 at 6 s\npredicted blues\nevidence for blues: none",
     ]
 
 

@@ -56,7 +56,7 @@ def test_a_map_is_drawn_over_the_spectrogram_it_explains(ax):
     below, above = ax.images
     np.testing.assert_allclose(below.get_array(), 80 * (x - 1))
     np.testing.assert_array_equal(above.get_array(), heat)
-    np.testing.assert_allclose(above.get_alpha(), np.clip(1.5 * heat, 0, 1))
+    np.testing.assert_allclose(above.get_alpha(), np.clip(1.5 * heat, 0, 0.8))
     plots.heatmap(ax, x, 0 * heat)  # without a line
     assert (below.get_extent(), above.get_clim()) == (above.get_extent(), (0, 1))
 

@@ -40,10 +40,7 @@ SHIFT_LABELS = {
     "centre_shift_s": "shift of centre (s)",
     "centre_shift_hz": "shift of centre (Hz)",
 }
-SIMILARITY_LABELS = {
-    "spearman": "rank correlation with the trained map",
-    "ssim": "SSIM with the trained map",
-}
+SIMILARITY_LABELS = {"spearman": "rank correlation", "ssim": "SSIM"}
 PANELS = (  # title, label of the axis, row of the table, value of a map without information
     ("Faithful to the model?", "insertion above smooth noise", INSERTION, 0),
     ("Does it find the evidence?", "mass in the box above its area", BOX_MASS, 0),
@@ -70,8 +67,8 @@ def panel_title(example: Example, first: Example) -> str:
     """Return the title of a map: its segment if it is not that of the first map, or its attack."""
     other = example.segment.segment != first.segment.segment
     note = segment_name(example.segment) if other else attack_note(example.attack, example.eps)
-    empty = "" if example.heat.any() else "\n(no positive evidence)"
-    return f"{note}\npredicted {example.predicted}; evidence for {example.explained}{empty}"
+    empty = "" if example.heat.any() else ": none"
+    return f"{note}\npredicted {example.predicted}\nevidence for {example.explained}{empty}"
 
 
 def draw_examples(examples: list[Example], question: str) -> Figure:
@@ -79,11 +76,12 @@ def draw_examples(examples: list[Example], question: str) -> Figure:
 
     `question` stands above, followed by the segment of the first example and its true genre.
     """
-    figure, axes = plots.grid(1, 1 + len(examples), width=3.4, height=2.9)
+    figure, axes = plots.grid(1, 1 + len(examples), width=3.4, height=3)
     first = examples[0]
     level = plots.spectrogram(axes[0, 0], first.x, "spectrogram")
     for ax, example in zip(axes[0, 1:], examples, strict=True):
         evidence = plots.heatmap(ax, example.x, example.heat, panel_title(example, first))
+        ax.label_outer()
     plots.colour_bar(figure, level, axes[0, 0], "level (dB)")
     plots.colour_bar(figure, evidence, axes[0, 1:], EVIDENCE)
     figure.suptitle(f"{question} {segment_name(first.segment)}, true genre {first.true}")
@@ -218,7 +216,8 @@ def parts(table: pd.DataFrame, method: str) -> Figure:
     for ax, checkpoint in zip(axes[0], checkpoints, strict=False):
         own = rows[rows["checkpoint"] == checkpoint]
         cells = own.pivot_table(index="genre", columns="part", values="value")
-        image = plots.number_table(ax, cells * 100, "{:+.0f}", plots.CHANGE_MAP, (-30, 30))
+        points = (100 * cells).round() + 0.0  # without negative zeros
+        image = plots.number_table(ax, points, "{:+.0f}", plots.CHANGE_MAP, (-30, 30))
         ax.set(xlabel="part", ylabel="genre")
         ax.set_title(f"{checkpoint}, {method}", fontsize=9)
         plots.colour_bar(figure, image, ax, "mass less area (percentage points)")

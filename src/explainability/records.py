@@ -57,20 +57,20 @@ HEADLINE = {
     "rank correlation with the clean map, noise": NOISE,
     "rank correlation with another track's map": Row("spearman", "other_track"),
 }
-CLAIMS = (  # of the specification
+CLAIMS = (  # of the specification; pandas cuts texts of 50 characters
     Claim(
         "genre-specific patterns on clean data",
         "class specificity, true genre less any genre",
         Row("class_specificity", "clean", compared_with="target_any"),
     ),
     Claim(
-        "natural failures resemble the predicted genre, adversarial examples do not",
+        "only natural failures resemble the prediction",
         "prototype margin, natural less adversarial",
         Row("prototype_margin", "natural", compared_with="adversarial"),
     ),
     Claim(
         "attacks create artificial patterns",
-        "rank correlation with the clean map, attack less noise",
+        "rank correlation, attack less noise",
         ATTACKED._replace(compared_with=NOISE.condition),
         sign=-1,
     ),
