@@ -120,7 +120,7 @@ def by_checkpoint(
     """
     panels = [(name, measure) for name in table["checkpoint"].unique() for measure in labels]
     columns = len(labels) if len(labels) > 1 else len(panels)
-    figure, axes = plots.grid(len(panels) // columns, columns, width=3.6, height=3.4)
+    figure, axes = plots.grid(len(panels) // columns, columns, width=3.6, height=3.8)
     for ax, (name, measure) in zip(axes.flat, panels, strict=True):
         own = table[(table["checkpoint"] == name) & (table["measure"] == measure)]
         draw(ax, own, labels[measure])
