@@ -14,10 +14,11 @@ from src.data.features import (
     SEGMENT_SECONDS,
     mel_frequencies,
 )
-from src.plots import HEAT_MAP, HERTZ_TICKS, SPECTRUM_MAP
+from src.plots import HERTZ_TICKS, SPECTRUM_MAP
 from src.results import save_with
 
 COLOURS = 64
+HEAT_MAP = "cividis"
 SECONDS_TICKS = np.arange(0, SEGMENT_SECONDS + 0.5)
 
 

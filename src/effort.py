@@ -24,6 +24,9 @@ class Effort(NamedTuple):
     n_methods: int  # of these, segments for all attribution methods
     n_slow: int  # of these, segments for methods that take seconds per map (and for ROAD)
     explain_iterations: int  # of PGD where saliency maps under attack are evaluated
+    n_per_genre: int = 2  # correct segments per genre whose maps are shown
+    n_failures: int = 5  # natural failures whose maps are shown
+    n_listened: int = 2  # segments that are filtered by their maps, as audio
 
 
 EFFORTS = {

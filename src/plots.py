@@ -28,8 +28,9 @@ from src.runtime import chunks
 
 SPECTRUM_MAP = "magma"
 CHANGE_MAP = "RdBu_r"
-HEAT_MAP = "cividis"
+HEAT_MAP = "YlOrRd_r"  # dark red to bright yellow: ordered by lightness, without green
 COUNT_MAP = "Blues"
+GREY_CEILING_DB = 60  # level of white below a map: its spectrogram stays darker than the map
 HERTZ_TICKS = (128, 512, 2048, 8192)
 ROBUSTNESS_CURVES = ("noise_linf", "fgsm", "pgd", "worst_case")  # legends stay short
 DECIBEL_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
@@ -68,10 +69,16 @@ def change(ax: Axes, delta: np.ndarray, limit_db: float, title: str = "") -> Axe
 
 
 def heatmap(ax: Axes, x: np.ndarray, heat: np.ndarray, title: str = "") -> AxesImage:
-    """Draw a map in [0, 1] over the spectrogram that it explains, which shows in grey."""
-    _mel_image(ax, to_decibel(x), "gray", -DYNAMIC_RANGE_DB, 0)
+    """Draw a map in [0, 1] over the spectrogram that it explains, which shows in dark grey.
+
+    The higher the evidence, the brighter and more opaque its colour; a line encloses the cells
+    above half of the range.
+    """
+    _mel_image(ax, to_decibel(x), "gray", -DYNAMIC_RANGE_DB, GREY_CEILING_DB)
     image = _mel_image(ax, heat, HEAT_MAP, 0, 1)
-    image.set_alpha(0.6)
+    image.set_alpha(np.clip(1.5 * heat, 0, 0.8))
+    if heat.max() > 0.5:
+        ax.contour(heat, [0.5], extent=image.get_extent(), colors="white", linewidths=0.8)
     ax.set_title(title, fontsize=9)
     return image
 
@@ -85,7 +92,7 @@ def waveform(ax: Axes, samples: np.ndarray, title: str = "") -> Axes:
 
 
 def counts(ax: Axes, values: pd.Series, xlabel: str, ylabel: str) -> Axes:
-    """Draw one bar a category with its count above."""
+    """Draw one bar per category with its count above."""
     bars = ax.bar(values.index.astype(str), values.to_numpy())
     ax.bar_label(bars, fontsize=8)
     ax.margins(y=0.12)
@@ -103,9 +110,7 @@ def band_levels(ax: Axes, X: np.ndarray, y: np.ndarray, genres: list[str]) -> Ax
         label = f" {genre}" if genre.startswith("_") else genre  # else no legend would list it
         style = {"ls": LINES[(k + k // 10) % 4], "color": colours[k % 10], "label": label}
         ax.plot(mel_frequencies(), to_decibel(mean), **style)
-    ax.set_xscale("log")
-    ax.set_xticks(HERTZ_TICKS, HERTZ_TICKS)
-    ax.minorticks_off()
+    hertz_axis(ax)
     ax.set(xlabel="frequency (Hz)", ylabel="mean level (dB)")
     ax.legend(ncols=2, fontsize=7)
     return ax
@@ -133,13 +138,11 @@ def training_curves(axes: np.ndarray, history: pd.DataFrame, best_epoch: int) ->
 
 def confusion(ax: Axes, matrix: np.ndarray, genres: list[str], title: str = "") -> Axes:
     """Draw a confusion matrix of counts, rows true, columns predicted."""
-    matrix = np.asarray(matrix)
-    ax.imshow(matrix, cmap=COUNT_MAP)
-    for (row, column), n in np.ndenumerate(matrix):
-        colour = "white" if n > matrix.max() / 2 else "black"
-        ax.text(column, row, n or "", ha="center", va="center", color=colour, fontsize=8)
-    ax.set_xticks(range(len(genres)), genres, rotation=45, ha="right")
-    ax.set_yticks(range(len(genres)), genres)
+    counts = pd.DataFrame(matrix, genres, genres)
+    number_table(
+        ax, counts.where(counts > 0), "{:.0f}", COUNT_MAP, (0, max(1, counts.max(axis=None)))
+    )
+    ax.tick_params(axis="x", rotation=45)
     ax.set(xlabel="predicted genre", ylabel="true genre", title=title)
     return ax
 
@@ -194,7 +197,7 @@ def robustness(ax: Axes, table: pd.DataFrame, chance: float, title: str = "") ->
     ax.axhline(chance * 100, color="black", linestyle=":", label="chance")
     ax.set(xlabel="eps (of the range [0, 1])", ylabel="accuracy (%)", ylim=(-2, 102))
     ax.set_title(title, fontsize=9)
-    _eps_axes(ax, np.sort(table.loc[table["eps"] > 0, "eps"].unique()))
+    eps_axes(ax, np.sort(table.loc[table["eps"] > 0, "eps"].unique()))
     return ax
 
 
@@ -289,6 +292,42 @@ def corruptions(table: pd.DataFrame, chance: float) -> Figure:
     return figure
 
 
+def number_table(
+    ax: Axes, table: pd.DataFrame, form: str, colours: str, limits: tuple[float, float]
+) -> AxesImage:
+    """Draw a table as coloured cells with their numbers, empty where NaN; return the image."""
+    image = ax.imshow(table, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
+    for (row, column), value in np.ndenumerate(table.to_numpy()):
+        if np.isfinite(value):
+            dark = np.mean(image.cmap(image.norm(value))[:3]) < 0.5
+            style = {"ha": "center", "va": "center", "color": "white" if dark else "black"}
+            ax.text(column, row, form.format(value), fontsize=8, **style)
+    ax.set_xticks(range(table.shape[1]), table.columns)
+    ax.set_yticks(range(len(table)), table.index)
+    return image
+
+
+def hertz_axis(ax: Axes) -> None:
+    """Give an axis over frequency its logarithmic scale and ticks in Hz."""
+    ax.set_xscale("log")
+    ax.set_xticks(HERTZ_TICKS, HERTZ_TICKS)
+    ax.minorticks_off()
+
+
+def eps_axes(ax: Axes, ticks: np.ndarray) -> None:
+    """Give an axis over eps its logarithmic scale, ticks (n,), and dB on top."""
+    ax.set_xscale("log")
+    top = ax.secondary_xaxis(
+        "top", functions=(lambda eps: eps * DYNAMIC_RANGE_DB, lambda db: db / DYNAMIC_RANGE_DB)
+    )
+    top.set_xlabel("eps (dB)")
+    ax.set_xticks(ticks, [f"{eps:g}" for eps in ticks], rotation=45)
+    decibel = ticks * DYNAMIC_RANGE_DB
+    top.set_xticks(decibel, [f"{tick:.2g}" for tick in decibel], rotation=45)
+    ax.minorticks_off()
+    top.minorticks_off()
+
+
 def colour_bar(figure: Figure, image: AxesImage, axes: object, label: str) -> None:
     """Add a colour bar with its unit at the right of axes."""
     figure.colorbar(image, ax=axes, label=label, shrink=0.8)
@@ -352,19 +391,6 @@ def _fonts_for(letters: str) -> list[str]:
 def _percent(rows: pd.DataFrame, *columns: str) -> list[pd.Series]:
     """Return columns of fractions in percent; missing ones stay missing."""
     return [rows[column].astype(float) * 100 for column in columns]
-
-
-def _eps_axes(ax: Axes, ticks: np.ndarray) -> None:
-    """Give an axis over eps its logarithmic scale, and dB on top."""
-    ax.set_xscale("log")
-    top = ax.secondary_xaxis(
-        "top", functions=(lambda eps: eps * DYNAMIC_RANGE_DB, lambda db: db / DYNAMIC_RANGE_DB)
-    )
-    top.set_xlabel("eps (dB)")
-    ax.set_xticks(ticks, [f"{eps:g}" for eps in ticks])
-    top.set_xticks(ticks * DYNAMIC_RANGE_DB, [f"{eps * DYNAMIC_RANGE_DB:.2g}" for eps in ticks])
-    ax.minorticks_off()
-    top.minorticks_off()
 
 
 def _mel_image(ax: Axes, values: np.ndarray, cmap: str, low: float, high: float) -> AxesImage:

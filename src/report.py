@@ -56,8 +56,10 @@ FIGURES = {  # name in docs/figures: pattern below results/figures/<run>/
     "explanations_box": "explanations_box.png",
     "explanations_bands": "explanations_bands.png",
     "gradcam_correct": "gradcam/baseline_correct.png",
-    "gradcam_natural_failure": "gradcam/natural_failures/*.png",
-    "gradcam_adversarial": "gradcam/adversarial_pgd/*.png",
+    "gradcam_correct_metal": "gradcam_correct_metal.png",
+    "gradcam_natural_failure": "gradcam_natural_failure.png",
+    "gradcam_fgsm_comparison": "gradcam_fgsm_comparison.png",
+    "gradcam_pgd_comparison": "gradcam_pgd_comparison.png",
 }
 
 

@@ -42,9 +42,6 @@ TINY = {
     | {"n_segments": 4, "iterations": 2, "n_audio": 2, "n_explained": 4},
     "SNR_DB": [40],
     "MASKING_MARGINS_DB": [0],
-    "PER_GENRE": 1,
-    "N_FAILURES": 1,
-    "N_LISTEN": 1,
 }
 
 

@@ -52,13 +52,14 @@ def subject(model):
 
 
 @pytest.mark.parametrize("method", [*METHODS, *CONTROLS])
-def test_each_method_maps_each_segment_to_its_own_range(method, X, subject):
+def test_each_method_maps_each_segment_to_its_own_range_and_none_to_none(method, X, subject):
     few = X[:1] if method == "scorecam" else X
     maps = attribute(subject, method, few, np.array([3, 1, 4])[: len(few)])
     assert (maps.shape, maps.dtype) == (few.shape, np.float32)
     assert (maps.min(), maps.max() <= 1 + 1e-6) == (0, True)
     # Score-CAM weighs the channels of this untrained network alike, and their sum is negative.
     assert not is_empty(maps).all() or method == "scorecam"
+    assert attribute(subject, method, X[:0], np.zeros(0, dtype=int)).shape == (0, 128, 130)
 
 
 def test_methods_and_controls_are_all_there_are_and_no_control_is_a_method():
@@ -70,11 +71,6 @@ def test_methods_differ(X, subject):
     names = set(METHODS) - {"scorecam"}
     maps = {name: attribute(subject, name, X[:1], np.array([3])) for name in names}
     assert len({heat.tobytes() for heat in maps.values()}) == len(maps)
-
-
-def test_an_unknown_method_is_refused(X, model):
-    with pytest.raises(ValueError, match="Method smile is unknown"):
-        explain(model, X, np.zeros(3), method="smile")
 
 
 @pytest.mark.parametrize("method", ["randomcam", "blurred_random"])
@@ -89,11 +85,6 @@ def test_random_maps_are_the_same_for_the_same_seed(method, X, subject):
 def test_the_prior_is_the_prototype_of_the_target_class(X, subject):
     maps = attribute(subject, "frequency_prior", X, np.array([7, 7, 2]))
     np.testing.assert_array_equal(maps, subject.prototypes[[7, 7, 2]])
-
-
-@pytest.mark.parametrize("method", [*METHODS, *CONTROLS])
-def test_no_segments_give_no_maps(method, X, subject):
-    assert attribute(subject, method, X[:0], np.zeros(0, dtype=int)).shape == (0, 128, 130)
 
 
 def test_integrated_gradients_of_a_linear_network_are_weight_times_change(X):

@@ -8,28 +8,30 @@ import torch
 from src.data.segments import Segments
 from src.effort import choose_effort
 from src.explainability import experiments
-from src.explainability.attributions import (
-    CONTROLS,
-    METHODS,
-    Subject,
-    attribute,
-    blurred_random,
-)
-from src.explainability.experiments import Attacked, Case, Confined, MapSet, run
-from src.explainability.prototypes import class_specificity, prototype_similarity
-from src.explainability.randomization import LAYERS, randomized
+from src.explainability.attributions import CONTROLS, METHODS, Subject, attribute, blurred_random
+from src.explainability.experiments import MapSet, Plan
+from src.explainability.faithfulness import LAYERS, randomized
 from src.explainability.records import (
+    CLAIMS,
     COLUMNS,
     KEYS,
     LABELS,
+    RATE,
+    answers,
     differences,
+    headline,
     records,
+    results_table,
+    success_rates,
     summarize,
+    verdict,
+    write_results,
 )
+from src.explainability.selection import Attacked, Case, Confined, make_case, shuffled_perturbation
+from src.explainability.similarity import class_specificity
 from src.models import cnn
 from src.models.evaluation import predict_logits
-
-GENRES = ["blues", "jazz"]
+from src.results import read_json
 
 
 def table(names, genres):
@@ -57,7 +59,7 @@ def case(subject):
     data = Segments(X, y, table([*"aabb"], ["blues", "blues", "jazz", "jazz"]))
     predicted = y.copy()
     predicted[:2] = (predicted[:2] + 1) % 10
-    attacked = Attacked(0.05, np.clip(X + 0.05, 0, 1), predicted, X.copy())
+    attacked = Attacked(np.clip(X + 0.05, 0, 1), predicted, X.copy())
     return Case(subject, data, {0.05: attacked})
 
 
@@ -71,12 +73,14 @@ def joined(tables):
     return pd.concat(list(tables), ignore_index=True)
 
 
-def true_class_shift(case, clean):
-    return joined(experiments.true_class_shift(case, "gradcam", case.attacked[0.05], clean))
+def rows_of(experiment, *options):
+    """Return the records that an experiment yields; none are an empty table."""
+    return joined([pd.DataFrame(), *experiment(*options)])
 
 
-def predicted_class_shift(case, clean):
-    return joined(experiments.predicted_class_shift(case, "gradcam", case.attacked[0.05], clean))
+def shift(case, of_prediction=False):
+    """Return the records of the shift of Grad-CAM maps at the one eps of a case."""
+    return rows_of(experiments.shift, case, "gradcam", 0.05, clean_maps(case), of_prediction)
 
 
 def clean_maps(case):
@@ -87,7 +91,7 @@ def test_noise_has_the_norms_of_the_attack_in_other_places():
     rng = np.random.default_rng(0)
     X = rng.uniform(0.3, 0.7, (2, 128, 130)).astype(np.float32)
     change = rng.uniform(-0.1, 0.1, X.shape).astype(np.float32)
-    noise = experiments.shuffled_perturbation(X, X + change, 1) - X
+    noise = shuffled_perturbation(X, X + change, 1) - X
     for power in (1, 2, np.inf):
         expected = np.linalg.norm(change.reshape(2, -1), power, axis=1)
         np.testing.assert_allclose(
@@ -98,15 +102,16 @@ def test_noise_has_the_norms_of_the_attack_in_other_places():
 
 def test_correct_segments_are_attacked_inside_each_eps(subject, case):
     y = np.where([1, 0, 0, 1], (case.data.y + 1) % 10, case.data.y)
-    made = experiments.make_case(subject, replace(case.data, y=y), [0.01, 0.02], iterations=2)
+    made = make_case(subject, replace(case.data, y=y), [0.01, 0.02], iterations=2)
     assert made.data.numbers.tolist() == [1, 2]
     for eps, found in made.attacked.items():
         assert np.abs(found.X - made.data.X).max() == pytest.approx(eps, abs=1e-6)
         expected = predict_logits(subject.model, found.X).argmax(axis=1)
         np.testing.assert_array_equal(found.predicted, expected)
-    rates = experiments.success_rates([made])
+    rates = success_rates([made])
     flipped = [np.mean(found.predicted != made.data.y) for found in made.attacked.values()]
-    assert rates["tiny"].to_dict() == dict(zip((0.01, 0.02), flipped, strict=True))
+    assert (rates["eps"].tolist(), rates["value"].tolist()) == ([0.01, 0.02], flipped)
+    assert set(rates["checkpoint"]) == {"tiny"}
 
 
 def test_a_case_of_its_first_segments_has_their_attacks(case):
@@ -118,7 +123,7 @@ def test_a_case_of_its_first_segments_has_their_attacks(case):
 
 
 def test_shift_is_recorded_by_the_success_of_the_attack(case):
-    rows = true_class_shift(case, clean_maps(case))
+    rows = shift(case)
     found = rows[rows["measure"] == "spearman"].groupby("condition")
     segments = {name: group["segment"].tolist() for name, group in found}
     flipped, robust = [0, 1], [2, 3]
@@ -135,11 +140,12 @@ def test_shift_is_recorded_by_the_success_of_the_attack(case):
 
 
 def test_maps_of_the_prediction_are_compared_with_the_same_target_on_the_clean_segment(case):
-    clean, found = clean_maps(case), {}
+    found = {}
     unchanged = case.attacked[0.05]._replace(X=case.data.X)
     for name, shown in (("attack", case), ("none", case._replace(attacked={0.05: unchanged}))):
-        rows = predicted_class_shift(shown, clean)
-        rows = rows[rows["measure"] == "ssim"]
+        rows = shift(shown, of_prediction=True)
+        predicted = rows["condition"].isin(["succeeded_predicted", "target_predicted"])
+        rows = rows[predicted & (rows["measure"] == "ssim")]
         found[name] = rows.pivot_table(index="segment", columns="condition", values="value")
         assert found[name].index.tolist() == [0, 1]
     target = found["attack"]["target_predicted"]
@@ -149,19 +155,17 @@ def test_maps_of_the_prediction_are_compared_with_the_same_target_on_the_clean_s
 
 
 def test_an_attack_that_flips_nothing_has_no_records_of_success(calm):
-    clean = clean_maps(calm)
-    assert set(true_class_shift(calm, clean)["condition"]) == {"failed", "noise"}
-    assert len(predicted_class_shift(calm, clean)) == 0
-    none = np.arange(0)
-    found = Confined(calm.subject, calm.data.take(none), calm.data.X[:0], none, clean[:0] > 0)
-    rows = run(experiments.localization, [found], "gradcam", choose_effort("quick", {}))
-    assert len(rows) == 0
+    assert set(shift(calm, of_prediction=True)["condition"]) == {"failed", "noise"}
+    none, nothing = np.arange(0), np.zeros((0, 128, 130), dtype=np.float32)
+    found = Confined(calm.subject, calm.data.take(none), nothing, none, nothing > 0)
+    effort = choose_effort("quick", {})
+    assert rows_of(experiments.localization, found, "gradcam", effort).empty
 
 
 def test_another_track_is_compared_where_there_is_one(case):
     y, lone = np.array([0, 0, 0, 1]), table([*"aabc"], ["blues"] * 3 + ["jazz"])
     data = replace(case.data, y=y, table=lone)
-    rows = run(experiments.shift_under_attack, [Case(case.subject, data, {})], "gradcam")
+    rows = rows_of(experiments.shift_under_attack, Case(case.subject, data, {}), "gradcam")
     assert set(rows["condition"]) == {"other_track"}
     assert rows["segment"].unique().tolist() == [0, 1, 2]
 
@@ -173,7 +177,7 @@ def test_all_methods_map_the_first_segments_and_slow_ones_fewer(case):
     assert set(counts) == {*METHODS, *CONTROLS}
     assert {name for name, n in counts.items() if n == 1} == {"scorecam", "integrated_gradients"}
     assert {len(curves["insertion"]) for curves in found.curves.values()} == {1, 2}
-    rows = run(experiments.shift_of_methods, [found], "gradcam", 0.05)
+    rows = rows_of(experiments.shift_of_methods, found, "gradcam", 0.05)
     assert set(rows["method"]) == set(counts) - {"gradcam"}
     assert rows.loc[rows["method"] == "scorecam", "segment"].unique().tolist() == [0]
 
@@ -188,7 +192,7 @@ def test_methods_are_compared_with_controls_on_the_same_segments(case):
         name: {kind: rng.random((len(heat), 6)) for kind in ("insertion", "deletion")}
         for name, heat in maps.items()
     }
-    rows = run(experiments.faithfulness_of_methods, [MapSet(case, maps, curves)], 1)
+    rows = rows_of(experiments.faithfulness_of_methods, MapSet(case, maps, curves), 1)
     keys = ["control", "method", "segment"]
     wide = rows.pivot_table(index=keys, columns="measure", values="value", dropna=False)
     method, control = wide.loc["", "gradcam"], wide.loc["", "blurred_random"]
@@ -212,7 +216,7 @@ def test_the_box_is_localized_on_attacked_and_on_clean_segments(case):
     data = case.data.take(flipped)
     found = Confined(case.subject, data, attacked.X[:2], attacked.predicted[:2], boxes)
     effort = choose_effort("quick", {"n_slow": 1})
-    rows = run(experiments.localization, [found], "gradcam", effort)
+    rows = rows_of(experiments.localization, found, "gradcam", effort)
     counts = rows[rows["measure"] == "relevance_mass"].groupby(["condition", "method"]).size()
     assert counts["target_predicted"].to_dict() == {"gradcam": 2}
     assert counts["confined"].to_dict() == {
@@ -222,7 +226,7 @@ def test_the_box_is_localized_on_attacked_and_on_clean_segments(case):
 
 
 def test_mass_is_recorded_by_band_before_and_after_the_attack(case):
-    rows = run(experiments.mass_by_band, [case], "gradcam", 0.05)
+    rows = rows_of(experiments.mass_by_band, case, "gradcam", 0.05)
     assert set(zip(rows["condition"], rows["eps"], strict=True)) == {
         ("clean", 0),
         ("attacked", 0.05),
@@ -233,7 +237,7 @@ def test_mass_is_recorded_by_band_before_and_after_the_attack(case):
 
 
 def test_each_target_class_is_compared_with_its_prototype(case):
-    rows = run(experiments.specificity, [case], "frequency_prior")
+    rows = rows_of(experiments.specificity, case, "frequency_prior")
     assert rows.groupby("condition").size().to_dict() == {"target_any": 4, "clean": 4}
     assert (rows["value"] > 0.5).all()  # each map is the prototype of its target class
 
@@ -262,7 +266,7 @@ def test_structure_that_does_not_depend_on_the_target_class_cancels_out(case, mo
 
 
 def test_randomization_is_recorded_layer_by_layer(case):
-    rows = run(experiments.cascading_randomization, [case], 1)
+    rows = rows_of(experiments.cascading_randomization, case, 1)
     assert rows["layer"].unique().tolist() == list(LAYERS)
     assert rows.groupby(["method", "layer"]).size().unique().tolist() == [2]
     assert set(rows["condition"]) == {"randomized"}
@@ -271,7 +275,7 @@ def test_randomization_is_recorded_layer_by_layer(case):
 def test_maps_of_another_model_are_compared_with_the_trained_ones(case):
     model = case.subject.model
     same, other = (
-        run(experiments.random_labels, [case], 2, network)
+        rows_of(experiments.random_labels, case, 2, network)
         for network in (model, list(randomized(model, 0))[-1][1])
     )
     assert set(same["condition"]) == {"random_labels"}
@@ -281,7 +285,7 @@ def test_maps_of_another_model_are_compared_with_the_trained_ones(case):
 
 def test_parts_are_recorded_by_genre(case):
     cells = {number: np.zeros((128, 130), dtype=int) for number in range(4)}  # drums everywhere
-    rows = run(experiments.mass_on_parts, [case], "frequency_prior", cells)
+    rows = rows_of(experiments.mass_on_parts, case, "frequency_prior", cells)
     drums = rows[(rows["part"] == "drums") & (rows["method"] == "frequency_prior")]
     assert drums.groupby("genre")["segment"].nunique().to_dict() == {"blues": 2, "jazz": 2}
     np.testing.assert_allclose(drums["value"], 0, atol=1e-6)
@@ -291,31 +295,14 @@ def test_failures_are_recorded_by_kind(case):
     y = case.data.y.copy()
     y[3] = (y[3] + 1) % 10
     options = replace(case.data, y=y), 5, 0.05
-    rows = run(experiments.failures, [case], "gradcam", *options)
+    rows = rows_of(experiments.failures, case, "gradcam", *options)
     margins = rows[rows["measure"] == "prototype_margin"].groupby("condition")
     assert {name: group["segment"].tolist() for name, group in margins} == {
         "natural": [3],
         "adversarial": [0, 1],
         "target_predicted": [0, 1],
     }
-    assert run(experiments.failures, [case], "gradcam", case.data, 5, 0.05).empty
-
-
-def test_a_map_resembles_the_genre_whose_prototype_it_is():
-    prototypes = blurred_random((3, 128, 130), 1)
-    found = prototype_similarity(prototypes[[2]], np.array([0]), np.array([2]), prototypes)
-    assert found["prototype_predicted"] == pytest.approx(1)
-    assert found["prototype_margin"] == pytest.approx(1 - found["prototype_true"])
-    assert (class_specificity(prototypes, np.arange(3), prototypes) > 0.5).all()
-    assert (class_specificity(prototypes, np.array([1, 2, 0]), prototypes) < 0).all()
-
-
-def test_equal_prototypes_have_no_specificity_and_empty_ones_do_not_count():
-    prototypes = np.repeat(blurred_random((1, 128, 130), 1), 3, axis=0)
-    first = prototypes[:1], np.array([0])
-    np.testing.assert_allclose(class_specificity(*first, prototypes), 0, atol=1e-9)
-    prototypes[2] = 0
-    assert class_specificity(*first, prototypes) == pytest.approx(0)
+    assert rows_of(experiments.failures, case, "gradcam", case.data, 5, 0.05).empty
 
 
 ATTACK = {"condition": "noise", "eps": 0.01}
@@ -403,10 +390,104 @@ def test_the_table_has_means_and_contrasts_in_the_order_of_methods(subject):
         for method in ("randomcam", "gradcam")
         for condition, values in (("clean", np.ones(2)), ("target_any", np.zeros(2)))
     ]
-    found = experiments.results_table(joined(rows), "corpus", 0.01)
+    found = results_table(joined(rows), "corpus", 0.01)
     assert found["method"].tolist() == ["gradcam"] * 3 + ["randomcam"] * 3
     contrast = found[found["compared_with"] == "target_any"]
     assert contrast["value"].tolist() == [1, 1]
+
+
+def interval(measure, condition, low, high, **labels):
+    """Return a line of the table of the measures of Grad-CAM."""
+    means = {"value": (low + high) / 2, "low": low, "high": high, "n_segments": 9}
+    keys = {"checkpoint": "tiny", "method": "gradcam", "measure": measure, "genre": ""}
+    return dict.fromkeys(COLUMNS, "") | LABELS | keys | {"condition": condition} | labels | means
+
+
+def success_of(low, high):
+    """Return the attack success rate of one model at one eps."""
+    line = interval(RATE, "", low, high, eps=0.01)
+    return pd.DataFrame([line])[
+        ["checkpoint", "measure", "eps", "value", "low", "high", "n_segments"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("claim", "low", "high", "answer"),
+    [
+        (0, 0.1, 0.2, "supported"),
+        (0, -0.1, 0.2, "undecided"),
+        (0, 0.0, 0.2, "undecided"),
+        (0, -0.2, -0.1, "not supported"),
+        (0, np.nan, np.nan, "undecided"),
+        (2, -0.2, -0.1, "supported"),
+        (2, 0.1, 0.2, "not supported"),
+        (3, 0.6, 0.9, "supported"),
+        (3, 0.4, 0.9, "undecided"),
+        (3, 0.1, 0.4, "not supported"),
+    ],
+)
+def test_an_answer_follows_from_the_interval(claim, low, high, answer):
+    assert verdict(CLAIMS[claim], low, high) == answer
+
+
+def test_each_claim_is_answered_by_its_contrast():
+    lines = [
+        interval("class_specificity", "clean", 0.1, 0.3, compared_with="target_any"),
+        interval("class_specificity", "clean", -0.3, -0.1),  # a mean, no contrast
+        interval("prototype_margin", "natural", -0.1, 0.1, compared_with="adversarial", eps=0.01),
+        interval("spearman", "succeeded_true", 0.1, 0.2, compared_with="noise_succeeded", eps=0.01),
+        interval("spearman", "succeeded_true", -1, -1, compared_with="noise_succeeded", eps=0.05),
+    ]
+    found = answers(pd.DataFrame(lines), success_of(0.7, 0.9), "gradcam", 0.01)
+    assert found["answer"].tolist() == ["supported", "undecided", "not supported", "supported"]
+    assert found["value"].tolist()[::3] == ["0.20 [0.10, 0.30], n = 9", "80% [70%, 90%], n = 9"]
+    assert found["claim"].tolist() == [claim.text for claim in CLAIMS]
+    assert found[["claim", "measured by"]].map(len).max(axis=None) < 50  # what pandas displays
+
+
+def test_the_headline_has_one_column_per_model_and_no_interval_where_there_is_none():
+    line = interval("mass_above_area", "confined", 0.1, 0.3, eps=0.2)
+    other = line | {"checkpoint": "other", "low": None, "high": None}
+    parts = [line, other, line | {"part": "drums"}]
+    shown = headline(pd.DataFrame(parts), success_of(0.2, 0.4), "gradcam", 0.01)
+    assert shown.to_dict("index") == {
+        RATE: {"tiny": "30% [20%, 40%], n = 9", "other": ""},
+        "localization: mass in the box above its area": {
+            "tiny": "0.20 [0.10, 0.30], n = 9",
+            "other": "0.20, n = 9",
+        },
+    }
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_all_experiments_run_and_their_results_are_written(shuffled, case, calm, tmp_path):
+    sizes = {"n_explained": 1, "n_methods": 1, "n_slow": 1, "explain_iterations": 1}
+    model = case.subject.model if shuffled else None
+    plan = Plan("gradcam", 0.05, choose_effort("quick", sizes), None, model)
+    test = replace(case.data, y=(case.data.y + np.eye(4, dtype=int)[3]) % 10)
+    found = experiments.run_all([case], test, plan)
+    expected = {"other_track", "succeeded_true", "noise", "clean", "randomized", "natural"}
+    assert expected <= set(found.records["condition"])
+    assert ("random_labels" in set(found.records["condition"])) == shuffled
+    assert set(found.records["method"]) == {*METHODS, *CONTROLS}
+    assert not (found.records["part"] == "drums").any()  # no embedded corpus
+    table, success = results_table(found.records, "corpus", 0.05), success_rates([case])
+    claims = answers(table, success, "gradcam", 0.05)
+    maps = pd.DataFrame({"category": ["a", "a", "b"], "empty": [True, False, False]})
+    write_results(tmp_path, {"seed": 1}, maps, found.records, table, claims)
+    shown = read_json(tmp_path / "gradcam.json")
+    assert shown["maps"] == {"a": {"n_maps": 2, "n_empty": 1}, "b": {"n_maps": 1, "n_empty": 0}}
+    result = read_json(tmp_path / "explanations.json")
+    assert (result["seed"], len(result["answers"])) == (1, len(claims))
+    empty = found.records[found.records["measure"] == "empty"]
+    assert sum(result["empty_maps"]["tiny"].values()) == empty["value"].sum()
+    assert len(pd.read_csv(tmp_path / "explanations_records.csv")) == len(found.records)
+
+
+def test_parts_are_known_of_the_embedded_corpus_alone(case, monkeypatch):
+    monkeypatch.setattr(experiments, "loudest_parts", lambda table, seed: [seed] * len(table))
+    assert experiments.known_parts([case, case], 7) == dict.fromkeys(range(4), 7)
+    assert experiments.known_parts([case], None) == {}
 
 
 NO_ATTACK = "which is no attack"

@@ -8,10 +8,8 @@ from matplotlib.image import imread
 from src import plots
 from src.data.segments import Segments
 from src.explainability import figures
-from src.explainability.experiments import Confined
-from src.explainability.faithfulness import FRACTIONS
-from src.explainability.randomization import LAYERS
-from src.explainability.selection import Example
+from src.explainability.faithfulness import FRACTIONS, LAYERS
+from src.explainability.selection import Confined, Example
 
 SEGMENT = SimpleNamespace(track="blues.00003", start_s=6.0, genre="blues", segment=12)
 
@@ -64,10 +62,11 @@ def test_curves_leave_out_segments_whose_map_is_empty():
     scores = {"gradcam": np.vstack([known, np.full(len(FRACTIONS), np.nan)])}
     scores["hirescam"] = scores["gradcam"][2:]
     _, axes = plots.grid(1, 1)
-    figures.faithfulness_curves(axes[0, 0], scores)
+    figures.faithfulness_curves(axes[0, 0], scores, "gradcam")
     first, second = axes[0, 0].get_lines()
     assert np.allclose(first.get_ydata(), known[0])
     assert np.isnan(second.get_ydata()).all()
+    assert (first.get_label(), second.get_label()) == ("gradcam", "other methods")
 
 
 @pytest.fixture(name="maps")
@@ -75,57 +74,48 @@ def _maps():
     return np.random.default_rng(0).random((2, 128, 130))
 
 
-@pytest.mark.parametrize(
-    ("predicted", "explained", "kind"),
-    [
-        ("blues", "blues", "true and predicted"),
-        ("jazz", "jazz", "predicted"),
-        ("jazz", "blues", "true"),
-    ],
-)
-def test_titles_name_segment_prediction_and_explained_genre(predicted, explained, kind, maps):
-    example = Example("kind", SEGMENT, *maps, "blues", predicted, explained, "pgd", 0.01)
-    above, below = figures.titles(example)
-    assert above == (
-        f"blues.00003 at 6 s, pgd, eps 0.01 (0.8 dB)\ntrue blues, predicted {predicted}"
-    )
-    assert below == f"explains {explained} ({kind})"
-
-
-def test_titles_say_that_a_map_is_empty_and_a_segment_clean(maps):
-    example = Example("kind", SEGMENT, maps[0], 0 * maps[1], "blues", "blues", "blues")
-    above, below = figures.titles(example)
-    assert ", clean\n" in above
-    assert below.endswith(": no positive evidence")
+def test_panels_name_prediction_explained_genre_and_attack(maps):
+    first = Example("kind", SEGMENT, *maps, "blues", "blues", "blues")
+    attacked = first._replace(predicted="jazz", explained="jazz", attack="pgd", eps=0.01)
+    other = SimpleNamespace(**vars(SEGMENT) | {"segment": 3, "track": "jazz.00001"})
+    empty = first._replace(segment=other, heat=0 * maps[1])
+    figure = figures.draw_examples([first, attacked, empty], "Why?")
+    assert figure.get_suptitle() == "Why? blues.00003 at 6 s, true genre blues"
+    assert [ax.get_title() for ax in figure.axes[:4]] == [
+        "spectrogram",
+        "clean\npredicted blues\nevidence for blues",
+        "PGD, eps 0.01 (0.8 dB)\npredicted jazz\nevidence for jazz",
+        "jazz.00001 at 6 s\npredicted blues\nevidence for blues: none",
+    ]
 
 
 def test_a_segment_that_no_eps_flips_is_called_so():
-    assert figures.attack_note("fgsm", float("nan")) == "fgsm: no eps flips it"
+    assert figures.attack_note("fgsm", float("nan")) == "FGSM: no eps flips it"
 
 
 def test_examples_are_written_by_several_processes_in_place_of_earlier_ones(tmp_path, maps):
     example = Example("kind", SEGMENT, *maps, "blues", "blues", "blues")
     others = [SimpleNamespace(**vars(SEGMENT) | {"segment": k}) for k in (1, 2, 3)]
     shown = [[example._replace(segment=segment), example] for segment in others]
-    paths = figures.save_examples(shown, tmp_path / "maps" / "kind", "tiny")
+    paths = figures.save_examples(shown, "Why?", tmp_path / "maps" / "kind", "tiny")
     assert [path.name for path in paths] == [f"blues.00003_{k}.png" for k in (1, 2, 3)]
     assert all(imread(path).std() > 0 for path in paths)
-    (alone,) = figures.save_examples(shown[1:2], tmp_path / "maps" / "kind", "tiny")
+    (alone,) = figures.save_examples(shown[1:2], "Why?", tmp_path / "maps" / "kind", "tiny")
     assert list((tmp_path / "maps" / "kind").iterdir()) == [alone]  # others were of another model
 
 
-def test_a_figure_has_a_row_per_model_and_a_column_per_measure():
+@pytest.mark.parametrize("labels", [{"mod": "MOD", "ssim": "SSIM"}, {"mod": "MOD"}])
+def test_measures_are_drawn_by_model(labels):
     rows = [
         (m, c, k, 0.1) for m in ("one", "two") for c in ("noise", "failed") for k in ("mod", "ssim")
     ]
     rows += [("one", "other_track", "mod", 0.0)]
-    both = table(*rows, names=("checkpoint", "condition", "measure", "eps")).assign(
-        method="gradcam"
-    )
-    labels = {"mod": "MOD", "ssim": "SSIM"}
-    figure = figures.by_checkpoint(both, figures.shift_over_eps, labels)
-    assert [ax.get_ylabel() for ax in figure.axes] == ["MOD", "SSIM"] * 2
-    assert figure.axes[0].get_title() == "one: gradcam"
+    both = table(*rows, names=("checkpoint", "condition", "measure", "eps"))
+    figure = figures.by_checkpoint(both, figures.shift_over_eps, labels, "How far?")
+    assert [ax.get_ylabel() for ax in figure.axes] == [*labels.values()] * 2
+    assert [ax.get_title() for ax in figure.axes] == ["one"] * len(labels) + ["two"] * len(labels)
+    grid = figure.axes[0].get_gridspec()
+    assert (grid.nrows, grid.ncols) == ((2, 2) if len(labels) == 2 else (1, 2))
     dotted = [line for line in figure.axes[0].get_lines() if line.get_linestyle() == ":"]
     assert [line.get_ydata()[0] for line in dotted] == [0.5]
 
@@ -140,11 +130,12 @@ def test_panels_of_methods_hold_no_contrasts_controls_or_parts():
         "compared_with",
         "part",
         "eps",
+        "layer",
     )
-    wanted = ("one", "gradcam", "mass_above_area", "", "confined", "", "", 0.2)
-    rows = [wanted, (*wanted[:6], "drums", 0.2), (*wanted[:5], "clean", "", 0.2)]
+    wanted = ("one", "gradcam", "mass_above_area", "", "confined", "", "", 0.2, "")
+    rows = [wanted, (*wanted[:6], "drums", 0.2, ""), (*wanted[:5], "clean", "", 0.2, "")]
     rows += [
-        ("one", "hirescam", "insertion", control, "clean", "", "", 0)
+        ("one", "hirescam", "insertion", control, "clean", "", "", 0, "")
         for control in ("", "randomcam")
     ]
     figure = figures.methods(table(*rows, names=keys), 0.01, ["one"])
@@ -152,7 +143,7 @@ def test_panels_of_methods_hold_no_contrasts_controls_or_parts():
         sum(len(c.get_offsets()) for c in ax.collections if c.get_label() == "one")
         for ax in figure.axes
     ]
-    assert drawn == [0, 0, 1, 0, 0]
+    assert drawn == [0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("n", [0, 2])
@@ -167,4 +158,14 @@ def test_the_box_is_outlined_on_the_first_segment_that_the_attack_flips(n, maps)
     drawn = [patch.get_height() for ax in figure.axes[:2] for patch in ax.patches]
     assert drawn == ([10, 10] if n else [])
     if n:
-        assert figure.axes[1].get_title().endswith("explains jazz (predicted), true blues")
+        assert figure.axes[1].get_title() == "gradcam\nevidence for jazz (predicted)"
+        assert figure.get_suptitle().endswith("tiny, true genre blues")
+
+
+def test_mass_on_parts_is_a_table_of_genres_and_parts_in_percentage_points():
+    names = ("checkpoint", "method", "measure", "part", "genre")
+    keys = [("one", "gradcam", "mass_above_area", part, "blues") for part in ("bass", "drums")]
+    keys += [("one", "randomcam", *keys[0][2:]), ("one", "gradcam", "band_mass", "bass", "blues")]
+    figure = figures.parts(table(*keys, names=names), "gradcam")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["+50", "+50"]
+    assert not figures.parts(table(*keys[2:], names=names), "gradcam").axes[0].has_data()

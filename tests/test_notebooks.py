@@ -35,8 +35,9 @@ FIGURES = """
     robust/training_history robust/confusion_matrix robust/genre_accuracy recipes corruptions
     adversarial_robustness adversarial_fragility adversarial_flow adversarial_perturbations
     audio_success audio_survival
-    gradcam/baseline_correct
-    explanations_shift explanations_faithfulness explanations_box explanations_parts
+    gradcam/baseline_correct gradcam_natural_failure gradcam_fgsm_comparison gradcam_pgd_comparison
+    explanations_shift explanations_shift_measures explanations_faithfulness
+    explanations_box explanations_parts
     explanations_sanity explanations_bands explanations_methods
 """.split()
 TRAINING_COLUMNS = """
@@ -49,6 +50,7 @@ EFFORT = """
     n_segments 20 iterations 3 n_restarts 2 square_queries 2 n_hard_label 1 hard_label_steps 1
     n_minimal 4 n_tracks 2 n_corrupted 4 n_audio 4 n_audio_tracks 1 audio_iterations 2
     n_explained 12 n_methods 2 n_slow 1 explain_iterations 2
+    n_per_genre 1 n_failures 2 n_listened 1
 """.split()
 EFFORT = dict(zip(EFFORT[::2], map(int, EFFORT[1::2]), strict=True))
 TINY = {name.upper(): number for name, number in EFFORT.items()} | {
@@ -59,9 +61,6 @@ TINY = {name.upper(): number for name, number in EFFORT.items()} | {
     "CHECKPOINTS": ["documented", "robust"],
     "SUITE_EPSILONS": [0.01],
     "SNR_DB": [20, 40],
-    "PER_GENRE": 1,
-    "N_FAILURES": 2,
-    "N_LISTEN": 1,
 }
 EPSILONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 SLIM = {"WIDTHS": (8, 16, 16, 16), "DENSE": (64, 64)}  # of the network
@@ -312,7 +311,7 @@ def test_tables_have_one_row_a_record(tiny):
     assert maps.groupby("category").size().to_dict() == {k: v["n_maps"] for k, v in shown.items()}
     n_correct = shown["baseline_correct"]["n_maps"]
     assert 1 <= n_correct <= 10
-    assert shown["natural_failures"]["n_maps"] == 2 * TINY["N_FAILURES"]
+    assert shown["natural_failures"]["n_maps"] == 2 * EFFORT["n_failures"]
     for name in ("fgsm", "pgd"):  # each clip at its smallest flip and at the documented eps
         assert shown[f"adversarial_{name}"]["n_maps"] == 2 * n_correct
 
@@ -402,7 +401,7 @@ def test_explanations_have_their_controls(tiny):
 
 def test_maps_can_be_heard(tiny):
     sounds = list((tiny / "results" / "audio" / "tiny" / "explanations").glob("*.wav"))
-    assert len(sounds) in (0, 5 * TINY["N_LISTEN"])  # none if no attack flips a clip
+    assert len(sounds) in (0, 5 * EFFORT["n_listened"])  # none if no attack flips a clip
 
 
 def test_every_documented_figure_is_drawn(tiny):
@@ -411,7 +410,7 @@ def test_every_documented_figure_is_drawn(tiny):
     n_correct = maps["baseline_correct"]["n_maps"]
     singles = {
         "baseline_correct": n_correct,
-        "natural_failures": TINY["N_FAILURES"],
+        "natural_failures": EFFORT["n_failures"],
         "adversarial_fgsm": n_correct,
         "adversarial_pgd": n_correct,
     }
@@ -421,7 +420,9 @@ def test_every_documented_figure_is_drawn(tiny):
     assert {f"{folder / name}.png" for name in FIGURES} <= set(map(str, drawn))
     cases = {p.stem for p in folder.glob("audio_*.png")} - set(FIGURES)
     assert cases <= {"audio_good", "audio_middle", "audio_bad"}
-    assert len(drawn) == len(FIGURES) + len(cases) + sum(singles.values())
+    correct = list(folder.glob("gradcam_correct_*.png"))  # of metal, if there is a correct one
+    assert len(correct) == 1
+    assert len(drawn) == len(FIGURES + correct) + len(cases) + sum(singles.values())
     assert all(plt.imread(path).std() > 0 for path in drawn)
 
 

@@ -12,10 +12,10 @@ from src.explainability.selection import (
     attack_examples,
     confident_failures,
     correct_examples,
-    correct_segments,
     example_records,
     failure_examples,
     make_examples,
+    natural_failures,
     partners,
     spread,
     take_turns,
@@ -55,9 +55,12 @@ def test_a_perfect_model_has_no_failures_and_a_hopeless_one_no_correct_examples(
     assert correct_examples(Y, wrong, TRACKS, 2).tolist() == []
 
 
-def test_only_segments_that_are_predicted_correctly_are_explained(slim_model, clips):
-    kept = correct_segments(slim_model, clips)
-    assert kept.numbers.tolist() == [2 * k for k in range(24) if k not in (4, 9)]
+def test_natural_failures_are_misclassified_segments_of_different_tracks(slim_model, clips):
+    found, predicted = natural_failures(slim_model, clips, 2, seed=1)
+    assert found.numbers.tolist() == [2 * 4, 2 * 9]
+    assert (predicted != found.y).all()
+    right = clips.take(np.arange(4))
+    assert len(natural_failures(slim_model, right, 2, seed=1)[0]) == 0
 
 
 def test_genres_take_turns():
@@ -103,7 +106,7 @@ def test_attacked_segments_are_explained_for_the_genre_predicted_after_the_attac
     smallest = np.array([0.05, np.nan, np.nan]), few.X
     monkeypatch.setattr(selection, "first_success", lambda *options: smallest)
     view, search = View(slim_model, "conv4_2", [*"abc"]), Search(2, 1)
-    pairs = attack_examples(view, few, "pgd", [0.05], 0.1, search)
+    pairs = attack_examples(view, few, "pgd", [0.05, 0.1], search)
     for (first, second), x in zip(pairs, few.X, strict=True):
         np.testing.assert_array_equal(first.x, x)
         assert np.abs(second.x - x).max() > 0.05

@@ -11,9 +11,11 @@ from src.explainability.similarity import (
     band_shares,
     band_shift,
     centre_of_mass,
+    class_specificity,
     compare_maps,
     mel_shares,
     nissim,
+    prototype_similarity,
     spearman,
     ssim,
     top_overlap,
@@ -66,20 +68,13 @@ def test_nissim_lies_between_same_and_opposite(maps):
     np.testing.assert_allclose(opposite, (1 - ssim(maps, 1 - maps)) / 2)
 
 
-@pytest.mark.parametrize("frames", [-20, 7, 43])
-def test_a_moved_blob_moves_the_centre_by_its_seconds(frames):
-    found = compare_maps(blob(50, 60), blob(50, 60 + frames))
-    assert found["centre_shift_s"] == pytest.approx(abs(frames) * FRAME_S)
-    assert found["centre_shift_mel"] == pytest.approx(0)
-    assert found["centre_shift_hz"] == pytest.approx(0)
-
-
-def test_a_raised_blob_moves_the_centre_by_its_bands_and_hertz():
-    found = compare_maps(blob(30, 60), blob(90, 60))
+@pytest.mark.parametrize(("bands", "frames"), [(0, -20), (0, 7), (0, 43), (60, 0)])
+def test_a_moved_blob_moves_the_centre_by_its_seconds_bands_and_hertz(bands, frames):
+    found = compare_maps(blob(30, 60), blob(30 + bands, 60 + frames))
     hertz = mel_frequencies()
-    assert found["centre_shift_mel"] == pytest.approx(60)
-    assert found["centre_shift_hz"] == pytest.approx(hertz[90] - hertz[30])
-    assert found["centre_shift_s"] == pytest.approx(0)
+    assert found["centre_shift_s"] == pytest.approx(abs(frames) * FRAME_S)
+    assert found["centre_shift_mel"] == pytest.approx(bands)
+    assert found["centre_shift_hz"] == pytest.approx(hertz[30 + bands] - hertz[30])
 
 
 def test_the_centre_is_given_in_seconds_bands_and_hertz():
@@ -115,12 +110,26 @@ def test_empty_maps_have_no_shift_and_are_counted(maps):
     for values in found.values():
         assert np.isnan(values).tolist() == [False, True, False]
     assert np.isnan(compare_maps(after, maps)["spearman"][1])
-
-
-def test_no_maps_have_no_shift(maps):
     assert {len(values) for values in compare_maps(maps[:0], maps[:0]).values()} == {0}
 
 
 def test_smooth_maps_are_alike_in_structure_by_chance():
     first, second = (blurred_random((4, 128, 130), seed) for seed in (1, 2))
     assert (ssim(first, second) > 0.1).all()  # why SSIM alone says little
+
+
+def test_a_map_resembles_the_genre_whose_prototype_it_is():
+    prototypes = blurred_random((3, 128, 130), 1)
+    found = prototype_similarity(prototypes[[2]], np.array([0]), np.array([2]), prototypes)
+    assert found["prototype_predicted"] == pytest.approx(1)
+    assert found["prototype_margin"] == pytest.approx(1 - found["prototype_true"])
+    assert (class_specificity(prototypes, np.arange(3), prototypes) > 0.5).all()
+    assert (class_specificity(prototypes, np.array([1, 2, 0]), prototypes) < 0).all()
+
+
+def test_equal_prototypes_have_no_specificity_and_empty_ones_do_not_count():
+    prototypes = np.repeat(blurred_random((1, 128, 130), 1), 3, axis=0)
+    first = prototypes[:1], np.array([0])
+    np.testing.assert_allclose(class_specificity(*first, prototypes), 0, atol=1e-9)
+    prototypes[2] = 0
+    assert class_specificity(*first, prototypes) == pytest.approx(0)

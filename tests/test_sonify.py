@@ -1,13 +1,15 @@
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile as sf
 
 from src.data.features import mel_frequencies
-from src.explainability.sonify import (
-    clear,
-    filter_by_map,
-    write_parts,
-)
+from src.data.segments import Segments
+from src.explainability import sonify
+from src.explainability.attributions import Subject, blurred_random
+from src.explainability.selection import Attacked, Case
+from src.explainability.sonify import filter_by_map, write_parts
+from src.paths import RunPaths
 
 RATE = 22_050
 
@@ -59,5 +61,25 @@ def test_files_hold_the_clip_and_both_parts_of_each_map(tmp_path, noise):
     both = sounds["clean_kept"][0] + sounds["clean_left_out"][0]
     np.testing.assert_allclose(both, sounds["clip"][0], atol=1e-3)
     np.testing.assert_allclose(sounds["clip"][0], clip, atol=1e-3)
-    clear(tmp_path / "new")
-    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_flipped_segments_are_written_in_place_of_earlier_ones(tmp_path, noise, monkeypatch):
+    monkeypatch.setattr("src.paths.ROOT", tmp_path)
+    table = pd.DataFrame({"segment": [0, 1, 2], "track": [*"abc"], "start_s": 0.0})
+    X, y = np.zeros((3, 128, 130), dtype=np.float32), np.zeros(3, dtype=int)
+    subject = Subject("tiny", None, "", 1, blurred_random((2, 128, 130), 1), X[0])
+    case = Case(subject, Segments(X, y, table), {0.01: Attacked(X, np.array([0, 1, 1]), X)})
+    samples = [noise(k, 3.0) for k in range(3)]
+    monkeypatch.setattr(
+        sonify, "read_segments", lambda paths, rows: [samples[k] for k in rows.segment]
+    )
+    options = RunPaths("tiny"), case, "frequency_prior", 0.01
+    for n, names in ((2, ["b", "c"]), (1, ["b"])):
+        written = sonify.write_flipped(*options, n)
+        assert [(row.track, genre) for row, genre, _ in written] == [(name, 1) for name in names]
+        files = [path for *_, sounds in written for path in sounds.values()]
+        assert sorted((tmp_path / "results/audio/tiny/explanations").iterdir()) == sorted(files)
+    kept, _ = sf.read(written[0][2]["attacked_kept"])
+    expected = filter_by_map(samples[1], subject.prototypes[1])  # of the predicted genre
+    np.testing.assert_allclose(kept, expected, atol=1e-3)
+    assert sonify.write_flipped(*options, 0) == []

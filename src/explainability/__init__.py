@@ -1,1 +1,1 @@
-"""What the network listens to: class activation maps."""
+"""Explanations: saliency maps by several methods, their controls, measures and figures."""

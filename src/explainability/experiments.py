@@ -1,4 +1,4 @@
-"""The experiments of notebook 5, each a generator of records for one model: `run` joins them."""
+"""The experiments of notebook 5, each a generator of records for one model, joined by `run_all`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -6,54 +6,54 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
-from src.attacks.adversarial import Search, attack
-from src.data.segments import Segments, draw_segments
+from src.data.segments import Segments
 from src.effort import Effort
 from src.explainability import faithfulness
-from src.explainability.attributions import CONTROLS, METHODS, SLOW_METHODS, Subject, attribute
+from src.explainability.attributions import CONTROLS, METHODS, SLOW_METHODS, attribute
 from src.explainability.localization import (
     BOX_EPS,
-    attack_boxes,
     box_measures,
-    draw_boxes,
+    loudest_parts,
     part_mass_above_area,
 )
-from src.explainability.prototypes import class_specificity, mean_known, prototype_similarity
-from src.explainability.randomization import RANDOMIZED_METHODS, randomized
-from src.explainability.records import differences, records, summarize
-from src.explainability.selection import correct_segments, partners
-from src.explainability.similarity import BANDS, band_shares, compare_maps, spearman, ssim
-from src.models.cnn import GenreClassifierCNN
-from src.models.evaluation import predict_logits
+from src.explainability.records import records
+from src.explainability.selection import (
+    Case,
+    Confined,
+    confine,
+    natural_failures,
+    partners,
+)
+from src.explainability.similarity import (
+    BANDS,
+    band_shares,
+    class_specificity,
+    compare_maps,
+    mean_known,
+    prototype_similarity,
+    spearman,
+    ssim,
+)
 from src.progress import progress
 
 Tables = Iterator[pd.DataFrame]
 
 
-class Attacked(NamedTuple):
-    """Segments after an attack of one eps, their predictions, and noise of the same norms."""
+class Plan(NamedTuple):
+    """The settings of all experiments.
 
+    `method` is measured at every eps, all methods are compared at `eps`. `corpus_seed` is that of
+    the embedded corpus, whose parts are known; `shuffled` a model trained on random labels. The
+    experiments on parts and on random labels are left out if these are None.
+    """
+
+    method: str
     eps: float
-    X: np.ndarray
-    predicted: np.ndarray
-    noise: np.ndarray
-
-
-class Case(NamedTuple):
-    """A model, segments that it predicts correctly, and the same under attack, by eps."""
-
-    subject: Subject
-    data: Segments
-    attacked: dict[float, Attacked]
-
-    def take(self, n: int) -> "Case":
-        """Return the case with the first `n` of its segments."""
-        attacked = {
-            eps: Attacked(eps, found.X[:n], found.predicted[:n], found.noise[:n])
-            for eps, found in self.attacked.items()
-        }
-        return Case(self.subject, self.data.take(np.arange(len(self.data))[:n]), attacked)
+    effort: Effort
+    corpus_seed: int | None = None
+    shuffled: nn.Module | None = None
 
 
 class MapSet(NamedTuple):
@@ -64,14 +64,12 @@ class MapSet(NamedTuple):
     curves: dict[str, dict[str, np.ndarray]]
 
 
-class Confined(NamedTuple):
-    """Segments that an attack confined to boxes flips, before and after, and its predictions."""
+class Found(NamedTuple):
+    """The records of all experiments, and the maps and boxes that figures show, by case."""
 
-    subject: Subject
-    data: Segments
-    X: np.ndarray
-    predicted: np.ndarray
-    boxes: np.ndarray
+    records: pd.DataFrame
+    mapped: list[MapSet]
+    confined: list[Confined]
 
 
 def check_request(method: str, epsilons: list[float]) -> None:
@@ -87,52 +85,36 @@ def check_request(method: str, epsilons: list[float]) -> None:
             )
 
 
-def run(experiment: Callable[..., Tables], cases: list, *options: object) -> pd.DataFrame:
-    """Return the records of an experiment, a function of this module that yields them.
-
-    Its first argument is each of the `cases`, `options` are the others.
-    """
-    name = experiment.__name__.replace("_", " ")
+def run_all(cases: list[Case], test: Segments, plan: Plan) -> Found:
+    """Return the records of all experiments on all cases; `test` has the natural failures."""
+    method, eps, effort = plan.method, plan.eps, plan.effort
+    mapped = [map_by_all_methods(case, effort) for case in _each(cases, "maps")]
+    confined = [confine(case, effort.explain_iterations) for case in _each(cases, "boxes")]
+    cells = known_parts(cases, plan.corpus_seed)
+    experiments = (
+        (shift_under_attack, cases, method),
+        (faithfulness_of_methods, mapped, effort.n_slow),
+        (shift_of_methods, mapped, method, eps),
+        (localization, confined, method, effort),
+        (mass_on_parts, cases if cells else [], method, cells),
+        (cascading_randomization, cases, effort.n_methods),
+        (
+            random_labels,
+            cases if plan.shuffled is not None else [],
+            effort.n_methods,
+            plan.shuffled,
+        ),
+        (mass_by_band, cases, method, eps),
+        (specificity, cases, method),
+        (failures, cases, method, test, 2 * effort.n_explained, eps),
+    )
     tables = [
         table
-        for case in progress(cases, name, unit="model")
-        for table in experiment(case, *options)
+        for experiment, subjects, *options in experiments
+        for subject in _each(subjects, experiment.__name__.replace("_", " "))
+        for table in experiment(subject, *options)
     ]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
-def make_case(subject: Subject, data: Segments, epsilons: list[float], iterations: int) -> Case:
-    """Attack the segments that a model predicts correctly by PGD, at each eps anew."""
-    chosen = correct_segments(subject.model, data)
-    attacked = {}
-    for eps in epsilons if len(chosen) else []:
-        search = Search(iterations, subject.seed)
-        X = attack("pgd", subject.model, chosen.X, chosen.y, eps, search)
-        predicted = predict_logits(subject.model, X).argmax(axis=1)
-        noise = shuffled_perturbation(chosen.X, X, subject.seed)
-        attacked[eps] = Attacked(eps, X, predicted, noise)
-    return Case(subject, chosen, attacked)
-
-
-def shuffled_perturbation(X: np.ndarray, attacked: np.ndarray, seed: int) -> np.ndarray:
-    """Return segments (n, 128, 130) with the attack's perturbation, its bins shuffled.
-
-    A control with the attack's norms, except for values clipped at 0 and 1.
-    """
-    change = (attacked - X).reshape(len(X), -1)
-    noise = np.random.default_rng(seed).permuted(change, axis=1)
-    return np.clip(X + noise.reshape(X.shape), 0, 1).astype(np.float32)
-
-
-def success_rates(cases: list[Case]) -> pd.DataFrame:
-    """Return the attack success rate by eps (rows) and model (columns)."""
-    rates = {
-        case.subject.name: {
-            eps: np.mean(found.predicted != case.data.y) for eps, found in case.attacked.items()
-        }
-        for case in cases
-    }
-    return pd.DataFrame(rates).rename_axis("eps")
+    return Found(pd.concat(tables, ignore_index=True), mapped, confined)
 
 
 def shift_under_attack(case: Case, method: str) -> Tables:
@@ -146,58 +128,48 @@ def shift_under_attack(case: Case, method: str) -> Tables:
     found = np.flatnonzero(other >= 0)
     values = compare_maps(clean[found], clean[other[found]])
     yield records(subject, method, data.table.iloc[found], values, condition="other_track")
-    for attacked in case.attacked.values():
-        yield from true_class_shift(case, method, attacked, clean)
-        yield from predicted_class_shift(case, method, attacked, clean)
+    for eps in case.attacked:
+        yield from shift(case, method, eps, clean, of_prediction=True)
 
 
-def true_class_shift(case: Case, method: str, attacked: Attacked, clean: np.ndarray) -> Tables:
-    """Yield the shift of the true genre's maps from `clean`, the maps before the attack.
+def shift(
+    case: Case, method: str, eps: float, clean: np.ndarray, of_prediction: bool = False
+) -> Tables:
+    """Yield the shift of maps from `clean`, those of the true genre before the attack.
 
-    Conditions: `succeeded_true` and `failed`, by whether the attack flips the segment; `noise` of
-    the attack's norms on all segments, `noise_succeeded` on those that the attack flips.
+    Conditions for the true genre's maps: `succeeded_true` and `failed`, by whether the attack flips
+    the segment; `noise` of the attack's norms on all segments, `noise_succeeded` on those that the
+    attack flips. With `of_prediction` also maps of the predicted genre of flipped segments:
+    `succeeded_predicted` after the attack and `target_predicted` of the clean segment, the effect
+    of another target class without any attack.
     """
-    subject, y = case.subject, case.data.y
-    flipped, every = attacked.predicted != y, np.ones(len(y), dtype=bool)
-    true = attribute(subject, method, attacked.X, y)
-    noise = attribute(subject, method, attacked.noise, y)
-    for condition, maps, rows in (
-        ("succeeded_true", true, flipped),
-        ("failed", true, ~flipped),
-        ("noise", noise, every),
-        ("noise_succeeded", noise, flipped),
-    ):
-        table, values = case.data.table[rows], compare_maps(clean[rows], maps[rows])
-        labels = {"condition": condition, "eps": attacked.eps}
-        yield records(subject, method, table, values, **labels)
-
-
-def predicted_class_shift(case: Case, method: str, attacked: Attacked, clean: np.ndarray) -> Tables:
-    """Yield the distance of the predicted genre's maps from `clean`, the true genre's before.
-
-    For segments that the attack flips. Conditions: `succeeded_predicted`, the map after the
-    attack; `target_predicted`, that of the clean segment for the same target class, which shows
-    the effect of another target class without any attack.
-    """
-    flipped = np.flatnonzero(attacked.predicted != case.data.y)
-    targets, few = attacked.predicted[flipped], case.data.take(flipped)
-    for condition, X in (
-        ("succeeded_predicted", attacked.X[flipped]),
-        ("target_predicted", few.X),
-    ):
-        values = compare_maps(clean[flipped], attribute(case.subject, method, X, targets))
-        labels = {"condition": condition, "eps": attacked.eps}
-        yield records(case.subject, method, few.table, values, **labels)
+    subject, data, attacked = case.subject, case.data, case.attacked[eps]
+    flipped = np.flatnonzero(attacked.predicted != data.y)
+    failed = np.flatnonzero(attacked.predicted == data.y)
+    true, noise = (attribute(subject, method, X, data.y) for X in (attacked.X, attacked.noise))
+    shown = [
+        ("succeeded_true", true[flipped], flipped),
+        ("failed", true[failed], failed),
+        ("noise", noise, np.arange(len(data))),
+        ("noise_succeeded", noise[flipped], flipped),
+    ]
+    if of_prediction:
+        targets = attacked.predicted[flipped]
+        for condition, X in (("succeeded_predicted", attacked.X), ("target_predicted", data.X)):
+            shown.append((condition, attribute(subject, method, X[flipped], targets), flipped))
+    for condition, maps, rows in shown:
+        values, labels = compare_maps(clean[rows], maps), {"condition": condition, "eps": eps}
+        yield records(subject, method, data.table.iloc[rows], values, **labels)
 
 
 def map_by_all_methods(case: Case, effort: Effort) -> MapSet:
     """Return clean maps of the first segments by all methods and controls, and their curves."""
     subject, maps, curves = case.subject, {}, {}
+    score = faithfulness.confidence(subject.model)
     for name in (*METHODS, *CONTROLS):
         n = min(effort.n_methods, effort.n_slow) if name in SLOW_METHODS else effort.n_methods
         X, y = case.data.X[:n], case.data.y[:n]
         maps[name] = attribute(subject, name, X, y)
-        score = faithfulness.confidence(subject.model)
         options = X, y, maps[name], subject.background, subject.seed
         curves[name] = faithfulness.curves(score, *options)
     return MapSet(case, maps, curves)
@@ -208,38 +180,26 @@ def faithfulness_of_methods(found: MapSet, n_road: int) -> Tables:
 
     ROAD is measured on the first `n_road` segments.
     """
-    case, maps, values = found.case, found.maps, {}
-    for name, heat in maps.items():
+    case, values = found.case, {}
+    for name, heat in found.maps.items():
         road, few = np.full(len(heat), np.nan), slice(min(n_road, len(heat)))
         options = case.data.X[few], case.data.y[few], heat[few], case.subject.seed
         road[few] = faithfulness.road(case.subject.model, *options)
         values[name] = faithfulness.areas(found.curves[name]) | {"road": road}
     for name, own in values.items():
-        table = case.data.table[: len(maps[name])]
-        yield records(case.subject, name, table, own)
+        n = len(found.maps[name])
+        yield records(case.subject, name, case.data.table[:n], own)
         for control in (c for c in CONTROLS if c in values and c != name):
-            baseline = {key: column[: len(table)] for key, column in values[control].items()}
+            baseline = {key: column[:n] for key, column in values[control].items()}
             above = faithfulness.above_control(own, baseline)
-            yield records(case.subject, name, table, above, control=control)
+            yield records(case.subject, name, case.data.table[:n], above, control=control)
 
 
 def shift_of_methods(found: MapSet, method: str, eps: float) -> Tables:
-    """Yield the shift at one eps of all maps but those of `method`: see `shift_under_attack`."""
+    """Yield the shift at one eps of all maps but those of `method`: see `shift`."""
     for name, maps in found.maps.items():
         if name != method:
-            few = found.case.take(len(maps))
-            yield from true_class_shift(few, name, few.attacked[eps], maps)
-
-
-def confine(case: Case, iterations: int) -> Confined:
-    """Attack each segment inside one random box; return those that the attack flips."""
-    subject, data = case.subject, case.data
-    boxes = draw_boxes(len(data), subject.seed)
-    search = Search(iterations, subject.seed)
-    X = attack_boxes(subject.model, data.X, data.y, boxes, search)
-    predicted = predict_logits(subject.model, X).argmax(axis=1)
-    flipped = np.flatnonzero(predicted != data.y)
-    return Confined(subject, data.take(flipped), X[flipped], predicted[flipped], boxes[flipped])
+            yield from shift(found.case.take(len(maps)), name, eps, maps)
 
 
 def localization(found: Confined, method: str, effort: Effort) -> Tables:
@@ -248,19 +208,28 @@ def localization(found: Confined, method: str, effort: Effort) -> Tables:
     Conditions: `confined`; for `method` also `target_predicted`, the map of the clean segment for
     the same target class: the box is unknown to it.
     """
-    for name in (*METHODS, *CONTROLS):
-        n = effort.n_slow if name in SLOW_METHODS else effort.n_explained
-        maps = attribute(found.subject, name, found.X[:n], found.predicted[:n])
-        yield _box_records(found, name, maps, "confined")
-    maps = attribute(found.subject, method, found.data.X, found.predicted)
-    yield _box_records(found, method, maps, "target_predicted")
+    n = dict.fromkeys(SLOW_METHODS, effort.n_slow)
+    shown = [
+        (name, "confined", found.X[: n.get(name, effort.n_explained)])
+        for name in (*METHODS, *CONTROLS)
+    ]
+    for name, condition, X in (*shown, (method, "target_predicted", found.data.X)):
+        maps = attribute(found.subject, name, X, found.predicted[: len(X)])
+        values, labels = box_measures(maps, found.boxes[: len(X)]), {"condition": condition}
+        table = found.data.table[: len(X)]
+        yield records(found.subject, name, table, values, **labels, eps=BOX_EPS)
+
+
+def known_parts(cases: list[Case], corpus_seed: int | None) -> dict[int, np.ndarray]:
+    """Return the loudest part of each cell (128, 130) by the segment's number; {} if unknown."""
+    if corpus_seed is None or not cases:
+        return {}
+    table = pd.concat([case.data.table for case in cases]).drop_duplicates("segment")
+    return dict(zip(table["segment"], loudest_parts(table, corpus_seed), strict=True))
 
 
 def mass_on_parts(case: Case, method: str, cells: dict[int, np.ndarray]) -> Tables:
-    """Yield the mass above area of the true genre's clean maps on each part of the music.
-
-    `cells` has the loudest part of each cell (128, 130) by the segment's number.
-    """
+    """Yield the mass above area of the true genre's clean maps on each part of the music."""
     subject, data = case.subject, case.data
     own = np.stack([cells[number] for number in data.numbers])
     for name in (method, *CONTROLS):
@@ -271,20 +240,30 @@ def mass_on_parts(case: Case, method: str, cells: dict[int, np.ndarray]) -> Tabl
 
 def cascading_randomization(case: Case, n: int) -> Tables:
     """Yield the similarity of the first `n` maps to those of randomized models, by layer."""
-    case, subject = case.take(n), case.subject
-    for method in RANDOMIZED_METHODS:
-        trained = attribute(subject, method, case.data.X, case.data.y)
-        for layer, model in randomized(subject.model, subject.seed):
-            labels = {"condition": "randomized", "layer": layer}
-            yield _model_similarity(case, method, trained, model, **labels)
+    subject = case.subject
+    yield from similarity_of_models(
+        case.take(n), "randomized", lambda: faithfulness.randomized(subject.model, subject.seed)
+    )
 
 
-def random_labels(case: Case, n: int, other: GenreClassifierCNN) -> Tables:
+def random_labels(case: Case, n: int, other: nn.Module) -> Tables:
     """Yield the similarity of the first `n` maps to those of a model trained on random labels."""
-    case, subject = case.take(n), case.subject
-    for method in RANDOMIZED_METHODS:
-        trained = attribute(subject, method, case.data.X, case.data.y)
-        yield _model_similarity(case, method, trained, other, condition="random_labels")
+    yield from similarity_of_models(case.take(n), "random_labels", lambda: [("", other)])
+
+
+def similarity_of_models(case: Case, condition: str, others: Callable) -> Tables:
+    """Yield rank correlation and SSIM of the true genre's maps with those of other models.
+
+    `others` returns pairs of a layer's name and a model.
+    """
+    subject, data = case.subject, case.data
+    for method in faithfulness.RANDOMIZED_METHODS:
+        trained = attribute(subject, method, data.X, data.y)
+        for layer, model in others():
+            maps = attribute(subject._replace(model=model), method, data.X, data.y)
+            values = {"spearman": spearman(trained, maps), "ssim": ssim(trained, maps)}
+            labels = {"condition": condition, "layer": layer}
+            yield records(subject, method, data.table, values, **labels)
 
 
 def mass_by_band(case: Case, method: str, eps: float) -> Tables:
@@ -341,15 +320,13 @@ def failures(case: Case, method: str, test: Segments, n: int, eps: float) -> Tab
     class: no failure at all. Nothing for a model without natural failures in `test`.
     """
     subject, attacked = case.subject, case.attacked[eps]
-    predicted = predict_logits(subject.model, test.X).argmax(axis=1)
-    wrong = np.flatnonzero(predicted != test.y)
-    if not len(wrong):
+    natural, predicted = natural_failures(subject.model, test, n, subject.seed)
+    if not len(natural):
         return
-    wrong = wrong[draw_segments(test.tracks[wrong], n, subject.seed)]
     flipped = np.flatnonzero(attacked.predicted != case.data.y)
     few, targets = case.data.take(flipped), attacked.predicted[flipped]
     for condition, data, explained, eps_shown in (
-        ("natural", test.take(wrong), predicted[wrong], 0.0),
+        ("natural", natural, predicted, 0.0),
         ("adversarial", replace(few, X=attacked.X[flipped]), targets, eps),
         ("target_predicted", few, targets, eps),
     ):
@@ -359,41 +336,5 @@ def failures(case: Case, method: str, test: Segments, n: int, eps: float) -> Tab
         yield records(subject, method, data.table, values, **labels)
 
 
-def results_table(rows: pd.DataFrame, corpus: str, eps: float) -> pd.DataFrame:
-    """Return the table of all measures with their intervals, and of the contrasts, by method."""
-    tables = [summarize(rows, corpus), contrasts(rows, corpus, eps)]
-    table = pd.concat(tables, ignore_index=True)
-    table["method"] = pd.Categorical(table["method"], [*METHODS, *CONTROLS])
-    return table.sort_values("method", kind="stable").astype({"method": str})
-
-
-def contrasts(rows: pd.DataFrame, corpus: str, eps: float) -> pd.DataFrame:
-    """Return the differences between conditions that answer the questions of the notebook."""
-    pairs = [
-        ("class_specificity", "clean", "target_any", 0),
-        ("prototype_margin", "natural", "adversarial", eps),
-        ("prototype_margin", "natural", "target_predicted", eps),
-        ("prototype_margin", "adversarial", "target_predicted", eps),
-        ("spearman", "succeeded_true", "noise_succeeded", eps),
-        ("spearman", "succeeded_true", "failed", eps),
-        ("spearman", "succeeded_predicted", "target_predicted", eps),
-        ("spearman", "succeeded_predicted", "other_track", eps),
-        ("relevance_mass", "confined", "target_predicted", BOX_EPS),
-    ]
-    return differences(rows, pairs, corpus)
-
-
-def _box_records(found: Confined, method: str, maps: np.ndarray, condition: str) -> pd.DataFrame:
-    """Return the localization of the boxes by maps of the first segments."""
-    table, measures = found.data.table[: len(maps)], box_measures(maps, found.boxes[: len(maps)])
-    return records(found.subject, method, table, measures, condition=condition, eps=BOX_EPS)
-
-
-def _model_similarity(
-    case: Case, method: str, trained: np.ndarray, other: GenreClassifierCNN, **labels: object
-) -> pd.DataFrame:
-    """Return rank correlation and SSIM of the true genre's maps with those of another model."""
-    subject, data = case.subject._replace(model=other), case.data
-    maps = attribute(subject, method, data.X, data.y)
-    values = {"spearman": spearman(trained, maps), "ssim": ssim(trained, maps)}
-    return records(subject, method, data.table, values, **labels)
+def _each(cases: list, name: str) -> list:
+    return progress(cases, name, unit="model", disable=not cases)

@@ -1,4 +1,7 @@
-"""Faithfulness: the effect of inserting or deleting cells in the order of the map."""
+"""Faithfulness of maps to the model: insertion, deletion, ROAD, cascading randomization."""
+
+import copy
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -7,12 +10,19 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from torch import nn
 
 from src.explainability.gradcam import flat, is_empty
+from src.models.cnn import DENSE, WIDTHS, GenreClassifierCNN, norm_of
 from src.models.evaluation import predict_logits, softmax
 from src.runtime import device, set_seed
 
 FRACTIONS = (0, 0.05, 0.15, 0.35, 0.65, 1)  # of the cells
 PERCENTILES = (50,)  # of ROAD: half of the cells are imputed; each costs two sparse systems per map
 CURVES = ("insertion", "deletion")
+LAYERS = (  # in the order of randomization
+    "output",
+    *(f"dense{k}" for k in range(len(DENSE), 0, -1)),
+    *(f"conv{block}_{conv}" for block in range(len(WIDTHS), 0, -1) for conv in (2, 1)),
+)
+RANDOMIZED_METHODS = ("gradcam", "hirescam", "eigencam")  # whose maps are tested
 
 
 def confidence(model: nn.Module):
@@ -82,6 +92,21 @@ def above_control(
     """
     signs = {"insertion": 1, "deletion": -1, "road": 1}
     return {name: sign * (values[name] - control[name]) for name, sign in signs.items()}
+
+
+def randomized(model: GenreClassifierCNN, seed: int) -> Iterator[tuple[str, GenreClassifierCNN]]:
+    """Yield the name of each layer and a model whose weights are random from there to the output.
+
+    A method whose maps do not change shows the spectrogram, not the model. The layer's batch norm
+    is reset with it; the layers before keep their trained weights. Source: Adebayo et al. 2018,
+    arXiv 1810.03292.
+    """
+    set_seed(seed)
+    changed = copy.deepcopy(model)
+    for name in LAYERS:
+        for part in (name, norm_of(name)):
+            changed.get_submodule(part).reset_parameters()
+        yield name, copy.deepcopy(changed)
 
 
 def _ranks(maps: np.ndarray, seed: int) -> np.ndarray:

@@ -1,10 +1,17 @@
-"""Records of explanations, one row per segment and measure, and their table with intervals."""
+"""Records of explanations, one row per segment and measure; their table with intervals; answers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from src.explainability.attributions import Subject
+from src.explainability.attributions import CONTROLS, METHODS, Subject
+from src.explainability.localization import BOX_EPS
+from src.explainability.selection import Case
 from src.progress import progress
+from src.results import write_csv, write_json
 from src.statistics import difference_of_means, mean_over_tracks
 
 LABELS = {"condition": "clean", "control": "", "part": "", "layer": "", "eps": 0.0}
@@ -15,6 +22,60 @@ COLUMNS = [
     *("condition", "compared_with", "genre", "layer", "eps"),
     *("value", "low", "high", "n_segments"),
 ]
+
+
+class Row(NamedTuple):
+    """A row of `explanations.csv` for each model, by its labels; other labels are empty."""
+
+    measure: str
+    condition: str
+    control: str = ""
+    compared_with: str = ""
+
+
+class Claim(NamedTuple):
+    """A claim and how it is measured: it holds if `sign * (value - bound)` is positive.
+
+    The value is that of a row of `explanations.csv`; without one it is the attack success rate.
+    """
+
+    text: str
+    measure: str
+    row: Row | None
+    sign: int = 1
+    bound: float = 0
+
+
+RATE = "attack success rate (PGD)"
+INSERTION = Row("insertion", "clean", "blurred_random")
+BOX_MASS = Row("mass_above_area", "confined")
+ATTACKED, NOISE = Row("spearman", "succeeded_true"), Row("spearman", "noise_succeeded")
+HEADLINE = {
+    "faithfulness: insertion above smooth noise": INSERTION,
+    "localization: mass in the box above its area": BOX_MASS,
+    "rank correlation with the clean map, attack": ATTACKED,
+    "rank correlation with the clean map, noise": NOISE,
+    "rank correlation with another track's map": Row("spearman", "other_track"),
+}
+CLAIMS = (  # of the specification; pandas cuts texts of 50 characters
+    Claim(
+        "genre-specific patterns on clean data",
+        "class specificity, true genre less any genre",
+        Row("class_specificity", "clean", compared_with="target_any"),
+    ),
+    Claim(
+        "only natural failures resemble the prediction",
+        "prototype margin, natural less adversarial",
+        Row("prototype_margin", "natural", compared_with="adversarial"),
+    ),
+    Claim(
+        "attacks create artificial patterns",
+        "rank correlation, attack less noise",
+        ATTACKED._replace(compared_with=NOISE.condition),
+        sign=-1,
+    ),
+    Claim("highly vulnerable without adversarial training", RATE, None, bound=0.5),
+)
 
 
 def records(
@@ -38,6 +99,29 @@ def records(
     rows = table[["segment", "track", "genre"]].reset_index(drop=True).assign(**keys)
     tables = [rows.assign(measure=name, value=column) for name, column in values.items()]
     return pd.concat(tables, ignore_index=True)
+
+
+def results_table(rows: pd.DataFrame, corpus: str, eps: float) -> pd.DataFrame:
+    """Return all measures and contrasts of records with their intervals, by method."""
+    tables = [summarize(rows, corpus), differences(rows, contrasts(eps), corpus)]
+    table = pd.concat(tables, ignore_index=True)
+    table["method"] = pd.Categorical(table["method"], [*METHODS, *CONTROLS])
+    return table.sort_values("method", kind="stable").astype({"method": str})
+
+
+def contrasts(eps: float) -> list[tuple]:
+    """Return the differences that answer the questions of the notebook, as `differences` reads."""
+    return [
+        ("class_specificity", "clean", "target_any", 0),
+        ("prototype_margin", "natural", "adversarial", eps),
+        ("prototype_margin", "natural", "target_predicted", eps),
+        ("prototype_margin", "adversarial", "target_predicted", eps),
+        ("spearman", "succeeded_true", "noise_succeeded", eps),
+        ("spearman", "succeeded_true", "failed", eps),
+        ("spearman", "succeeded_predicted", "target_predicted", eps),
+        ("spearman", "succeeded_predicted", "other_track", eps),
+        ("relevance_mass", "confined", "target_predicted", BOX_EPS),
+    ]
 
 
 def summarize(rows: pd.DataFrame, corpus: str) -> pd.DataFrame:
@@ -78,6 +162,116 @@ def differences(rows: pd.DataFrame, pairs: list[tuple], corpus: str) -> pd.DataF
                 keys = labels | {"checkpoint": checkpoint, "method": method}
                 lines.append(keys | _difference(group, condition, baseline))
     return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def success_rates(cases: list[Case]) -> pd.DataFrame:
+    """Return the attack success rate of each model at each eps with its interval over tracks."""
+    lines = [
+        {"checkpoint": case.subject.name, "measure": RATE, "eps": eps}
+        | mean_over_tracks(found.predicted != case.data.y, case.data.tracks)
+        for case in cases
+        for eps, found in case.attacked.items()
+    ]
+    return pd.DataFrame(lines)
+
+
+def pick(table: pd.DataFrame, row: Row, eps: float) -> pd.DataFrame:
+    """Return the lines of `explanations.csv` for a row, one per model and method.
+
+    They are clean, at an eps, or those of the attack confined to a box, at its own.
+    """
+    wanted = row._asdict() | {"part": "", "layer": ""}
+    matches = (table[[*wanted]] == [*wanted.values()]).all(axis=1)
+    return table[matches & table["eps"].isin([0, BOX_EPS if row.condition == "confined" else eps])]
+
+
+def headline(table: pd.DataFrame, success: pd.DataFrame, method: str, eps: float) -> pd.DataFrame:
+    """Return the main measures of a method as text, one column per model.
+
+    `table` is `explanations.csv`, `success` are the `success_rates`.
+    """
+    own = table[table["method"] == method]
+    parts = {label: pick(own, row, eps) for label, row in HEADLINE.items()}
+    parts = {RATE: success[success["eps"] == eps]} | parts
+    name = f"{method}, eps {eps:g}"
+    return as_table(pd.concat(part.assign(**{name: k}) for k, part in parts.items()), [name])
+
+
+def as_table(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Return values with interval and n as text: a line per value of `by`, a column per model."""
+    cells = rows.assign(text=[as_text(line) for line in with_ends(rows)])
+    return cells.set_index([*by, "checkpoint"])["text"].unstack(fill_value="", sort=False)
+
+
+def answers(table: pd.DataFrame, success: pd.DataFrame, method: str, eps: float) -> pd.DataFrame:
+    """Return whether each claim of the specification is supported, one row per claim and model.
+
+    Supported: the 95% interval of the value lies on the claim's side of the bound. Not supported:
+    on the other side. Undecided: it contains the bound, or there are too few tracks for an
+    interval. `success` are the `success_rates` of the models without adversarial training, which
+    the last claim is about.
+    """
+    own = table[table["method"] == method]
+    at_eps = success[success["eps"] == eps]
+    parts = [pick(own, claim.row, eps) if claim.row else at_eps for claim in CLAIMS]
+    return pd.DataFrame(
+        [
+            {
+                "claim": claim.text,
+                "measured by": claim.measure,
+                "model": line.checkpoint,
+                "value": as_text(line),
+                "answer": verdict(claim, line.low, line.high),
+            }
+            for claim, part in zip(CLAIMS, parts, strict=True)
+            for line in with_ends(part)
+        ]
+    )
+
+
+def verdict(claim: Claim, low: float, high: float) -> str:
+    """Return the answer to a claim from the interval of its value."""
+    ends = [claim.sign * (end - claim.bound) for end in (low, high)]
+    if not np.isfinite(ends).all() or min(ends) <= 0 <= max(ends):
+        return "undecided"
+    return "supported" if min(ends) > 0 else "not supported"
+
+
+def as_text(line: tuple) -> str:
+    """Return a value with its interval and n, in percent for the attack success rate."""
+    form = "{:.0%}" if line.measure == RATE else "{:.2f}"
+    value, *ends = (form.format(number) for number in (line.value, line.low, line.high))
+    interval = f" [{', '.join(ends)}]" if np.isfinite(line.low) else ""
+    return f"{value}{interval}, n = {line.n_segments}"
+
+
+def with_ends(rows: pd.DataFrame) -> Iterator[tuple]:
+    """Return the rows of a table, with NaN where an interval is unknown."""
+    return rows.astype({"low": float, "high": float}).itertuples()
+
+
+def write_results(
+    folder: Path,
+    facts: dict,
+    maps: pd.DataFrame,
+    rows: pd.DataFrame,
+    table: pd.DataFrame,
+    claims: pd.DataFrame,
+) -> None:
+    """Write `gradcam.csv`, `explanations.csv`, `explanations_records.csv` and two JSON files.
+
+    `maps` are the records of the maps that are shown, `rows` all other records, `table` is that of
+    `results_table`, `claims` that of `answers`; `facts` stand in both JSON files.
+    """
+    counts = maps.groupby("category")["empty"].agg(n_maps="count", n_empty="sum").to_dict("index")
+    empty = rows[rows["measure"] == "empty"].groupby(["checkpoint", "method"])["value"].sum()
+    by_model = {name: dict(group.droplevel(0)) for name, group in empty.groupby(level=0)}
+    write_csv(folder / "gradcam.csv", maps)
+    write_csv(folder / "explanations.csv", table)
+    write_csv(folder / "explanations_records.csv", rows.round({"value": 6}))
+    write_json(folder / "gradcam.json", facts | {"maps": counts})
+    found = {"empty_maps": by_model, "answers": claims.to_dict("records")}
+    write_json(folder / "explanations.json", facts | found)
 
 
 def _difference(rows: pd.DataFrame, condition: str, baseline: str) -> dict:

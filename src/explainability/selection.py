@@ -1,4 +1,4 @@
-"""Selection: the segments that are explained, and the examples whose maps are shown, by rule."""
+"""The segments that are explained: cases under attack, and examples that are shown, by rule."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -10,21 +10,48 @@ from torch import nn
 from src.attacks.adversarial import Search, attack
 from src.attacks.records import make_target
 from src.attacks.suite import first_success
-from src.data.segments import Segments
+from src.data.segments import Segments, draw_segments
+from src.explainability.attributions import Subject
 from src.explainability.gradcam import explain, is_empty
+from src.explainability.localization import attack_boxes, draw_boxes
 from src.models.evaluation import predict_logits
 
 
-class View(NamedTuple):
-    """A model whose maps are shown, the layer that they read, and the names of its genres."""
+class Attacked(NamedTuple):
+    """Segments after an attack of one eps, their predictions, and noise of the same norms."""
 
-    model: nn.Module
-    layer: str
-    genres: list[str]
+    X: np.ndarray
+    predicted: np.ndarray
+    noise: np.ndarray
+
+
+class Case(NamedTuple):
+    """A model, segments that it predicts correctly, and the same under attack, by eps."""
+
+    subject: Subject
+    data: Segments
+    attacked: dict[float, Attacked]
+
+    def take(self, n: int) -> "Case":
+        """Return the case with the first `n` of its segments."""
+        attacked = {
+            eps: Attacked(*(part[:n] for part in found)) for eps, found in self.attacked.items()
+        }
+        return Case(self.subject, self.data.take(np.arange(len(self.data))[:n]), attacked)
+
+
+class Confined(NamedTuple):
+    """Segments that an attack confined to boxes flips, before and after, and its predictions."""
+
+    subject: Subject
+    data: Segments
+    X: np.ndarray
+    predicted: np.ndarray
+    boxes: np.ndarray
 
 
 class Example(NamedTuple):
-    """A map that is shown: a column of a figure and a row of `gradcam.csv`.
+    """A map that is shown: a panel of a figure and a row of `gradcam.csv`.
 
     `segment` is a row of the segments' table, `x` and `heat` (128, 130) its spectrogram and map.
     `true`, `predicted` and `explained`, the target class of the map, are names of genres. `eps` is
@@ -42,9 +69,55 @@ class Example(NamedTuple):
     eps: float = 0.0
 
 
-def correct_segments(model: nn.Module, data: Segments) -> Segments:
-    """Return the segments that a model predicts correctly."""
-    return data.take(np.flatnonzero(predict_logits(model, data.X).argmax(axis=1) == data.y))
+class View(NamedTuple):
+    """A model whose maps are shown, the layer that they read, and the names of its genres."""
+
+    model: nn.Module
+    layer: str
+    genres: list[str]
+
+
+def make_case(subject: Subject, data: Segments, epsilons: list[float], iterations: int) -> Case:
+    """Attack the segments that a model predicts correctly by PGD, at each eps anew."""
+    predicted = predict_logits(subject.model, data.X).argmax(axis=1)
+    chosen, attacked = data.take(np.flatnonzero(predicted == data.y)), {}
+    search = Search(iterations, subject.seed)
+    for eps in epsilons if len(chosen) else []:
+        X = attack("pgd", subject.model, chosen.X, chosen.y, eps, search)
+        predicted = predict_logits(subject.model, X).argmax(axis=1)
+        attacked[eps] = Attacked(X, predicted, shuffled_perturbation(chosen.X, X, search.seed))
+    return Case(subject, chosen, attacked)
+
+
+def shuffled_perturbation(X: np.ndarray, attacked: np.ndarray, seed: int) -> np.ndarray:
+    """Return segments (n, 128, 130) with the attack's perturbation, its bins shuffled.
+
+    A control with the attack's norms, except for values clipped at 0 and 1.
+    """
+    change = (attacked - X).reshape(len(X), -1)
+    noise = np.random.default_rng(seed).permuted(change, axis=1)
+    return np.clip(X + noise.reshape(X.shape), 0, 1).astype(np.float32)
+
+
+def confine(case: Case, iterations: int) -> Confined:
+    """Attack each segment inside one random box; return those that the attack flips."""
+    subject, data = case.subject, case.data
+    boxes = draw_boxes(len(data), subject.seed)
+    X = attack_boxes(subject.model, data.X, data.y, boxes, Search(iterations, subject.seed))
+    predicted = predict_logits(subject.model, X).argmax(axis=1)
+    flipped = np.flatnonzero(predicted != data.y)
+    return Confined(subject, data.take(flipped), X[flipped], predicted[flipped], boxes[flipped])
+
+
+def natural_failures(
+    model: nn.Module, data: Segments, n: int, seed: int
+) -> tuple[Segments, np.ndarray]:
+    """Return `n` misclassified segments, spread evenly over the tracks, and their predictions."""
+    predicted = predict_logits(model, data.X).argmax(axis=1)
+    wrong = np.flatnonzero(predicted != data.y)
+    if len(wrong):
+        wrong = wrong[draw_segments(data.tracks[wrong], n, seed)]
+    return data.take(wrong), predicted[wrong]
 
 
 def correct_examples(
@@ -117,13 +190,13 @@ def failure_examples(
 
 
 def attack_examples(
-    view: View, data: Segments, name: str, epsilons: list[float], strong: float, search: Search
+    view: View, data: Segments, name: str, epsilons: list[float], search: Search
 ) -> list[tuple[Example, Example]]:
-    """Return for each segment its maps under the smallest successful attack and a strong one.
+    """Return for each segment its maps under the smallest successful and the largest eps.
 
-    The maps explain the genre that is predicted after the attack. `name` is fgsm or pgd, `epsilons`
-    are those of the sweep for the smallest attack, `strong` that of the strong one.
+    The maps explain the genre that is predicted after the attack. `name` is fgsm or pgd.
     """
+    strong = max(epsilons)
     smallest, flipped = first_success(name, make_target(view.model, data), tuple(epsilons), search)
     attacked = attack(name, view.model, data.X, data.y, strong, search)
     found = []

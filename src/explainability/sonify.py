@@ -6,7 +6,11 @@ import numpy as np
 import soundfile
 import torch
 
+from src.data.corpus import read_segments
 from src.data.features import SAMPLE_RATE, bands_to_bins, istft, stft
+from src.explainability.attributions import attribute
+from src.explainability.selection import Case, spread
+from src.paths import RunPaths
 from src.results import save_with
 
 
@@ -22,10 +26,32 @@ def filter_by_map(samples: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return istft(weighted, len(samples)).numpy()
 
 
-def clear(folder: Path) -> None:
-    """Remove the WAV files of an earlier model."""
+def write_flipped(paths: RunPaths, case: Case, method: str, eps: float, n: int) -> list[tuple]:
+    """Write `n` segments that the attack flips, filtered by their maps before and after it.
+
+    Before, the map explains the true genre; after, the predicted one, and filters the clean audio.
+    Files of an earlier model are removed.
+
+    Returns
+    -------
+    row of the segments' table, number of the genre predicted after the attack, and the paths of
+    `write_parts`, for each segment
+    """
+    folder, subject, attacked = paths.audio / "explanations", case.subject, case.attacked[eps]
     for file in folder.glob("*.wav"):
         file.unlink()
+    rows = spread(np.flatnonzero(attacked.predicted != case.data.y), n)
+    if not len(rows):
+        return []
+    data, predicted = case.data.take(rows), attacked.predicted[rows]
+    clean = attribute(subject, method, data.X, data.y)
+    after = attribute(subject, method, attacked.X[rows], predicted)
+    samples, written = read_segments(paths, data.table), []
+    for k, row in enumerate(data.table.itertuples()):
+        maps = {"clean": clean[k], "attacked": after[k]}
+        files = write_parts(folder, f"{row.track}_{row.segment}", samples[k], maps)
+        written.append((row, predicted[k], files))
+    return written
 
 
 def write_parts(folder: Path, name: str, samples: np.ndarray, maps: dict) -> dict[str, Path]:
