@@ -21,7 +21,7 @@ from src.paths import CORPORA, EMBEDDED_CORPUS, NOTEBOOKS, ROOT, STAGES, RunPath
 from src.results import read_json
 
 GROUPS = {"CHANGES": DOCUMENTED, "EFFORT_CHANGES": EFFORTS["quick"]._asdict()}  # in notebooks
-LIMITS = {"TRACKS_PER_GENRE": (7, LARGEST), "N_JOBS": (1, LARGEST), "PER_GENRE": (1, LARGEST)}
+LIMITS = {"TRACKS_PER_GENRE": (7, LARGEST), "N_JOBS": (1, LARGEST)}
 ENDINGS = {"EPS": (1e-6, 1), "EPSILONS": (1e-6, 1), "DB": (-120, 120)}
 METHODS = "gradcam hirescam gradcam++ layercam xgradcam eigencam scorecam integrated_gradients"
 CHOICES = {
@@ -46,8 +46,11 @@ class Request(NamedTuple):
         declared, table = defaults_of(stage), self.tables[stage]
         values = {"RUN": self.paths.run, "DATASET": self.dataset} | table
         values = {name: value for name, value in values.items() if name in declared}
-        changes = {k.lower(): v for k, v in table.items() if k not in declared}
-        return values | {g: declared[g] | changes for g in GROUPS if g in declared and changes}
+        for group, known in GROUPS.items():
+            changes = {k.lower(): v for k, v in table.items() if k.lower() in known}
+            if group in declared and changes:
+                values[group] = declared[group] | changes
+        return values
 
     def complete(self, stage: str) -> dict:
         """Return all parameters of a notebook; empty lists of names stand for the default ones."""

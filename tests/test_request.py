@@ -121,7 +121,6 @@ def test_a_parameter_goes_to_those_of_the_stages_that_have_it():
         ("N_AUDIO=-1", "N_AUDIO=-1 is out of range"),
         ("SEED=-1", "SEED=-1 is out of range"),
         ("N_JOBS=0", "N_JOBS=0 is out of range"),
-        ("PER_GENRE=0", "PER_GENRE=0 is out of range"),
         ("RESET=yes", "RESET=yes is of another type, .* give true or false"),
         ("RUN=a/b", "RUN='a/b' cannot name a folder"),
         ("RUN=..", r"RUN='\.\.' cannot name a folder"),

@@ -312,7 +312,7 @@ def legend_below(figure: Figure) -> None:
 
 def _band(ax: Axes, x: pd.Series, rows: pd.DataFrame, colour: str) -> None:
     ends = (rows["low"].astype(float), rows["high"].astype(float))
-    ax.fill_between(x, *ends, color=colour, alpha=0.15)
+    ax.fill_between(x.astype(float), *ends, color=colour, alpha=0.15)
 
 
 def _save(examples: list[Example], question: str, folder: Path, corpus: str) -> Path:
