@@ -30,7 +30,7 @@ CHOICES = {
     "TARGET_LAYER": tuple(f"conv{block}_{layer}" for block in (1, 2, 3, 4) for layer in (1, 2)),
 }
 MAY_BE_EMPTY = {"RECIPES", "CHECKPOINTS", "SUITE_EPSILONS"}
-SWEEPS = {"REPORT_EPS": "EPSILONS", "SUITE_EPSILONS": "EPSILONS", "REPORT_SNR_DB": "SNR_DB"}
+SWEEPS = {"REPORT_EPS": "EPSILONS", "SUITE_EPSILONS": "EPSILONS"}
 
 
 class Request(NamedTuple):

@@ -41,7 +41,6 @@ TINY = {
     "EFFORT_CHANGES": dict.fromkeys(Effort._fields, 1)
     | {"n_segments": 4, "iterations": 2, "n_audio": 2, "n_explained": 4},
     "SNR_DB": [40],
-    "MASKING_MARGINS_DB": [0],
 }
 
 
