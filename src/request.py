@@ -46,8 +46,10 @@ class Request(NamedTuple):
         declared, table = defaults_of(stage), self.tables[stage]
         values = {"RUN": self.paths.run, "DATASET": self.dataset} | table
         values = {name: value for name, value in values.items() if name in declared}
-        changes = {k.lower(): v for k, v in table.items() if k not in declared}
-        return values | {g: declared[g] | changes for g in GROUPS if g in declared and changes}
+        for group in GROUPS.keys() & declared.keys():
+            own = {name: table[name.upper()] for name in GROUPS[group] if name.upper() in table}
+            values |= {group: declared[group] | own} if own else {}
+        return values
 
     def complete(self, stage: str) -> dict:
         """Return all parameters of a notebook; empty lists of names stand for the default ones."""
