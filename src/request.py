@@ -21,7 +21,7 @@ from src.paths import CORPORA, EMBEDDED_CORPUS, NOTEBOOKS, ROOT, STAGES, RunPath
 from src.results import read_json
 
 GROUPS = {"CHANGES": DOCUMENTED, "EFFORT_CHANGES": EFFORTS["quick"]._asdict()}  # in notebooks
-LIMITS = {"TRACKS_PER_GENRE": (7, LARGEST), "N_JOBS": (1, LARGEST)}
+LIMITS = {"TRACKS_PER_GENRE": (7, LARGEST), "N_JOBS": (1, LARGEST), "PER_GENRE": (1, LARGEST)}
 ENDINGS = {"EPS": (1e-6, 1), "EPSILONS": (1e-6, 1), "DB": (-120, 120)}
 METHODS = "gradcam hirescam gradcam++ layercam xgradcam eigencam scorecam integrated_gradients"
 CHOICES = {
@@ -30,7 +30,7 @@ CHOICES = {
     "TARGET_LAYER": tuple(f"conv{block}_{layer}" for block in (1, 2, 3, 4) for layer in (1, 2)),
 }
 MAY_BE_EMPTY = {"RECIPES", "CHECKPOINTS", "SUITE_EPSILONS"}
-SWEEPS = {"REPORT_EPS": "EPSILONS", "SUITE_EPSILONS": "EPSILONS", "REPORT_SNR_DB": "SNR_DB"}
+SWEEPS = {"REPORT_EPS": "EPSILONS", "SUITE_EPSILONS": "EPSILONS"}
 
 
 class Request(NamedTuple):
@@ -46,10 +46,9 @@ class Request(NamedTuple):
         declared, table = defaults_of(stage), self.tables[stage]
         values = {"RUN": self.paths.run, "DATASET": self.dataset} | table
         values = {name: value for name, value in values.items() if name in declared}
-        for group, known in GROUPS.items():
-            changes = {k.lower(): v for k, v in table.items() if k.lower() in known}
-            if group in declared and changes:
-                values[group] = declared[group] | changes
+        for group in GROUPS.keys() & declared.keys():
+            own = {name: table[name.upper()] for name in GROUPS[group] if name.upper() in table}
+            values |= {group: declared[group] | own} if own else {}
         return values
 
     def complete(self, stage: str) -> dict:

@@ -79,7 +79,8 @@ def test_words_become_values_of_the_types_of_their_defaults(words, values):
 def test_a_parameter_goes_to_those_of_the_stages_that_have_it():
     asked = read_request(["SEED=43", "N_SEGMENTS=5", "EPSILONS=0.01", "TRACKS_PER_GENRE=7"])
     attacks = {"SEED": 43, "N_SEGMENTS": 5, "EPSILONS": [0.01]}
-    both = {"SEED": 43, "TRACKS_PER_GENRE": 7}, {"SEED": 43}, {"SEED": 43}, attacks, attacks
+    train = {"SEED": 43, "N_SEGMENTS": 5}  # its corruptions follow the effort, too
+    both = {"SEED": 43, "TRACKS_PER_GENRE": 7}, {"SEED": 43}, train, attacks, attacks
     assert asked.tables == dict(zip(STAGES, both, strict=True))
     assert asked.complete("attack")["CHECKPOINTS"] == ["short", "short_robust"]
 
@@ -191,6 +192,7 @@ def test_a_run_remembers_its_parameters_until_they_are_reset():
     assert remember("N_SEGMENTS=50", "CHECKPOINTS=a,b", 'SUFFIX=é"\\') == [
         'DATASET = "synthetic"',
         "[train]",
+        "N_SEGMENTS = 50",
         'SUFFIX = "é\\"\\\\"',
         "[attack]",
         "N_SEGMENTS = 50",
@@ -199,14 +201,14 @@ def test_a_run_remembers_its_parameters_until_they_are_reset():
         "N_SEGMENTS = 50",
         'CHECKPOINTS = ["a", "b"]',
     ]
-    assert remember("attack", "N_SEGMENTS=60", "CHECKPOINTS=")[3:] == [
+    assert remember("attack", "N_SEGMENTS=60", "CHECKPOINTS=")[4:] == [
         "[attack]",
         "N_SEGMENTS = 60",
         "[explain]",
         "N_SEGMENTS = 50",
         'CHECKPOINTS = ["a", "b"]',
     ]
-    assert remember("explain", "RESET=1")[3:] == ["[attack]", "N_SEGMENTS = 60"]
+    assert remember("explain", "RESET=1")[4:] == ["[attack]", "N_SEGMENTS = 60"]
     assert remember("RESET=1") == ['DATASET = "synthetic"']
 
 
