@@ -67,7 +67,7 @@ EFFORTS = {
         explain_iterations=10,
     ),
 }
-NEEDED = ("n_segments", "iterations", "n_restarts", "n_explained")  # at least one
+NEEDED = ("n_segments", "iterations", "n_restarts", "n_explained", "n_per_genre")  # at least one
 
 
 def choose_effort(name: str, changes: dict) -> Effort:

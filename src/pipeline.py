@@ -130,8 +130,7 @@ def modules_of(notebook: Path) -> list[str]:
 def inputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
     """Return the files that a stage, with all of its parameters, reads from earlier stages."""
     data = [paths.processed / "tracks.csv", paths.processed / "metadata.json"]
-    names = [*parameters.get("CHECKPOINTS", ()), parameters.get("RANDOM_LABELS", "")]
-    names += _starts(parameters) if stage == "train" else []
+    names = _starts(parameters) if stage == "train" else parameters.get("CHECKPOINTS", ())
     checkpoints = [paths.models / name / "checkpoint.pt" for name in names if name]
     return {
         "explore": [],

@@ -77,8 +77,7 @@ def heatmap(ax: Axes, x: np.ndarray, heat: np.ndarray, title: str = "") -> AxesI
     _mel_image(ax, to_decibel(x), "gray", -DYNAMIC_RANGE_DB, GREY_CEILING_DB)
     image = _mel_image(ax, heat, HEAT_MAP, 0, 1)
     image.set_alpha(np.clip(1.5 * heat, 0, 0.8))
-    if heat.max() > 0.5:
-        ax.contour(heat, [0.5], extent=image.get_extent(), colors="white", linewidths=0.8)
+    ax.contour(heat, [0.5], extent=image.get_extent(), colors="white", linewidths=0.8)
     ax.set_title(title, fontsize=9)
     return image
 

@@ -21,7 +21,7 @@ from src.paths import CORPORA, EMBEDDED_CORPUS, NOTEBOOKS, ROOT, STAGES, RunPath
 from src.results import read_json
 
 GROUPS = {"CHANGES": DOCUMENTED, "EFFORT_CHANGES": EFFORTS["quick"]._asdict()}  # in notebooks
-LIMITS = {"TRACKS_PER_GENRE": (7, LARGEST), "N_JOBS": (1, LARGEST), "PER_GENRE": (1, LARGEST)}
+LIMITS = {"TRACKS_PER_GENRE": (7, LARGEST), "N_JOBS": (1, LARGEST)}
 ENDINGS = {"EPS": (1e-6, 1), "EPSILONS": (1e-6, 1), "DB": (-120, 120)}
 METHODS = "gradcam hirescam gradcam++ layercam xgradcam eigencam scorecam integrated_gradients"
 CHOICES = {

@@ -385,7 +385,7 @@ ROBUST = {"RECIPES": ["robust"], "CHANGES": {}, "SUFFIX": "", "SEED": 43}
     ("stage", "parameters", "names"),
     [
         ("attack", {"CHECKPOINTS": ["a", "b"]}, ["a", "b"]),
-        ("explain", {"CHECKPOINTS": ["a"], "RANDOM_LABELS": "b"}, ["a", "b"]),
+        ("explain", {"CHECKPOINTS": ["a", "b"]}, ["a", "b"]),
         ("train", ROBUST, ["documented_43"]),
         ("train", ROBUST | {"CHANGES": {"start_from": ""}}, []),
         ("train", ROBUST | {"RECIPES": ["documented", "robust"]}, []),

@@ -60,7 +60,6 @@ def remember(*words):
             ["train", "CROPS=false", "RANDOM_LABELS=1"],
             {"CHANGES": {"crops": False, "random_labels": True}},
         ),
-        (["explain", "RANDOM_LABELS=short"], {"RANDOM_LABELS": "short"}),
         (["attack", "CHECKPOINTS=documented, robust"], {"CHECKPOINTS": ["documented", "robust"]}),
         (["attack", "SUITE_EPSILONS="], {"SUITE_EPSILONS": []}),
         (["attack", "SNR_DB=32.5,40"], {"SNR_DB": [32.5, 40.0]}),
@@ -79,8 +78,7 @@ def test_words_become_values_of_the_types_of_their_defaults(words, values):
 def test_a_parameter_goes_to_those_of_the_stages_that_have_it():
     asked = read_request(["SEED=43", "N_SEGMENTS=5", "EPSILONS=0.01", "TRACKS_PER_GENRE=7"])
     attacks = {"SEED": 43, "N_SEGMENTS": 5, "EPSILONS": [0.01]}
-    train = {"SEED": 43, "N_SEGMENTS": 5}  # its corruptions follow the effort, too
-    both = {"SEED": 43, "TRACKS_PER_GENRE": 7}, {"SEED": 43}, train, attacks, attacks
+    both = {"SEED": 43, "TRACKS_PER_GENRE": 7}, {"SEED": 43}, {"SEED": 43}, attacks, attacks
     assert asked.tables == dict(zip(STAGES, both, strict=True))
     assert asked.complete("attack")["CHECKPOINTS"] == ["short", "short_robust"]
 
@@ -122,6 +120,7 @@ def test_a_parameter_goes_to_those_of_the_stages_that_have_it():
         ("N_AUDIO=-1", "N_AUDIO=-1 is out of range"),
         ("SEED=-1", "SEED=-1 is out of range"),
         ("N_JOBS=0", "N_JOBS=0 is out of range"),
+        ("N_PER_GENRE=0", "N_PER_GENRE=0 is out of range"),
         ("RESET=yes", "RESET=yes is of another type, .* give true or false"),
         ("RUN=a/b", "RUN='a/b' cannot name a folder"),
         ("RUN=..", r"RUN='\.\.' cannot name a folder"),
@@ -192,7 +191,6 @@ def test_a_run_remembers_its_parameters_until_they_are_reset():
     assert remember("N_SEGMENTS=50", "CHECKPOINTS=a,b", 'SUFFIX=é"\\') == [
         'DATASET = "synthetic"',
         "[train]",
-        "N_SEGMENTS = 50",
         'SUFFIX = "é\\"\\\\"',
         "[attack]",
         "N_SEGMENTS = 50",
@@ -201,14 +199,14 @@ def test_a_run_remembers_its_parameters_until_they_are_reset():
         "N_SEGMENTS = 50",
         'CHECKPOINTS = ["a", "b"]',
     ]
-    assert remember("attack", "N_SEGMENTS=60", "CHECKPOINTS=")[4:] == [
+    assert remember("attack", "N_SEGMENTS=60", "CHECKPOINTS=")[3:] == [
         "[attack]",
         "N_SEGMENTS = 60",
         "[explain]",
         "N_SEGMENTS = 50",
         'CHECKPOINTS = ["a", "b"]',
     ]
-    assert remember("explain", "RESET=1")[4:] == ["[attack]", "N_SEGMENTS = 60"]
+    assert remember("explain", "RESET=1")[3:] == ["[attack]", "N_SEGMENTS = 60"]
     assert remember("RESET=1") == ['DATASET = "synthetic"']
 
 
