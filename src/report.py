@@ -3,14 +3,18 @@
 `python -m src.report collect RUN ...` writes tables, JSON and records of runs to
 `results/metrics/real/`, those of the embedded corpus to `results/metrics/embedded/`.
 `python -m src.report docs [RUN ...]` copies figures and executed notebooks of runs into docs/, the
-first run wins, and renders all pages of `docs/templates/`.
+first run wins, and renders all pages of `docs/templates/`. Templates call the functions in
+`FUNCTIONS`.
 """
 
 import argparse
 import base64
 import gzip
 import io
+import json
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -19,12 +23,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from nbconvert.preprocessors import ClearMetadataPreprocessor
 from PIL import Image
 
-from src import tables
 from src.data.segments import load_metadata
+from src.labels import NAMES
 from src.paths import EMBEDDED_CORPUS, METRICS, ROOT, STAGES, RunPaths
-from src.results import read_csv, read_json, save_with, whole_file, write_csv, write_json
+from src.results import read_csv, read_json, save_with, write_csv, write_json
 
 DOCS = ROOT / "docs"
+FOLDERS = REAL, EMBEDDED = "real", "embedded"
 TABLES = (
     "training",
     "recipe_gains",
@@ -37,12 +42,14 @@ TABLES = (
     "explanations",
 )
 RECORDS = ("attacks", "minimal_eps")
-LARGEST_FIGURE, LARGEST_NOTEBOOK = 300_000, 1_500_000  # bytes
-NOTEBOOK_WIDTHS = (900, 750, 600, 450)  # pixels: the first that keeps a copy small
+LABELS = ("control", "part", "compared_with", "genre", "layer")  # of explanations.csv, often empty
+HEADERS = {"eps_db": "eps (dB)", "snr_db": "SNR (dB)", "budget_db": "margin (dB)"}
+LARGEST_FIGURE = 300_000  # bytes
+NOTEBOOK_WIDTH = 900  # pixels of a figure in a copied notebook
 SOUND, WIDGET = "<audio", "application/vnd.jupyter.widget-view+json"
 FIGURES = {  # name in docs/figures: pattern below results/figures/<run>/
-    "training_history": "improved/training_history.png",
-    "confusion_matrix": "improved/confusion_matrix.png",
+    "training_history": "documented/training_history.png",
+    "confusion_matrix": "documented/confusion_matrix.png",
     "recipes": "recipes.png",
     "adversarial_robustness": "adversarial_robustness.png",
     "adversarial_perturbations": "adversarial_perturbations.png",
@@ -77,19 +84,51 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def collect(runs: list[str], target: Path = METRICS) -> None:
-    """Write tables, JSON and records of runs into `target`; print which tables are missing.
+# ---------- committed results
 
-    Tables are made anew of the runs that are given. Raises FileNotFoundError for a run without a
-    single result.
+
+def collect(runs: list[str], target: Path = METRICS) -> None:
+    """Write tables, JSON and records of runs into `target`; print which runs each table has.
+
+    Tables contain the given runs only. Raises FileNotFoundError for a run without results.
     """
     folders = {run: _folder(run) for run in runs}
+    for run, folder in folders.items():
+        _copy_results(RunPaths(run), target / folder / run)
     for folder in dict.fromkeys(folders.values()):
-        same = [run for run in runs if folders[run] == folder]
-        for run in same:
-            _copy_results(RunPaths(run), target / folder / run)
         for name in TABLES:
-            _gather(name, same, target / folder)
+            files = {run: RunPaths(run).metrics / f"{name}.csv" for run in runs}
+            files = {run: file for run, file in files.items() if folders[run] == folder}
+            parts = {run: read_csv(file) for run, file in files.items() if file.exists()}
+            if parts:
+                table = pd.concat(parts.values(), ignore_index=True)
+                write_csv(target / folder / f"{name}.csv", table)
+            missing = "".join(f", none of {run}" for run in files if run not in parts)
+            print(f"{folder}/{name}: {len(parts)} runs{missing}")
+
+
+def _folder(run: str) -> str:
+    """Return the folder of a run's results, by its corpus."""
+    paths = RunPaths(run)
+    if not any(paths.metrics.glob("*.json")):
+        raise FileNotFoundError(
+            f"results/metrics/{run} has no results: the name may be misspelt; `make run` with "
+            f"RUN={run} makes them."
+        )
+    return EMBEDDED if load_metadata(paths)["corpus"] == EMBEDDED_CORPUS else REAL
+
+
+def _copy_results(paths: RunPaths, target: Path) -> None:
+    """Write a run's JSON, the metadata of its arrays (`data.json`) and its records, compressed."""
+    for file in sorted(paths.metrics.glob("*.json")):
+        write_json(target / file.name, read_json(file))
+    write_json(target / "data.json", load_metadata(paths))
+    for file in (paths.metrics / f"{name}.csv" for name in RECORDS):
+        if file.exists():
+            _save(target / f"{file.name}.gz", gzip.compress(file.read_bytes(), mtime=0))
+
+
+# ---------- documents
 
 
 def write_docs(runs: list[str]) -> None:
@@ -98,8 +137,7 @@ def write_docs(runs: list[str]) -> None:
         for file in (*copy_figures(paths, DOCS / "figures"), *copy_notebooks(paths, DOCS)):
             print(file.relative_to(ROOT))
     for page in pages():
-        save_with(page, lambda part, page=page: part.write_text(render(page.name), "utf-8"))
-        print(page.relative_to(ROOT))
+        print(_save(page, render(page.name).encode()).relative_to(ROOT))
 
 
 def pages() -> list[Path]:
@@ -113,33 +151,27 @@ def render(page: str) -> str:
     loader = FileSystemLoader(DOCS / "templates")
     options = {"undefined": StrictUndefined, "keep_trailing_newline": True, "trim_blocks": True}
     environment = Environment(loader=loader, **options)
-    functions = {
-        name: each
-        for name, each in vars(tables).items()
-        if getattr(each, "__module__", "") == tables.__name__
-    }
-    return environment.get_template(page).render(functions)
+    return environment.get_template(page).render(FUNCTIONS)
 
 
 def copy_figures(paths: RunPaths, target: Path) -> list[Path]:
     """Copy the figures that a run has into `target`, at most 300 kB each; return their paths."""
-    copied = []
-    for name, pattern in FIGURES.items():
-        for source in sorted(paths.figures.glob(pattern))[:1]:
-            png = smaller(source.read_bytes())
-            copied.append(
-                save_with(target / f"{name}.png", lambda part, p=png: part.write_bytes(p))
-            )
-    return copied
+    found = {name: sorted(paths.figures.glob(pattern))[:1] for name, pattern in FIGURES.items()}
+    return [
+        _save(target / f"{name}.png", smaller(file.read_bytes()))
+        for name, files in found.items()
+        for file in files
+    ]
 
 
 def copy_notebooks(paths: RunPaths, target: Path) -> list[Path]:
-    """Copy the executed notebooks of a run into `target`/notebooks, at most 1.5 MB each.
-
-    Raises ValueError for a notebook whose copy is larger.
-    """
+    """Copy the executed notebooks of a run into `target`/notebooks; return their paths."""
     sources = [paths.notebooks / f"{stem}.ipynb" for stem in STAGES.values()]
-    return [_copy_notebook(path, target / "notebooks") for path in sources if path.exists()]
+    return [
+        _save(target / "notebooks" / file.name, nbformat.writes(lighter(file)).encode())
+        for file in sources
+        if file.exists()
+    ]
 
 
 def smaller(png: bytes, width: int = 10_000) -> bytes:
@@ -155,22 +187,20 @@ def smaller(png: bytes, width: int = 10_000) -> bytes:
         size = int(size * 0.9)
 
 
-def lighter(notebook: nbformat.NotebookNode, width: int) -> nbformat.NotebookNode:
+def lighter(source: Path) -> nbformat.NotebookNode:
     """Return an executed notebook without sounds, progress bars, warnings and run metadata.
 
-    Pictures are reduced to `width` pixels.
+    Pictures are reduced to `NOTEBOOK_WIDTH` pixels.
     """
     kept = {"kernelspec", "language_info"}
     cleaner = ClearMetadataPreprocessor(enabled=True, preserve_nb_metadata_mask=kept)
-    notebook, _ = cleaner.preprocess(notebook, {})
-    for cell in notebook.cells:
-        outputs = [output for output in cell.get("outputs", ()) if not _is_noise(output)]
-        for data in (output.get("data", {}) for output in outputs):
+    notebook, _ = cleaner.preprocess(nbformat.read(source, as_version=4), {})
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        cell.outputs = [output for output in cell.outputs if not _is_noise(output)]
+        for data in (output.get("data", {}) for output in cell.outputs):
             if "image/png" in data:
-                png = smaller(base64.b64decode(data["image/png"]), width)
+                png = smaller(base64.b64decode(data["image/png"]), NOTEBOOK_WIDTH)
                 data["image/png"] = base64.b64encode(png).decode()
-        if cell.cell_type == "code":
-            cell.outputs = outputs
     return notebook
 
 
@@ -179,47 +209,176 @@ def _is_noise(output: dict) -> bool:
     return output.get("name") == "stderr" or WIDGET in data or SOUND in data.get("text/html", "")
 
 
-def _copy_notebook(source: Path, target: Path) -> Path:
-    for width in NOTEBOOK_WIDTHS:
-        text = nbformat.writes(lighter(nbformat.read(source, as_version=4), width))
-        if len(text) <= LARGEST_NOTEBOOK:
-            break
-    else:
-        raise ValueError(f"{source} takes {len(text)} bytes as a copy: draw fewer figures.")
-    return save_with(target / source.name, lambda part: part.write_text(text, "utf-8"))
+def _save(path: Path, content: bytes) -> Path:
+    return save_with(path, lambda part: part.write_bytes(content))
 
 
-def _folder(run: str) -> str:
-    """Return the folder of a run's results, by its corpus."""
-    paths = RunPaths(run)
-    if not any(paths.metrics.glob("*.json")):
+# ---------- functions of the templates
+
+
+@cache
+def read(name: str) -> pd.DataFrame:
+    """Return a committed table of all runs, on real music and on the embedded corpus.
+
+    Raises FileNotFoundError naming the command that makes it.
+    """
+    files = [METRICS / folder / f"{name}.csv" for folder in FOLDERS]
+    tables = [read_csv(file) for file in files if file.exists()]
+    if not tables:
         raise FileNotFoundError(
-            f"results/metrics/{run} has no results: the name may be misspelt; `make run` with "
-            f"RUN={run} makes them."
+            f"results/metrics/real/{name}.csv is missing: no run was collected yet; "
+            "run `make collect`."
         )
-    embedded = load_metadata(paths)["corpus"] == EMBEDDED_CORPUS
-    return tables.EMBEDDED if embedded else tables.REAL
+    table = pd.concat(tables, ignore_index=True)
+    labels = table.columns.intersection(LABELS)
+    return table.assign(**table[labels].astype(object).fillna(""))
 
 
-def _copy_results(paths: RunPaths, target: Path) -> None:
-    """Write a run's JSON, the metadata of its arrays (`data.json`) and its records, compressed."""
-    for file in sorted(paths.metrics.glob("*.json")):
-        write_json(target / file.name, read_json(file))
-    write_json(target / "data.json", load_metadata(paths))
-    for file in (paths.metrics / f"{name}.csv" for name in RECORDS):
-        if file.exists():
-            with whole_file(target / f"{file.name}.gz") as part:
-                part.write_bytes(gzip.compress(file.read_bytes(), mtime=0))  # the same bytes again
+def result(run: str, name: str) -> dict:
+    """Return a committed JSON result of a run."""
+    files = [METRICS / folder / run / f"{name}.json" for folder in FOLDERS]
+    return read_json(next((file for file in files if file.exists()), files[0]))
 
 
-def _gather(name: str, runs: list[str], target: Path) -> None:
-    """Write one table of several runs, and print which have none."""
-    files = {run: RunPaths(run).metrics / f"{name}.csv" for run in runs}
-    parts = [read_csv(file) for file in files.values() if file.exists()]
-    if parts:
-        write_csv(target / f"{name}.csv", pd.concat(parts, ignore_index=True))
-    missing = "".join(f", none of {run}" for run, file in files.items() if not file.exists())
-    print(f"{target.name}/{name}: {len(parts)} runs{missing}")
+def measurements(kind: str) -> list[dict]:
+    """Return what `make bench`, `stages` or `growth` measured: one file per CPU and precision."""
+    return [read_json(file) for file in sorted(METRICS.glob(f"{kind}*.json"))]
+
+
+def select(name: str, **wanted: object) -> pd.DataFrame:
+    """Return the rows of a table whose columns have the wanted values; ValueError without any.
+
+    A list stands for any of its values.
+    """
+    return _where(read(name), f"{name}.csv", wanted)
+
+
+def only(name: str, **wanted: object) -> pd.Series:
+    """Return the one row of a table with the wanted values; ValueError for none or several."""
+    rows = select(name, **wanted)
+    if len(rows) > 1:
+        raise ValueError(f"{name}.csv has {len(rows)} rows with {json.dumps(wanted)}, not one.")
+    return rows.iloc[0]
+
+
+def number(name: str, value: str = "accuracy", **wanted: object) -> str:
+    """Return one accuracy of a table in percent with its interval."""
+    return percentage(only(name, **wanted), value)
+
+
+def explained(
+    corpus: str, checkpoint: str, measure: str, condition: str, **wanted: object
+) -> pd.Series:
+    """Return one row of `explanations.csv`, of Grad-CAM by default.
+
+    Columns of `LABELS` that are not wanted are empty.
+    """
+    keys = {"corpus": corpus, "checkpoint": checkpoint, "measure": measure, "condition": condition}
+    defaults = {"method": "gradcam"} | dict.fromkeys(LABELS, "")
+    return only("explanations", **defaults | keys | wanted)
+
+
+def percentage(row: pd.Series | dict, value: str = "value") -> str:
+    """Return a fraction of a row in percent with its interval; an empty text for NaN.
+
+    `accuracy` and `value` have the interval `low` and `high`, `segment_accuracy` has `segment_low`
+    and `segment_high`, `survival` has `survival_low` and `survival_high`.
+    """
+    if pd.isna(row[value]):
+        return ""
+    name = value.removesuffix("accuracy").rstrip("_")
+    prefix = "" if name in ("", "value") else f"{name}_"
+    low, high = row[f"{prefix}low"], row[f"{prefix}high"]
+    interval = "" if pd.isna(low) else f" [{percent(low, 0)}, {percent(high, 0)}]"
+    return f"{percent(row[value])}%{interval}"
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """Return a fraction in percent, without the sign."""
+    return f"{100 * fraction:.{digits}f}"
+
+
+def decimal(row: pd.Series | dict, value: str = "value") -> str:
+    """Return a number of a row with its interval."""
+    interval = "" if pd.isna(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]"
+    return f"{row[value]:.2f}{interval}"
+
+
+def compare(
+    rows: pd.DataFrame,
+    by: list[str],
+    value: str = "accuracy",
+    columns: str = "checkpoint",
+    show: Callable = percentage,
+) -> str:
+    """Return a Markdown table: a line per value of `by`, a column per value of `columns`.
+
+    Attacks, codecs and corruptions appear by their labels.
+    """
+    shown = rows[[*by, columns]].map(_shown)
+    shown["cell"] = [show(row, value) for _, row in rows.iterrows()]
+    table = shown.pivot_table("cell", by, columns, aggfunc="first", sort=False).fillna("")
+    table = table.reset_index().rename(columns=HEADERS)
+    return table.to_markdown(index=False, tablefmt="github", disable_numparse=True)
+
+
+def compare_methods(columns: dict[str, dict], **shared: object) -> str:
+    """Return a Markdown table of `explanations.csv`: a line per method, a column per title.
+
+    `columns` has the wanted values of each title's rows, as for `explained`.
+    """
+    keys = dict.fromkeys(LABELS, "") | shared
+    parts = {title: select("explanations", **keys | own) for title, own in columns.items()}
+    rows = pd.concat([part.assign(title=title) for title, part in parts.items()])
+    return compare(rows, ["method"], "value", "title", decimal)
+
+
+def confusions(run: str, checkpoint: str, n: int = 6) -> str:
+    """Return the `n` most frequent confusions of test segments: true, predicted, number."""
+    test = result(run, f"training_{checkpoint}")["test"]
+    genres = list(test["per_genre"])
+    rows = zip(genres, test["confusion_segments"], strict=True)
+    pairs = [(k, true, name) for true, row in rows for k, name in zip(row, genres, strict=True)]
+    wrong = sorted((pair for pair in pairs if pair[1] != pair[2]), key=lambda pair: -pair[0])
+    return ", ".join(f"{true} as {predicted} ({k})" for k, true, predicted in wrong[:n])
+
+
+def _where(table: pd.DataFrame, name: str, wanted: dict) -> pd.DataFrame:
+    for column, value in wanted.items():
+        table = table[table[column].isin(value if isinstance(value, list) else [value])]
+    if table.empty:
+        raise ValueError(
+            f"{name} has no row with {json.dumps(wanted)}: the results may have other "
+            "parameters; correct the template or run `make collect`."
+        )
+    return table
+
+
+def _shown(value: object) -> object:
+    """Return a label for a name, few digits for a number, nothing for NaN."""
+    if isinstance(value, float):
+        return "" if pd.isna(value) else f"{value:g}"
+    return NAMES.get(value, value)
+
+
+FUNCTIONS = {
+    function.__name__: function
+    for function in (
+        compare,
+        compare_methods,
+        confusions,
+        decimal,
+        explained,
+        measurements,
+        number,
+        only,
+        percent,
+        percentage,
+        read,
+        result,
+        select,
+    )
+}
 
 
 if __name__ == "__main__":

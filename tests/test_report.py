@@ -8,20 +8,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from src import report, tables
+from src import report
 from src.paths import ROOT, RunPaths
-from src.report import (
-    DOCS,
-    LARGEST_FIGURE,
-    LARGEST_NOTEBOOK,
-    SOUND,
-    collect,
-    lighter,
-    main,
-    smaller,
-)
+from src.report import DOCS, LARGEST_FIGURE, SOUND, collect, lighter, main, smaller
 from src.results import read_json, write_csv, write_json
 
+LARGEST_NOTEBOOK = 1_500_000  # bytes of a copy
 TEXTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
 GROWTH = [
     {"tracks": 100, "seconds": {"explore": 20, "preprocess": 21, "train": 9}},
@@ -33,15 +25,15 @@ RATES = {"training": 70, "attacks": 287, "gradcam": 50, "features": 120}
 @pytest.fixture
 def committed(tmp_path, monkeypatch):
     """Return a function that writes a committed table of rows."""
-    monkeypatch.setattr(tables, "METRICS", tmp_path)
-    tables.read.cache_clear()
+    monkeypatch.setattr(report, "METRICS", tmp_path)
+    report.read.cache_clear()
 
     def write(name, rows, folder="real"):
         write_csv(tmp_path / folder / f"{name}.csv", pd.DataFrame(rows))
         return tmp_path / folder
 
     yield write
-    tables.read.cache_clear()
+    report.read.cache_clear()
 
 
 # ---------- numbers and tables
@@ -62,7 +54,7 @@ def test_rendering_writes_each_page_byte_for_byte(tmp_path, monkeypatch, capsys)
     assert main(["docs"]) == 0
     for page in report.pages():
         assert page.read_bytes() == (ROOT / page.relative_to(tmp_path)).read_bytes()
-    assert len(capsys.readouterr().out.splitlines()) == len(report.pages()) == 3
+    assert len(capsys.readouterr().out.splitlines()) == len(report.pages()) == 4
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.name)
@@ -73,15 +65,15 @@ def test_links_lead_somewhere(text):
 
 def test_a_number_is_a_percentage_with_its_interval(committed):
     committed("robustness", [{"attack": "pgd", "accuracy": 0.5, "low": 0.25, "high": 1}])
-    assert tables.number("robustness", attack="pgd") == "50.0% [25, 100]"
+    assert report.number("robustness", attack="pgd") == "50.0% [25, 100]"
 
 
 def test_numbers_of_the_embedded_corpus_are_found_like_those_of_real_music(committed):
     for folder, corpus, accuracy in (("real", "gtzan", 0.5), ("embedded", "synthetic", 0.9)):
         row = {"corpus": corpus, "accuracy": accuracy, "low": None, "high": None}
         committed("robustness", [row], folder)
-    assert tables.number("robustness", corpus="gtzan") == "50.0%"
-    assert tables.number("robustness", corpus="synthetic") == "90.0%"
+    assert report.number("robustness", corpus="gtzan") == "50.0%"
+    assert report.number("robustness", corpus="synthetic") == "90.0%"
 
 
 @pytest.mark.parametrize("attack", ["fgsm", "pgd"])
@@ -89,12 +81,12 @@ def test_a_number_that_is_not_one_is_refused(committed, attack):
     row = {"attack": "pgd", "accuracy": 0.5, "low": 0.25, "high": 1}
     committed("robustness", [row, row])
     with pytest.raises(ValueError, match=r"^robustness\.csv has (no row|2 rows) with [^\n]*\.$"):
-        tables.number("robustness", attack=attack)
+        report.number("robustness", attack=attack)
 
 
 def test_a_missing_table_names_its_command():
     with pytest.raises(FileNotFoundError, match="`make collect`"):
-        tables.read("nothing")
+        report.read("nothing")
 
 
 def test_checkpoints_are_columns_and_names_have_their_labels(committed):
@@ -104,7 +96,7 @@ def test_checkpoints_are_columns_and_names_have_their_labels(committed):
         for name in ("documented", "robust")
     ]
     rows = pd.DataFrame(rows).assign(low=None, high=None)
-    _, _, *lines = tables.compare(rows, ["corruption", "severity"]).splitlines()
+    _, _, *lines = report.compare(rows, ["corruption", "severity"]).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells == [
         ["none", "0", "0.0%", "0.0%"],
@@ -115,44 +107,50 @@ def test_checkpoints_are_columns_and_names_have_their_labels(committed):
 
 def test_a_value_has_the_interval_of_its_own_column(committed):
     row = {"segment_accuracy": 0.5, "segment_low": 0.1, "segment_high": 0.9, "low": 0, "high": 0}
-    assert tables.percentage(row, "segment_accuracy") == "50.0% [10, 90]"
+    assert report.percentage(row, "segment_accuracy") == "50.0% [10, 90]"
     row = {"survival": 1, "survival_low": None, "survival_high": None}
-    assert tables.percentage(row, "survival") == "100.0%"
-    assert tables.percentage({"value": float("nan")}) == ""
+    assert report.percentage(row, "survival") == "100.0%"
+    assert report.percentage({"value": float("nan")}) == ""
 
 
-def test_the_largest_drop_is_that_of_any_checkpoint_and_eps(committed):
-    drops = {("documented", 0.01): 0.01, ("documented", 0.02): 0, ("robust", 0.01): 0.04}
+def test_methods_are_lines_and_each_measure_has_its_own_condition(committed):
+    row = {"corpus": "c", "checkpoint": "n", "low": None, "high": None, "eps": 0.01, "value": 0.25}
+    row |= dict.fromkeys(report.LABELS, "")
+    similar = row | {"method": "gradcam", "measure": "spearman", "condition": "succeeded_true"}
     rows = [
-        {"corpus": "c", "checkpoint": name, "eps": eps, "attack": attack, "accuracy": accuracy}
-        for (name, eps), drop in drops.items()
-        for attack, accuracy in (("pgd", 0.5), ("worst_case", 0.5 - drop))
-    ]
-    committed("robustness", rows)
-    assert tables.pgd_to_worst("c") == "4"
-
-
-def test_methods_are_measured_at_their_eps(committed):
-    row = {"corpus": "c", "checkpoint": "n", "method": "gradcam", "low": None, "high": None}
-    row |= {"control": "", "part": "", "compared_with": ""}
-    rows = [
-        row | {"measure": "spearman", "condition": "succeeded_true", "eps": eps, "value": value}
-        for eps, value in ((0.01, 0.25), (0.1, 0.5))
+        similar | {"checkpoint": "other", "value": 1},
+        similar | {"part": "drums", "value": 1},
+        similar | {"eps": 1, "value": 1},
+        similar,
+        row | {"method": "gradcam", "measure": "insertion", "condition": "clean"},
+        row | {"method": "hirescam", "measure": "insertion", "control": "noise", "value": 0.5},
     ]
     committed("explanations", rows)
-    (line,) = tables.methods("c", "n", 0.01).splitlines()[2:]
-    assert [cell.strip() for cell in line.split("|")][1:-1] == ["gradcam", "", "", "", "0.25", ""]
+    columns = {"similar": {"measure": "spearman", "eps": 0.01}}
+    columns |= {"faithful": {"measure": "insertion", "control": "noise"}}
+    _, _, *lines = report.compare_methods(columns, corpus="c", checkpoint="n").splitlines()
+    cells = [[cell.strip() for cell in line.split("|")][1:-1] for line in lines]
+    assert cells == [["gradcam", "0.25", ""], ["hirescam", "", "0.50"]]
+
+
+def test_confusions_are_those_of_wrong_segments_most_frequent_first(committed):
+    folder = committed("training", [{"corpus": "c"}])
+    counts = [[9, 2, 0], [5, 9, 0], [0, 1, 9]]
+    test = {"per_genre": {"a": 1, "b": 1, "c": 1}, "confusion_segments": counts}
+    write_json(folder / "r" / "training_n.json", {"test": test})
+    assert report.confusions("r", "n", 2) == "b as a (5), a as b (2)"
 
 
 def test_hours_and_bytes_are_computed_from_the_measured_rates(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "METRICS", tmp_path)
+    monkeypatch.setattr(report, "METRICS", tmp_path)
     same = {"ratio": 4.04, "share_of_limit": 0.5, "unit": "x/s", "difference": 0.001}
     same |= {"cpu": "AVX2", "precision": "float32", "memory_format": "contiguous_format"}
     for file, factor in (("bench_avx2_float32", 1), ("bench_avx512_bfloat16", 2)):
         stages = {name: same | {"rate": factor * rate} for name, rate in RATES.items()}
         write_json(tmp_path / f"{file}.json", stages)
     rows = [row | {"peak_rss_gib": dict.fromkeys(row["seconds"], 1.25)} for row in GROWTH]
-    write_json(tmp_path / "growth.json", {"growth": rows})
+    precision = {"training_and_gradients": "torch.float32"}
+    write_json(tmp_path / "growth.json", {"growth": rows, "precision": precision})
     page = report.render("scaling.md")
     assert "| 100 | 20 | 1.25 | 21 | 1.25 | 9 | 1.25 |\n" in page
     assert "| 1,000 | 56 | 1.25 | 93 | 1.25 | | |\n" in page
@@ -160,16 +158,39 @@ def test_hours_and_bytes_are_computed_from_the_measured_rates(tmp_path, monkeypa
     assert "| AVX2, float32, contiguous_format | 4.0 | 140 x/s | 50% |" in page
     expected = {
         "arrays": 1000 * (0.6656 + 0.7 * 0.330752) / 1000,
-        "1 explore": 1000 * 0.04 / 3600,
-        "2 preprocess": 1000 * 0.08 / 3600,
-        "3 train, one epoch": 7000 / 70 / 3600,
-        "3 train, 30 epochs": 30 * 7000 / 70 / 3600,
-        "4 FGSM and PGD": 1500 * 7 * 41 / 287 / 3600,
-        "5 maps": 1500 / 50 / 3600,
+        "explore": 1000 * 0.04 / 3600,
+        "preprocess": 1000 * 0.08 / 3600,
+        "train, one epoch": 7000 / 70 / 3600,
+        "train, 30 epochs": 30 * 7000 / 70 / 3600,
+        "FGSM and PGD, all test": 1500 * 7 * 41 / 287 / 3600,
+        "maps, all test": 1500 / 50 / 3600,
     }
     for title, value in expected.items():
-        (line,) = (line for line in page.splitlines() if line.startswith(f"| {title}"))
+        line = [line for line in page.splitlines() if line.startswith(f"| {title}")][-1]
         assert line.split("|")[3].strip() == f"{value:.2g}"
+
+
+def test_without_measurements_no_duration_is_claimed(monkeypatch):
+    monkeypatch.setitem(report.FUNCTIONS, "measurements", lambda kind: [])
+    assert "min." not in report.render("README.md")
+    page = report.render("scaling.md")
+    assert [line for line in page.splitlines() if line.startswith("## ")] == [
+        "## How do I use more cores, machines or GPUs?",
+        "## Which folders do FMA and MTG-Jamendo need?",
+    ]
+
+
+def test_durations_of_stages_are_those_of_each_machine(monkeypatch):
+    kinds = []
+    for cpu, seconds in (("AVX2", 61), ("AVX512", 30)):
+        stages = {name: {"seconds": seconds, "peak_rss_gib": 1.5} for name in ("train", "attack")}
+        kinds.append({"machine": {"cpu": cpu, "gradients": "float32"}, "stages": stages})
+    found = {"stages": kinds}
+    monkeypatch.setitem(report.FUNCTIONS, "measurements", lambda kind: found.get(kind, []))
+    page = report.render("README.md")
+    assert "a CPU with AVX2 (float32), `make run` takes 3 min.\n" in page
+    assert "a CPU with AVX512 (float32), `make run` takes 1 min.\n" in page
+    assert "| train | 61 | 1.50 | 30 | 1.50 |\n" in report.render("scaling.md")
 
 
 # ---------- copies of figures and notebooks
@@ -198,7 +219,7 @@ def test_a_large_figure_is_made_smaller():
     assert Image.open(io.BytesIO(smaller(found.getvalue(), 200))).width == 200
 
 
-def test_a_copy_of_a_notebook_has_no_sound_no_bars_and_keeps_its_answers():
+def test_a_copy_of_a_notebook_has_no_sound_no_bars_and_keeps_its_answers(tmp_path):
     sound = {"text/html": f'<p>{SOUND} src="data:audio/wav;base64,AAAA"></p>', "text/plain": "x"}
     outputs = [
         nbformat.v4.new_output("display_data", {"text/html": "<table></table>"}),
@@ -210,7 +231,8 @@ def test_a_copy_of_a_notebook_has_no_sound_no_bars_and_keeps_its_answers():
     cell = nbformat.v4.new_code_cell("1", outputs=outputs, metadata={"papermill": {"duration": 1}})
     facts = {"papermill": {"path": "/x"}, "kernelspec": {"name": "python3", "display_name": "p"}}
     cells = [nbformat.v4.new_markdown_cell("text"), cell]
-    light = lighter(nbformat.v4.new_notebook(cells=cells, metadata=facts), 600)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=facts), tmp_path / "n.ipynb")
+    light = lighter(tmp_path / "n.ipynb")
     kept = light.cells[1].outputs
     assert [output.output_type for output in kept] == ["display_data", "stream"]
     assert kept[0].data["text/html"] == "<table></table>"
@@ -277,6 +299,7 @@ def test_data_and_records_are_collected_and_are_the_same_bytes_twice(root):
     collect(["one"], root)
     records = root / "real/one/attacks.csv.gz"
     first = records.read_bytes()
+    assert first[4:8] == bytes(4)  # no time in the archive
     collect(["one"], root)
     assert records.read_bytes() == first
     assert pd.read_csv(records)["segment"].tolist() == list(range(50))
