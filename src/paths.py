@@ -108,5 +108,5 @@ def _refuse_folder(error: OSError) -> None:
     """Raise the error of a folder that cannot be listed, as one sentence."""
     raise type(error)(
         f"{error.filename} cannot be listed ({error.strerror}): the permissions or the disk may be "
-        "at fault; mend them or take the folder out of the corpus."
+        "at fault; correct them or take the folder out of the corpus."
     )

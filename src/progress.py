@@ -13,7 +13,7 @@ from tqdm import auto, std
 
 BAR = "{desc}, {unit} {n_fmt}/{total_fmt} |{bar}| {elapsed}, {remaining} left{postfix}"
 LINE = "{desc}, {unit} {n_fmt}/{total_fmt}, {elapsed} elapsed, {remaining} left{postfix}"
-SECONDS_PER_LINE = 15  # at least, where a loop does not ask for a line per step
+SECONDS_PER_LINE = 15  # at least, where a loop does not show every step
 
 
 class Lines(std.tqdm):

@@ -67,7 +67,7 @@ def slim_model(shared_folder):
     """Return a slim network that has learnt the planted patterns; one worker trains it."""
     folder = shared_folder / "slim_model"
     changes = {
-        "epochs": 10,
+        "epochs": 16,
         "batch_size": 8,
         "lr": 0.01,
         "weight_decay": 0,

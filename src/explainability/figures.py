@@ -132,6 +132,7 @@ def by_checkpoint(
 
 def shift_over_eps(ax: Axes, table: pd.DataFrame, label: str) -> Axes:
     """Draw one measure of one model over eps by condition, that of another track as a line."""
+    table = table.astype({"eps": float})
     for condition, (colour, style, name) in CONDITION_STYLE.items():
         rows = table[table["condition"] == condition].sort_values("eps")
         if condition == "other_track":
@@ -312,7 +313,7 @@ def legend_below(figure: Figure) -> None:
 
 def _band(ax: Axes, x: pd.Series, rows: pd.DataFrame, colour: str) -> None:
     ends = (rows["low"].astype(float), rows["high"].astype(float))
-    ax.fill_between(x.astype(float), *ends, color=colour, alpha=0.15)
+    ax.fill_between(x, *ends, color=colour, alpha=0.15)
 
 
 def _save(examples: list[Example], question: str, folder: Path, corpus: str) -> Path:

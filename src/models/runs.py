@@ -70,7 +70,7 @@ def train_recipe(paths: RunPaths, name: str, changes: dict, suffix: str, seed: i
 
 
 def _training_data(paths: RunPaths, recipe: dict, seed: int) -> Dataset:
-    """Return the segments or crops that a recipe learns from, with the labels that it asks for."""
+    """Return the segments or crops and labels that a recipe is trained on."""
     if recipe["crops"]:
         tracks, lengths, y = load_whole_tracks(paths)
         numbers = np.arange(len(y))
