@@ -123,6 +123,8 @@ def parameters_of(stage: str) -> dict:
     declared, found = defaults_of(stage), {}
     for group in GROUPS.keys() & declared.keys():
         found |= {name.upper(): value for name, value in GROUPS[group].items()}
+    if stage == "train":  # reads one number of the effort
+        found = {k: v for k, v in found.items() if k.lower() in {*DOCUMENTED, "n_corrupted"}}
     return {k: v for k, v in (found | declared).items() if k not in {"RUN", "DATASET", *GROUPS}}
 
 

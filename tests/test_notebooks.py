@@ -263,7 +263,7 @@ def test_results_say_what_they_depend_on(tiny):
         assert result["machine"]["evaluation"] == "float32"
         stated = {key.upper(): value for key, value in result["parameters"].items()}
         given = {key: value for key, value in TINY.items() if key in stated}
-        assert stated.get("EFFORT_CHANGES", EFFORT) == EFFORT
+        assert stated.get("EFFORT_CHANGES", {}).items() <= EFFORT.items()
         assert given, name
         assert stated | given == stated
     processed = json.loads((tiny / "data/processed/tiny/metadata.json").read_text())
