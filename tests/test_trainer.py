@@ -242,12 +242,12 @@ def test_weights_are_averaged_over_so_many_epochs(epochs, tmp_path, monkeypatch)
     assert decays == [pytest.approx(1 - 1 / (5 * epochs))]  # five steps an epoch
 
 
-def test_training_goes_on_from_the_network_it_is_given(tmp_path):
+def test_training_starts_from_the_network_it_is_given(tmp_path):
     train(tmp_path / "first")
     start, _ = load_checkpoint(tmp_path / "first" / CHECKPOINT_FILE)
-    train(tmp_path / "second", start=start, epochs=1, lr=1e-12, weight_decay=0)
+    train(tmp_path / "second", start=start, epochs=1, lr=1e-6, weight_decay=0)
     before, after = weights(tmp_path / "first"), weights(tmp_path / "second")
-    assert all(after[name].allclose(before[name]) for name in before if name.endswith("weight"))
+    assert all(after[name].allclose(before[name], atol=1e-4) for name in before if name.endswith("weight"))
 
 
 def test_a_checkpoint_carries_its_recipe(tmp_path):
