@@ -43,7 +43,7 @@ from src.provenance import provenance
 from src.results import write_json
 from src.runtime import describe, fast_dtype, memory_format, one_thread, prepare_process
 
-TRACKS, SEGMENTS, ATTACKED, MAPS, BATCH = 60, 320, 24, 64, 64
+TRACKS, SEGMENTS, ATTACKED, MAPS, BATCH = 60, 320, 12, 64, 64
 SEED = 42
 
 

@@ -247,7 +247,9 @@ def test_training_starts_from_the_network_it_is_given(tmp_path):
     start, _ = load_checkpoint(tmp_path / "first" / CHECKPOINT_FILE)
     train(tmp_path / "second", start=start, epochs=1, lr=1e-6, weight_decay=0)
     before, after = weights(tmp_path / "first"), weights(tmp_path / "second")
-    assert all(after[name].allclose(before[name], atol=1e-4) for name in before if name.endswith("weight"))
+    assert all(
+        after[name].allclose(before[name], atol=1e-4) for name in before if name.endswith("weight")
+    )
 
 
 def test_a_checkpoint_carries_its_recipe(tmp_path):
