@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findSystemFonts, fontManager, get_font
@@ -34,7 +35,7 @@ GREY_CEILING_DB = 60  # level of white below a map: its spectrogram stays darker
 HERTZ_TICKS = (128, 512, 2048, 8192)
 ROBUSTNESS_CURVES = ("noise_linf", "fgsm", "pgd", "worst_case")  # legends stay short
 DECIBEL_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
-LINES = ("--", "-", ":", "-.")
+NUMBERS = {"annot": True, "annot_kws": {"size": 8}, "xticklabels": True, "yticklabels": True}
 DPI = 110
 
 plt.rcParams["text.parse_math"] = False  # a name with $ is no formula
@@ -95,23 +96,23 @@ def counts(ax: Axes, values: pd.Series, xlabel: str, ylabel: str) -> Axes:
     bars = ax.bar(values.index.astype(str), values.to_numpy())
     ax.bar_label(bars, fontsize=8)
     ax.margins(y=0.12)
-    ax.tick_params(axis="x", rotation=45)
+    slant(ax)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     return ax
 
 
 def band_levels(ax: Axes, X: np.ndarray, y: np.ndarray, genres: list[str]) -> Axes:
-    """Draw the mean level in dB of each mel band, by genre, of segments (n, 128, 130)."""
-    colours = plt.get_cmap("tab10").colors
+    """Draw by how many dB each genre is louder in each mel band than the mean of all genres.
+
+    `X` are segments (n, 128, 130), `y` their genres' numbers (n,).
+    """
     levels = np.concatenate([part.mean(axis=2) for part in chunks(X, 64)])
-    for k, genre in enumerate(genres):
-        mean = levels[y == k].mean(axis=0)
-        label = f" {genre}" if genre.startswith("_") else genre  # else no legend would list it
-        style = {"ls": LINES[(k + k // 10) % 4], "color": colours[k % 10], "label": label}
-        ax.plot(mel_frequencies(), to_decibel(mean), **style)
-    hertz_axis(ax)
-    ax.set(xlabel="frequency (Hz)", ylabel="mean level (dB)")
-    ax.legend(ncols=2, fontsize=7)
+    mean = to_decibel(np.stack([levels[y == k].mean(axis=0) for k in range(len(genres))]))
+    louder = pd.DataFrame(mean - np.nanmean(mean, axis=0), genres)
+    bar = {"label": "level (dB above the mean genre)"}
+    sns.heatmap(louder, ax=ax, cmap=CHANGE_MAP, center=0, yticklabels=True, cbar_kws=bar)
+    ax.set_xticks(_mel_places() + 0.5, HERTZ_TICKS, rotation=0)
+    ax.set(xlabel="frequency (Hz)", ylabel="genre")
     return ax
 
 
@@ -138,11 +139,11 @@ def training_curves(axes: np.ndarray, history: pd.DataFrame, best_epoch: int) ->
 def confusion(ax: Axes, matrix: np.ndarray, genres: list[str], title: str = "") -> Axes:
     """Draw a confusion matrix of counts, rows true, columns predicted."""
     counts = pd.DataFrame(matrix, genres, genres)
-    number_table(
-        ax, counts.where(counts > 0), "{:.0f}", COUNT_MAP, (0, max(1, counts.max(axis=None)))
-    )
-    ax.tick_params(axis="x", rotation=45)
-    ax.set(xlabel="predicted genre", ylabel="true genre", title=title)
+    style = {"cmap": COUNT_MAP, "vmin": 0, "vmax": max(1, counts.max(axis=None)), "cbar": False}
+    sns.heatmap(counts.where(counts > 0), ax=ax, **NUMBERS, fmt=".0f", **style)
+    slant(ax)
+    ax.set(xlabel="predicted genre", ylabel="true genre")
+    ax.set_title(title, fontsize=10)
     return ax
 
 
@@ -152,7 +153,7 @@ def genre_accuracy(ax: Axes, per_genre: dict[str, dict], chance: float) -> Axes:
     errors = [table["value"] - table["low"], table["high"] - table["value"]]
     ax.bar(table.index, table["value"], yerr=np.clip(errors, 0, None), capsize=3)
     ax.axhline(chance * 100, color="black", linestyle=":", label="chance")
-    ax.tick_params(axis="x", rotation=45)
+    slant(ax)
     ax.set(xlabel="genre", ylabel="segment accuracy (%)", ylim=(0, 105))
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1))
     return ax
@@ -195,7 +196,7 @@ def robustness(ax: Axes, table: pd.DataFrame, chance: float, title: str = "") ->
     ax.axhline(clean * 100, color="grey", label="clean")
     ax.axhline(chance * 100, color="black", linestyle=":", label="chance")
     ax.set(xlabel="eps (of the range [0, 1])", ylabel="accuracy (%)", ylim=(-2, 102))
-    ax.set_title(title, fontsize=9)
+    ax.set_title(title, fontsize=10)
     eps_axes(ax, np.sort(table.loc[table["eps"] > 0, "eps"].unique()))
     return ax
 
@@ -203,31 +204,26 @@ def robustness(ax: Axes, table: pd.DataFrame, chance: float, title: str = "") ->
 def fragility(ax: Axes, table: pd.DataFrame, genres: list[str], title: str = "") -> Axes:
     """Draw the smallest eps (dB) that flips each segment, by genre, and each genre's median.
 
-    `table` comes from `suite.minimal_eps`; triangles at the edge are
-    segments that no eps flips.
+    `table` comes from `suite.minimal_eps`; segments that no eps flips stand in black at the edge.
     """
     known = table["minimal_eps_db"].dropna()
     low, edge = (known.min() / 2, known.max() * 2) if len(known) else (0.1, 10)
-    for k in range(len(genres)):
-        values = table.loc[table["true"] == k, "minimal_eps_db"]
-        found = values.dropna()
-        height = k + np.linspace(-0.25, 0.25, len(values)) if len(values) > 1 else np.full(1, k)
-        ax.plot(found, height[: len(found)], ".", color="tab:blue")
-        ax.plot([edge] * (len(values) - len(found)), height[len(found) : len(values)], "k>")
-        if len(values):
-            ax.plot([values.fillna(edge).median()], [k], "|", color="tab:red", ms=18, mew=2)
-    ax.set_yticks(range(len(genres)), genres)
-    ax.set(
-        xscale="log",
-        xlim=(low, edge * 1.1),
-        xlabel="smallest eps that flips the segment (dB)",
-        ylabel="true genre",
-    )
-    ticks = [tick for tick in DECIBEL_TICKS if low <= tick <= edge]
-    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    shown = table.assign(genre=np.array(genres)[table["true"]])
+    shown["eps"] = table["minimal_eps_db"].fillna(edge)
+    shown["flipped"] = table["minimal_eps_db"].notna()
+    what = {"data": shown, "x": "eps", "y": "genre", "order": genres, "ax": ax}
+    colours = {True: "tab:blue", False: "black"}
+    sns.swarmplot(**what, hue="flipped", palette=colours, size=4, legend=False)
+    median = {"marker": "|", "color": "tab:red", "markersize": 18, "markeredgewidth": 2}
+    sns.pointplot(**what, estimator="median", errorbar=None, linestyle="none", **median)
+    ax.set_yticks(range(len(genres)), genres)  # of an empty table, too
+    ax.set(xscale="log", xlim=(low, edge * 1.2), ylim=(len(genres) - 0.5, -0.5))
+    ax.set_ylabel("true genre")
+    ax.set_xlabel("smallest eps that flips the segment (dB)")
+    ticks = [tick for tick in DECIBEL_TICKS if low <= tick < edge / 1.5]
+    ax.set_xticks([*ticks, edge], [*(f"{tick:g}" for tick in ticks), "none"])
     ax.minorticks_off()
-    ax.set(ylim=(len(genres) - 0.5, -0.5))
-    ax.set_title(title, fontsize=9)
+    ax.set_title(title, fontsize=10)
     return ax
 
 
@@ -244,66 +240,47 @@ def flow(ax: Axes, records: pd.DataFrame, genres: list[str], title: str = "") ->
 
 
 def perturbations(
-    rows: pd.DataFrame, X: np.ndarray, adversarial: np.ndarray, genres: list[str]
+    x: np.ndarray, versions: dict[str, np.ndarray], title: str, limit_db: float
 ) -> Figure:
-    """Draw segments, their adversarial examples and the perturbations, one example per line.
+    """Draw a segment and perturbed versions of it: log-mels above, their perturbations below.
 
-    `rows` has columns case, track, true, predicted (genre numbers) and minimal_eps_db; `X` and
-    `adversarial` (n, 128, 130) are the segments of its rows.
+    `x` and the `versions` by their titles are (128, 130); colours span +-`limit_db` dB.
     """
-    figure, axes = grid(max(1, len(rows)), 3, width=4, height=2.6)
-    for (before, after, delta), row, x, attacked in zip(
-        axes, rows.itertuples(), X, adversarial, strict=False
-    ):
-        spectrogram(before, x, f"{row.case}: {row.track}, predicted {genres[row.true]}")
-        image = spectrogram(after, attacked, f"predicted {genres[row.predicted]}")
-        limit = row.minimal_eps_db
-        shown = change(delta, attacked - x, limit, f"perturbation, at most {limit:.2f} dB")
-        colour_bar(figure, image, [before, after], "level (dB)")
-        colour_bar(figure, shown, delta, "change (dB)")
+    figure, axes = grid(2, 1 + len(versions), width=3.6, height=2.5)
+    level = spectrogram(axes[0, 0], x, title)
+    for (above, below), (name, version) in zip(axes.T[1:], versions.items(), strict=True):
+        spectrogram(above, version, name)
+        image = change(below, version - x, limit_db, "perturbation")
+    colour_bar(figure, level, axes[0], "level (dB)")
+    colour_bar(figure, image, axes[1], "change (dB)")
     return figure
 
 
-def corruption(ax: Axes, table: pd.DataFrame, name: str, chance: float) -> Axes:
-    """Draw accuracy over the severities of one corruption, one line per checkpoint, and chance.
+def corruptions(ax: Axes, table: pd.DataFrame, title: str = "") -> Axes:
+    """Draw accuracy (%) and its interval of one checkpoint by corruption (rows) and severity.
 
-    `table` has rows of `corruptions.corruption_table`; the first point is the unchanged segment.
+    `table` has rows of `corruptions.corruption_table`; the first column is the unchanged segment.
     """
-    rows = table[table["corruption"].isin(("none", name))]
-    for checkpoint, own in rows.groupby("checkpoint", sort=False):
-        x = np.arange(len(own))
-        (line,) = ax.plot(x, own["accuracy"] * 100, "o-", label=checkpoint)
-        ax.fill_between(x, *_percent(own, "low", "high"), color=line.get_color(), alpha=0.15)
-    ax.axhline(chance * 100, color="black", linestyle=":", label="chance")
-    ax.set_xticks(x, ["none", *(f"{value:g}" for value in own["severity"].iloc[1:])])
-    label = f"{labels.CORRUPTIONS[name]} ({own['unit'].iloc[-1]})"
-    ax.set(xlabel=label, ylabel="accuracy (%)", ylim=(-2, 102))
+    none, accuracy, text = table[table["corruption"] == "none"], {}, {}
+    for name, own in table.drop(none.index).groupby("corruption", sort=False):
+        severities = ", ".join(f"{value:g}" for value in own["severity"])
+        row = f"{labels.CORRUPTIONS[name]}\n{severities}\n{own['unit'].iloc[0]}"
+        cells = np.transpose(_percent(pd.concat([none, own]), "accuracy", "low", "high"))
+        accuracy[row] = pd.Series(cells[:, 0])
+        text[row] = pd.Series(f"{mean:.0f}" + _interval(low, high) for mean, low, high in cells)
+    shown, notes = (pd.DataFrame(each).T for each in (accuracy, text))
+    style = {"cmap": COUNT_MAP, "vmin": 0, "vmax": 100, "cbar": False, "linewidths": 1}
+    sns.heatmap(shown, ax=ax, **NUMBERS | {"annot": notes}, fmt="", **style)
+    ax.set_xticks(np.arange(shown.shape[1]) + 0.5, ["none", *range(1, shown.shape[1])])
+    ax.tick_params(axis="y", labelsize=8, rotation=0)
+    ax.set(xlabel="severity (left: its values)", ylabel="")
+    ax.set_title(title, fontsize=10)
     return ax
 
 
-def corruptions(table: pd.DataFrame, chance: float) -> Figure:
-    """Draw accuracy over severity, one panel per corruption; see `corruption`."""
-    figure, axes = grid(2, 4, width=3.2, height=2.8)
-    names = [name for name in labels.CORRUPTIONS if name != "none"]
-    for ax, name in zip(axes.flat, names, strict=False):
-        corruption(ax, table, name, chance)
-    axes[0, 0].legend(fontsize=7)
-    return figure
-
-
-def number_table(
-    ax: Axes, table: pd.DataFrame, form: str, colours: str, limits: tuple[float, float]
-) -> AxesImage:
-    """Draw a table as coloured cells with their numbers, empty where NaN; return the image."""
-    image = ax.imshow(table, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
-    for (row, column), value in np.ndenumerate(table.to_numpy()):
-        if np.isfinite(value):
-            dark = np.mean(image.cmap(image.norm(value))[:3]) < 0.5
-            style = {"ha": "center", "va": "center", "color": "white" if dark else "black"}
-            ax.text(column, row, form.format(value), fontsize=8, **style)
-    ax.set_xticks(range(table.shape[1]), table.columns)
-    ax.set_yticks(range(len(table)), table.index)
-    return image
+def slant(ax: Axes) -> None:
+    """Slant the labels below an axis so that long names do not overlap."""
+    ax.tick_params(axis="x", rotation=45, labelrotation_mode="xtick")
 
 
 def hertz_axis(ax: Axes) -> None:
@@ -341,19 +318,36 @@ def grid(rows: int, columns: int, width: float = 3.2, height: float = 2.4) -> tu
 
 
 def per_checkpoint(
-    draw: Callable, table: pd.DataFrame, *options: object, width: float = 5, height: float = 4
+    draw: Callable,
+    table: pd.DataFrame,
+    title: str,
+    *options: object,
+    width: float = 4,
+    height: float = 4,
 ) -> Figure:
     """Return a figure with one panel per checkpoint, made by `draw(ax, rows, *options, title)`.
 
-    The last panel gets a legend at its right if `draw` makes none.
+    `title` stands above; all panels have the same legend below, unless `draw` makes its own.
     """
     groups = table.groupby("checkpoint", sort=False)
     figure, axes = grid(1, len(groups), width, height)
     for ax, (name, rows) in zip(axes[0], groups, strict=True):
         draw(ax, rows, *options, title=name)
-    if ax.get_legend() is None and ax.get_legend_handles_labels()[1]:
-        ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+        ax.label_outer()
+    figure.suptitle(title)
+    if ax.get_legend() is None:
+        legend_below(figure)
     return figure
+
+
+def legend_below(figure: Figure) -> None:
+    """Place the legend of all axes below the figure, each label once."""
+    unique = {}
+    for ax in figure.axes:
+        handles, labels = ax.get_legend_handles_labels()
+        unique = dict(zip(labels, handles, strict=True)) | unique
+    if unique:
+        figure.legend(unique.values(), unique, loc="outside lower center", ncols=3, fontsize=8)
 
 
 def _choose_fonts(figure: Figure) -> None:
@@ -387,9 +381,20 @@ def _fonts_for(letters: str) -> list[str]:
     return names
 
 
+def _interval(low: float, high: float) -> str:
+    """Return an interval as a second line, empty where it is unknown."""
+    return "" if np.isnan(low) else f"\n{low:.0f}\N{EN DASH}{high:.0f}"
+
+
 def _percent(rows: pd.DataFrame, *columns: str) -> list[pd.Series]:
     """Return columns of fractions in percent; missing ones stay missing."""
     return [rows[column].astype(float) * 100 for column in columns]
+
+
+def _mel_places() -> np.ndarray:
+    """Return the places of `HERTZ_TICKS` on an axis that counts mel bands."""
+    bands = mel_frequencies()
+    return np.interp(HERTZ_TICKS, bands, np.arange(len(bands)))
 
 
 def _mel_image(ax: Axes, values: np.ndarray, cmap: str, low: float, high: float) -> AxesImage:
@@ -399,7 +404,6 @@ def _mel_image(ax: Axes, values: np.ndarray, cmap: str, low: float, high: float)
     image = ax.imshow(
         values, cmap=cmap, vmin=low, vmax=high, origin="lower", aspect="auto", extent=extent
     )
-    bands = np.interp(HERTZ_TICKS, mel_frequencies(), np.arange(len(values)))
-    ax.set_yticks(bands, [f"{hertz}" for hertz in HERTZ_TICKS])
+    ax.set_yticks(_mel_places(), HERTZ_TICKS)
     ax.set(xlabel="time (s)", ylabel="frequency (Hz)", xlim=(0, extent[1]))
     return image

@@ -24,7 +24,8 @@ def success_over_ratio(ax: Axes, table: pd.DataFrame, title: str = "") -> Axes:
         if len(rows):
             _curve(ax, rows, colour, line, label)
     ax.set(xlabel="signal-to-noise ratio (dB)", ylabel="attack success rate (%)", ylim=(-2, 102))
-    return _finish(ax, title)
+    ax.set_title(title, fontsize=10)
+    return ax
 
 
 def survival(ax: Axes, table: pd.DataFrame, title: str = "") -> Axes:
@@ -42,11 +43,14 @@ def survival(ax: Axes, table: pd.DataFrame, title: str = "") -> Axes:
         place = place + (i - (len(groups) - 1) / 2) * width
         label = f"{label}, {rows['snr_db'].iloc[0]:.0f} dB"
         ax.bar(place, value, 0.9 * width, yerr=errors, capsize=2, color=colour, label=label)
-    if not groups:
+    if groups:
+        ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.25))
+    else:
         ax.text(0.5, 0.5, "no segment was flipped", ha="center", transform=ax.transAxes)
     ax.set_xticks(range(len(codecs)), [fill(name, 9) for name in labels.CODECS.values()])
     ax.set(xlabel="codec or change of the file", ylabel="still flipped (%)", ylim=(0, 105))
-    return _finish(ax, title)
+    ax.set_title(title, fontsize=10)
+    return ax
 
 
 def example(clean: np.ndarray, sounds: dict[str, np.ndarray], titles: dict[str, str]) -> Figure:
@@ -54,24 +58,8 @@ def example(clean: np.ndarray, sounds: dict[str, np.ndarray], titles: dict[str, 
 
     `clean` and the `sounds` are samples (66150,); `titles` has one for "clean" and each sound.
     """
-    figure, axes = plots.grid(2, 1 + len(sounds), width=3.6, height=2.5)
-    x = librosa_log_mel(clean[None])[0]
-    level = plots.spectrogram(axes[0, 0], x, titles["clean"])
-    changes = {name: librosa_log_mel(sound[None])[0] - x for name, sound in sounds.items()}
-    for column, (name, delta) in enumerate(changes.items(), start=1):
-        plots.spectrogram(axes[0, column], x + delta, titles[name])
-        change = plots.change(axes[1, column], delta, 20, "change")
-    plots.colour_bar(figure, level, axes[0], "level (dB)")
-    plots.colour_bar(figure, change, axes[1], "change (dB)")
-    return figure
-
-
-def _finish(ax: Axes, title: str) -> Axes:
-    """Give an axis its title, and a legend if anything is drawn."""
-    ax.set_title(title, fontsize=9)
-    if ax.get_legend_handles_labels()[1]:
-        ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.25))
-    return ax
+    versions = {titles[name]: librosa_log_mel(sound[None])[0] for name, sound in sounds.items()}
+    return plots.perturbations(librosa_log_mel(clean[None])[0], versions, titles["clean"], 20)
 
 
 def _curve(ax: Axes, rows: pd.DataFrame, colour: str, line: str, label: str) -> None:

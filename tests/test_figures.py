@@ -51,7 +51,7 @@ def test_a_legend_gathers_all_axes_and_says_each_thing_once():
     for ax, labels in zip(axes[0], ([], ["clean"], ["clean", "attacked"]), strict=True):
         for label in labels:
             ax.plot([0, 1], label=label)
-    figures.legend_below(figure)
+    plots.legend_below(figure)
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {"clean", "attacked"}
     assert len(figure.legends[0].get_texts()) == 2
 

@@ -64,7 +64,12 @@ def test_a_map_is_drawn_over_the_spectrogram_it_explains(ax):
 def test_a_confusion_matrix_has_true_genres_as_rows(ax):
     plots.confusion(ax, [[5, 2], [0, 7]], ["blues", "jazz"])
     shown = {text.get_position(): text.get_text() for text in ax.texts}
-    assert shown == {(0, 0): "5", (1, 0): "2", (1, 1): "7"}
+    assert shown == {(0.5, 0.5): "5", (1.5, 0.5): "2", (1.5, 1.5): "7"}  # centres: column, row
+    assert ax.get_ylim() == (2, 0)
+    genres = [
+        [label.get_text() for label in axis.get_ticklabels()] for axis in (ax.xaxis, ax.yaxis)
+    ]
+    assert genres == [["blues", "jazz"]] * 2
     assert (ax.get_ylabel(), ax.get_xlabel()) == ("true genre", "predicted genre")
 
 
@@ -83,32 +88,38 @@ def test_robustness_is_drawn_in_percent_with_eps_in_decibel_above(ax):
 def test_fragility_shows_each_segment_in_the_row_of_its_genre(ax):
     table = pd.DataFrame({"true": [0, 0, 1, 1], "minimal_eps_db": [0.2, 0.8, 4, np.nan]})
     plots.fragility(ax, table, ["blues", "jazz"])
-    points = [line for line in ax.get_lines() if line.get_marker() == "."]
-    assert [line.get_xdata().tolist() for line in points] == [[0.2, 0.8], [4]]
-    assert all(abs(line.get_ydata() - k).max() < 0.5 for k, line in enumerate(points))
-    edge = [line.get_xdata() for line in ax.get_lines() if line.get_marker() == ">"]
-    assert [len(x) for x in edge] == [0, 1]
-    assert edge[1] > 4
-    medians = [line.get_xdata()[0] for line in ax.get_lines() if line.get_marker() == "|"]
-    assert medians == [0.5, 6]
-    plots.fragility(ax, table[:0], ["blues", "jazz"])
     ax.figure.canvas.draw()
+    rows = [points.get_offsets() for points in ax.collections]
+    assert [sorted(row[:, 0]) for row in rows] == [[0.2, 0.8], [4, 8]]
+    assert all(abs(row[:, 1] - k).max() < 0.5 for k, row in enumerate(rows))
+    assert len(np.unique(ax.collections[1].get_facecolor(), axis=0)) == 2  # one is never flipped
+    assert ax.get_xticks()[-1] == 8
+    assert ax.get_xticklabels()[-1].get_text() == "none"
+    (medians,) = (line.get_xdata() for line in ax.get_lines())
+    assert medians.tolist() == [0.5, 6]
+
+
+def test_fragility_without_a_segment_is_empty(ax):
+    table = pd.DataFrame({"true": [], "minimal_eps_db": []}).astype({"true": int})
+    plots.fragility(ax, table, ["blues", "jazz"])
+    ax.figure.canvas.draw()
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["blues", "jazz"]
 
 
 def test_an_example_shows_segment_adversarial_example_and_perturbation():
-    X = np.random.default_rng(0).random((2, 128, 130))
-    adversarial = X + np.array([0.01, -0.02])[:, None, None]
-    rows = pd.DataFrame({"case": ["most fragile", "most robust"], "track": ["a.1", "b.2"]})
-    rows = rows.assign(true=[0, 1], predicted=[1, 0], minimal_eps_db=[0.8, 1.6])
-    figure = plots.perturbations(rows, X, adversarial, ["blues", "jazz"])
-    drawn = [ax for ax in figure.axes if ax.get_xlabel() == "time (s)"]
-    assert [ax.get_title() for ax in drawn[:3]] == [
-        "most fragile: a.1, predicted blues",
-        "predicted jazz",
-        "perturbation, at most 0.80 dB",
-    ]
-    np.testing.assert_allclose(drawn[5].images[0].get_array(), -1.6)
-    assert drawn[5].images[0].get_clim() == (-1.6, 1.6)
+    x = np.random.default_rng(0).random((128, 130))
+    versions = {"FGSM: predicted jazz": x + 0.01, "PGD: predicted rock": x - 0.005}
+    figure = plots.perturbations(x, versions, "original: predicted blues", 0.8)
+    original, fgsm, pgd, empty, *changes = figure.axes[:6]
+    titles = [ax.get_title() for ax in (original, fgsm, pgd)]
+    assert titles == ["original: predicted blues", *versions]
+    np.testing.assert_allclose(pgd.images[0].get_array(), 80 * (x - 0.005 - 1))
+    assert not empty.has_data()
+    for ax, change in zip(changes, (0.8, -0.4), strict=True):
+        np.testing.assert_allclose(ax.images[0].get_array(), change)
+        assert ax.images[0].get_clim() == (-0.8, 0.8)
+        assert (ax.get_xlabel(), ax.get_ylabel()) == ("time (s)", "frequency (Hz)")
+    assert [ax.get_ylabel() for ax in figure.axes[6:]] == ["level (dB)", "change (dB)"]
 
 
 def test_the_flow_counts_flips_from_true_to_predicted(ax):
@@ -116,29 +127,38 @@ def test_the_flow_counts_flips_from_true_to_predicted(ax):
     records = pd.DataFrame(rows, columns=["true", "adversarial_prediction", "success"])
     plots.flow(ax, records, [*"abc"])
     shown = {text.get_position(): text.get_text() for text in ax.texts if text.get_text()}
-    assert shown == {(2, 0): "2", (0, 1): "1"}
+    assert shown == {(2.5, 0.5): "2", (0.5, 1.5): "1"}
 
 
-def test_each_checkpoint_has_its_panel_and_the_last_one_the_legend():
+def test_each_checkpoint_has_its_panel_and_the_figure_one_legend():
     columns = ["checkpoint", "attack", "eps", "accuracy", "low", "high"]
     rows = [(name, "clean", 0, 0.9, 0.8, 1) for name in "ba"]
     rows += [(name, "pgd", eps, eps, 0, 1) for name in "ba" for eps in (0.01, 0.1)]
     rows += [("a", "hop_skip_jump", 0.01, 1, 1, 1)]  # of few segments: no curve
-    figure = plots.per_checkpoint(plots.robustness, pd.DataFrame(rows, columns=columns), 0.1)
+    figure = plots.per_checkpoint(
+        plots.robustness, pd.DataFrame(rows, columns=columns), "Why?", 0.1
+    )
+    assert figure.get_suptitle() == "Why?"
     assert [ax.get_title() for ax in figure.axes] == ["b", "a"]
-    assert figure.axes[0].get_legend() is None
-    legend = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+    assert [ax.get_ylabel() for ax in figure.axes] == ["accuracy (%)", ""]
+    assert [ax.get_legend() for ax in figure.axes] == [None, None]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["PGD", "clean", "chance"]
 
 
 def test_a_corruption_is_drawn_from_none_to_hard(ax):
-    rows = [("none", 0, 0.9), ("mp3", 64, 0.7), ("mp3", 8, 0.2), ("low_pass", 1000, 0)]
+    rows = [("none", 0, 0.9), ("low_pass", 1000, 0), ("mp3", 64, 0.7), ("mp3", 8, 0.2)]
     table = pd.DataFrame(rows, columns=["corruption", "severity", "accuracy"])
     table = table.assign(checkpoint="documented", low=0, high=1, unit="kbit/s")
-    plots.corruption(ax, table, "mp3", chance=0.1)
-    assert ax.get_lines()[0].get_ydata().tolist() == [90, 70, 20]
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["none", "64", "8"]
-    assert ax.get_xlabel() == "MP3 (kbit/s)"
+    table.loc[3, ["low", "high"]] = np.nan
+    plots.corruptions(ax, table, "documented")
+    shown = {text.get_position(): text.get_text() for text in ax.texts}
+    ends = "\n0\N{EN DASH}100"
+    assert [shown[k + 0.5, 0.5] for k in range(2)] == ["90" + ends, "0" + ends]
+    assert [shown[k + 0.5, 1.5] for k in range(3)] == ["90" + ends, "70" + ends, "20"]
+    assert len(shown) == 5
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["none", "1", "2"]
+    assert ax.get_yticklabels()[1].get_text() == "MP3\n64, 8\nkbit/s"
 
 
 def test_intervals_of_a_single_track_are_left_out(ax):

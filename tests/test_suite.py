@@ -11,11 +11,12 @@ from src.attacks.flags import flag_table
 from src.attacks.records import NOISES, WORST_CASE, make_target
 from src.attacks.suite import (
     BLACK_BOX,
+    PAIR,
     Budgets,
     Stage,
     eps_bounds,
     evaluate,
-    examples,
+    example,
     minimal_eps,
     robust_mask,
     runner_up,
@@ -206,14 +207,28 @@ def test_bisection_narrows_the_bracket_and_its_segments_flip(target, records):
     np.testing.assert_allclose(table["minimal_eps_db"], 80 * table["minimal_eps"])
 
 
-def test_examples_are_the_first_the_middle_and_the_last_that_flip():
-    table = pd.DataFrame({"minimal_eps": [0.3, 0.1, 0.05, 0.2, np.nan], "by_pgd": True})
-    table.loc[[2, 4], "by_pgd"] = False
-    expected = {4: [1, 3, 0], 2: [1, 0], 1: [0], 0: []}
-    for n, rows in expected.items():
-        assert examples(table[: n + (n == 4)]).index.tolist() == rows
-    assert examples(table)["case"].tolist() == ["most fragile", "middle", "most robust"]
-    assert examples(table[:2])["case"].tolist() == ["most fragile", "most robust"]
+def test_the_example_is_flipped_by_fgsm_and_pgd_if_any_segment_is(target):
+    numbers = target.data.numbers
+    rows = [
+        (name, eps, number, False) for name in PAIR for eps in (0.01, 0.1) for number in numbers
+    ]
+    made = pd.DataFrame(rows, columns=["attack", "eps", "segment", "success"])
+
+    def chosen(*flips):
+        keys = made[["attack", "eps", "segment"]].apply(tuple, axis=1)
+        records = made.assign(success=keys.isin([(a, eps, numbers[k]) for a, eps, k in flips]))
+        return example(target, records, 0.01, Search(2, 0))
+
+    for flips, expected in {
+        (("fgsm", 0.01, 3), ("pgd", 0.01, 5), ("fgsm", 0.01, 7), ("pgd", 0.01, 7)): 7,
+        (("pgd", 0.01, 5),): 5,
+        (("pgd", 0.1, 5),): 0,
+    }.items():
+        part, versions = chosen(*flips)
+        assert part.data.numbers.tolist() == [numbers[expected]]
+        assert list(versions) == list(PAIR)
+        for changed in versions.values():
+            assert 0 < np.abs(changed - part.data.X).max() <= 0.01 + 1e-6
 
 
 @pytest.fixture(scope="module")

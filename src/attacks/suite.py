@@ -17,7 +17,7 @@ from src.attacks.adversarial import (
     noise_l2,
     noise_linf,
 )
-from src.attacks.records import WORST_CASE, Target, first_middle_last, make_records, worst_case
+from src.attacks.records import WORST_CASE, Target, make_records, worst_case
 from src.data.features import DYNAMIC_RANGE_DB
 from src.data.segments import draw_segments
 from src.effort import Effort
@@ -27,7 +27,7 @@ BLACK_BOX = ("square", "hop_skip_jump")
 NO_BEST_POINT = ("apgd_ce", "apgd_dlr")  # where they fail, they return their starting point
 SIZES = ["linf", "l2", "snr_db", "lowest", "highest"]
 HALVINGS = 3  # of the interval that contains a segment's minimal eps
-CASES = ("most fragile", "middle", "most robust")
+PAIR = ("fgsm", "pgd")  # compared on one segment
 
 
 class Budgets(NamedTuple):
@@ -217,14 +217,19 @@ def minimal_eps(
     return pd.concat(tables, ignore_index=True), adversarial
 
 
-def examples(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the most fragile, the middle and the most robust row of one checkpoint's `table`.
+def example(
+    target: Target, records: pd.DataFrame, eps: float, search: Search
+) -> tuple[Target, dict[str, np.ndarray]]:
+    """Return one segment and its adversarial examples (1, 128, 130) by FGSM and PGD at one eps.
 
-    By minimal eps, among the segments that PGD flips; column `case` names them.
+    It is the first segment that both attacks flip in the records of the checkpoint, else the first
+    that one of them flips, else the first.
     """
-    order = table.loc[table["by_pgd"], "minimal_eps"].sort_values(kind="stable").index
-    cases = first_middle_last(order, CASES)
-    return table.loc[list(cases.values())].assign(case=list(cases))
+    made = records[records["attack"].isin(PAIR) & (records["eps"] == eps)]
+    flips = made.groupby("segment")["success"].sum().reindex(target.data.numbers, fill_value=0)
+    part = target.take(np.array([flips.argmax()]))
+    X, y = part.data.X, part.data.y
+    return part, {name: attack(name, part.model, X, y, eps, search) for name in PAIR}
 
 
 def _bisect(target: Target, bounds: pd.DataFrame, search: Search):

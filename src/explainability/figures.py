@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from joblib import Parallel, delayed
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,6 +29,7 @@ CONDITION_STYLE = {  # colours of Okabe and Ito
     "noise": ("#009E73", "D-", "noise of the attack's norm, true genre's map"),
     "other_track": ("black", ":", "no attack, another track of the genre"),
 }
+MASS = "mass less area (percentage points)"
 OTHERS = {"color": "lightgrey", "zorder": 0}
 CURVE_STYLE = {
     name: {"color": colour, "linestyle": "--"}
@@ -126,7 +128,7 @@ def by_checkpoint(
         draw(ax, own, labels[measure])
         ax.set_title(name, fontsize=10)
     figure.suptitle(title)
-    legend_below(figure)
+    plots.legend_below(figure)
     return figure
 
 
@@ -158,7 +160,7 @@ def faithfulness(curves: dict[str, dict], method: str) -> Figure:
             faithfulness_curves(ax, {name: scores[kind] for name, scores in fast.items()}, method)
             ax.set_title(f"{checkpoint}: {kind}", fontsize=9)
     figure.suptitle("Do the highest cells of a map hold the evidence? (clean, true genre)")
-    legend_below(figure)
+    plots.legend_below(figure)
     return figure
 
 
@@ -218,10 +220,10 @@ def parts(table: pd.DataFrame, method: str) -> Figure:
         own = rows[rows["checkpoint"] == checkpoint]
         cells = own.pivot_table(index="genre", columns="part", values="value")
         points = (100 * cells).round() + 0.0  # without negative zeros
-        image = plots.number_table(ax, points, "{:+.0f}", plots.CHANGE_MAP, (-30, 30))
+        style = {"cmap": plots.CHANGE_MAP, "vmin": -30, "vmax": 30, "cbar_kws": {"label": MASS}}
+        sns.heatmap(points, ax=ax, **plots.NUMBERS, fmt="+.0f", **style)
         ax.set(xlabel="part", ylabel="genre")
         ax.set_title(f"{checkpoint}, {method}", fontsize=9)
-        plots.colour_bar(figure, image, ax, "mass less area (percentage points)")
     figure.suptitle("Which instruments hold the evidence? (clean, true genre)")
     return figure
 
@@ -248,7 +250,7 @@ def bands(clean: np.ndarray, attacked: np.ndarray, true: np.ndarray, title: str)
         own = true == genre
         mass_over_frequency(ax, clean[own], attacked[own], f"{genre}, n = {own.sum()}")
     figure.suptitle(title)
-    legend_below(figure)
+    plots.legend_below(figure)
     return figure
 
 
@@ -272,7 +274,7 @@ def methods(table: pd.DataFrame, eps: float, checkpoints: list[str]) -> Figure:
     for ax, (title, label, row, null) in zip(axes[0], PANELS, strict=True):
         by_method(ax, pick(table, row, eps), checkpoints, label, null)
         ax.set_title(title, fontsize=10)
-    legend_below(figure)
+    plots.legend_below(figure)
     return figure
 
 
@@ -300,15 +302,6 @@ def by_method(
     ax.invert_yaxis()
     ax.set_xlabel(label)
     return ax
-
-
-def legend_below(figure: Figure) -> None:
-    """Place the legend of all axes below the figure, each label once."""
-    unique = {}
-    for ax in figure.axes:
-        handles, labels = ax.get_legend_handles_labels()
-        unique = dict(zip(labels, handles, strict=True)) | unique
-    figure.legend(unique.values(), unique, loc="outside lower center", ncols=3, fontsize=8)
 
 
 def _band(ax: Axes, x: pd.Series, rows: pd.DataFrame, colour: str) -> None:
