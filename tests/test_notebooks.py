@@ -146,7 +146,7 @@ def test_it_is_short(path):
     assert (n_cells <= 45, n_lines <= 160, n_words <= 800) == (True, True, True)
 
 
-@pytest.mark.parametrize("path", BOOKS[2:4], ids=lambda path: path.stem)
+@every_notebook
 def test_a_cell_can_run_again_after_later_cells(path):
     """A name that several cells assign is assigned anew by each cell that reads it."""
     names = [
