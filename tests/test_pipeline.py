@@ -17,7 +17,7 @@ from filelock import FileLock
 import src.paths
 from src import pipeline, request
 from src.parameters import save_parameters
-from src.paths import NOTEBOOKS, STAGES, RunPaths, run_name
+from src.paths import LONGEST_NAME, NOTEBOOKS, STAGES, RunPaths, run_name, short_name
 from src.pipeline import main, modules_of
 
 REAL_ROOT = NOTEBOOKS.parent
@@ -121,6 +121,16 @@ def test_every_module_that_is_no_command_is_used_by_some_notebook():
 )
 def test_a_run_is_named_after_its_corpus(dataset, name):
     assert run_name(dataset) == name
+
+
+def test_a_name_near_the_limit_of_the_system_is_shortened_and_stays_one_of_its_kind():
+    long = ["é" * 124 + end for end in ("é", "a", "b")]
+    short = list(map(short_name, long))
+    assert len({*short}) == 3
+    assert all(len(name.encode()) <= LONGEST_NAME for name in short)
+    assert all(name.startswith("é" * 95 + "-") for name in short)
+    assert short_name("é" * 100) == run_name("é" * 100) == "é" * 100
+    assert run_name(f"music/{long[0]}") == short[0]
 
 
 def test_all_stages_run_in_order_and_once(executed):
