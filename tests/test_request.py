@@ -51,8 +51,8 @@ def remember(*words):
     ("words", "values"),
     [
         (
-            ["attack", "N_SEGMENTS=50", "N_AUDIO=0"],
-            {"EFFORT_CHANGES": {"n_segments": 50, "n_audio": 0}},
+            ["attack", "N_SEGMENTS=50", "N_HARD_LABEL=0"],
+            {"EFFORT_CHANGES": {"n_segments": 50, "n_hard_label": 0}},
         ),
         (["train", "EPOCHS=20", "LR=0.01"], {"CHANGES": {"epochs": 20, "lr": 0.01}}),
         (["train", "START_FROM=", "SUFFIX=_20"], {"CHANGES": {"start_from": ""}, "SUFFIX": "_20"}),
@@ -118,7 +118,8 @@ def test_a_parameter_goes_to_those_of_the_stages_that_have_it():
         ("LR=nan", "LR=nan is out of range"),
         ("WEIGHT_DECAY=inf", "WEIGHT_DECAY=inf is out of range"),
         ("N_SEGMENTS=0", "N_SEGMENTS=0 is out of range"),
-        ("N_AUDIO=-1", "N_AUDIO=-1 is out of range"),
+        ("N_HARD_LABEL=-1", "N_HARD_LABEL=-1 is out of range, .* give at least 0"),
+        ("N_AUDIO=0", "N_AUDIO=0 is out of range, .* give at least 1"),
         ("SEED=-1", "SEED=-1 is out of range"),
         ("N_JOBS=0", "N_JOBS=0 is out of range"),
         ("N_PER_GENRE=0", "N_PER_GENRE=0 is out of range"),
