@@ -284,8 +284,8 @@ def test_results_of_other_arrays_are_not_collected(root):
     ]
     facts = {"documented": {"key": "k"}, "robust": {"key": "k"}}
     write_json(RunPaths("one").metrics / "attacks.json", {"checkpoints": facts})
-    with pytest.raises(SystemExit, match=r"attacks\.json has robust .* run `make train attack`"):
-        main(["collect", "one"])
+    with pytest.raises(ValueError, match=r"attacks\.json has robust .* run `make train attack`"):
+        collect(["one"], root)
 
 
 def test_missing_tables_are_named(root, capsys):
