@@ -20,7 +20,7 @@ from src.explainability.similarity import TOP_SHARE
 from src.models.runs import load_named
 from src.paths import EMBEDDED_CORPUS, RunPaths
 from src.progress import progress
-from src.results import read_csv
+from src.results import read_csv, read_json
 
 STATIC = ("page.css", "page.js", "index.html")
 CHART_ATTACKS = ("worst_case", "pgd", "fgsm", "noise_linf")
@@ -48,7 +48,9 @@ def build(
         PGD iterations on spectrograms and on samples.
     """
     names = checkpoints or checkpoint_names(paths)
-    models = {name: load_named(paths, name)[0] for name in names}
+    loaded = {name: load_named(paths, name) for name in names}
+    models = {name: model for name, (model, _) in loaded.items()}
+    keys = {name: facts["key"] for name, (_, facts) in loaded.items()}
     paths.page.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.page.parent, prefix=".part-") as part:
         folder = Path(part) / "page"
@@ -58,7 +60,7 @@ def build(
             for number, (name, model) in enumerate(progress(models.items(), "page", unit="model"))
         }
         pictures.draw_colour_bars(folder)
-        _write_data(folder, _facts(paths, names) | _segments(folder, shown, by_model))
+        _write_data(folder, _facts(paths, keys) | _segments(folder, shown, by_model))
         for name in STATIC:
             shutil.copy(files("app") / name, folder)
         shutil.rmtree(paths.page, ignore_errors=True)
@@ -66,26 +68,34 @@ def build(
     return paths.page / "index.html"
 
 
-def robustness_rows(paths: RunPaths, checkpoints: list[str]) -> list[dict]:
-    """Return the rows of `robustness.csv` for these checkpoints; none before `make attack`."""
-    file = paths.metrics / "robustness.csv"
+def robustness_rows(paths: RunPaths, keys: dict[str, str]) -> list[dict]:
+    """Return the rows of `robustness.csv` for these checkpoints; none before `make attack`.
+
+    `keys` are those of the trainings: a checkpoint that was trained again after the attack has no
+    rows, and a line names it.
+    """
+    file = paths.metrics / "attacks.json"
     if not file.exists():
         return []
-    table = read_csv(file)
-    rows = table.loc[table["checkpoint"].isin(checkpoints), COLUMNS]
+    attacked = read_json(file, {"checkpoints"})["checkpoints"]
+    old = [name for name in keys if name in attacked and attacked[name]["key"] != keys[name]]
+    if old:
+        print(f"no chart of {', '.join(old)}, trained again after the attack: run `make attack`")
+    table = read_csv(paths.metrics / "robustness.csv")
+    rows = table.loc[table["checkpoint"].isin(set(keys) - set(old)), COLUMNS]
     return rows.astype(object).where(rows.notna(), None).to_dict("records")
 
 
-def _facts(paths: RunPaths, names: list[str]) -> dict:
-    """Return the data of the page as a whole."""
-    metadata, robustness = load_metadata(paths), robustness_rows(paths, names)
+def _facts(paths: RunPaths, keys: dict[str, str]) -> dict:
+    """Return the data of the page as a whole; `keys` are those of the trainings by checkpoint."""
+    metadata, robustness = load_metadata(paths), robustness_rows(paths, keys)
     measured = {row["attack"] for row in robustness}
     return {
         "run": paths.run,
         "corpus": metadata["corpus"],
         "embedded": metadata["corpus"] == EMBEDDED_CORPUS,
         "genres": metadata["genres"],
-        "models": names,
+        "models": list(keys),
         "dynamic_range_db": DYNAMIC_RANGE_DB,
         "top_share": TOP_SHARE,
         "ticks": pictures.ticks(),

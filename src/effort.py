@@ -69,7 +69,7 @@ EFFORTS = {
         explain_iterations=10,
     ),
 }
-NEEDED = ("n_segments", "iterations", "n_restarts", "n_explained", "n_per_genre")  # at least one
+MAY_BE_ZERO = ("n_hard_label", "n_failures", "n_listened")  # of all others: at least one
 
 
 def choose_effort(name: str, changes: dict) -> Effort:
@@ -80,5 +80,5 @@ def choose_effort(name: str, changes: dict) -> Effort:
     check_value("EFFORT", name, "", choices=tuple(EFFORTS))
     for field, value in changes.items():
         check_value("EFFORT_CHANGES", field, "", choices=Effort._fields)
-        check_value(field.upper(), value, 0, (int(field in NEEDED), LARGEST))
+        check_value(field.upper(), value, 0, (int(field not in MAY_BE_ZERO), LARGEST))
     return EFFORTS[name]._replace(**changes)

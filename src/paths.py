@@ -1,5 +1,6 @@
 """Where everything lives: paths come from the package, never from the working directory."""
 
+import hashlib
 import os
 import unicodedata
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RAW = ROOT / "data" / "raw"
 NOTEBOOKS = ROOT / "notebooks"
+LONGEST_NAME = 200  # bytes of a name that files are called after; with what they add, 255 at most
 METRICS = ROOT / "results" / "metrics"
 EMBEDDED_CORPUS = "synthetic"  # the data set that is composed here
 CORPORA = (EMBEDDED_CORPUS, "gtzan_mini", "gtzan")  # data sets with a name; others are paths
@@ -71,7 +73,16 @@ class RunPaths:
 def run_name(dataset: str) -> str:
     """Return the default name of a run: the data set's name or the last part of its path."""
     name = Path(dataset).resolve().name if os.sep in dataset else dataset
-    return unicodedata.normalize("NFC", name.removesuffix(".npz"))
+    return short_name(unicodedata.normalize("NFC", name.removesuffix(".npz")))
+
+
+def short_name(name: str) -> str:
+    """Return a name of at most 200 bytes: a longer one is cut and ends in a digest of the whole."""
+    content = name.encode()
+    if len(content) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    return f"{content[: LONGEST_NAME - 9].decode(errors='ignore')}-{digest}"
 
 
 def require(path: Path, stage: str) -> Path:

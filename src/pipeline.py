@@ -7,7 +7,9 @@ input files and its parameters.
 """
 
 import json
+import logging
 import os
+import signal
 import sqlite3
 import sys
 import time
@@ -37,7 +39,7 @@ from src.results import read_json
 
 CELL_TIMEOUT = 24 * 3600  # seconds: a kernel killed for memory must not hang the run for ever
 START_TIMEOUT = 120
-QUIET = ["--IPKernelApp.log_level=ERROR"]  # a kernel on this machine need not warn of its ports
+QUIET = ["--IPKernelApp.log_level=CRITICAL"]  # it warns of its ports, and of sockets at its end
 ATTACK_TABLES = "attacks robustness comparison minimal_eps transfer transfer_tracks".split()
 AUDIO_TABLES = "audio_attacks audio_attacks_records".split()
 
@@ -298,5 +300,12 @@ def _alone(paths: RunPaths) -> Iterator[None]:
         )
 
 
+def _interrupt(*_: object) -> None:
+    """End by Ctrl-C; libraries need not report as well that their kernel has ended."""
+    logging.disable()
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, _interrupt)
     sys.exit(main(sys.argv[1:]))

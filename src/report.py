@@ -25,6 +25,7 @@ from PIL import Image
 
 from src.data.segments import load_metadata
 from src.labels import NAMES
+from src.models.comparison import check_current, training_results
 from src.paths import EMBEDDED_CORPUS, METRICS, ROOT, STAGES, RunPaths
 from src.results import read_csv, read_json, save_with, write_csv, write_json
 
@@ -90,7 +91,8 @@ def main(arguments: list[str]) -> int:
 def collect(runs: list[str], target: Path = METRICS) -> None:
     """Write tables, JSON and records of runs into `target`; print which runs each table has.
 
-    Tables contain the given runs only. Raises FileNotFoundError for a run without results.
+    Tables contain the given runs only. Raises FileNotFoundError for a run without results,
+    ValueError for results of other arrays than the run's or of an earlier training.
     """
     folders = {run: _folder(run) for run in runs}
     for run, folder in folders.items():
@@ -115,14 +117,20 @@ def _folder(run: str) -> str:
             f"results/metrics/{run} has no results: the name may be misspelt; `make run` with "
             f"RUN={run} makes them."
         )
-    return EMBEDDED if load_metadata(paths)["corpus"] == EMBEDDED_CORPUS else REAL
+    metadata = load_metadata(paths)
+    check_current(paths, metadata["fingerprint"])
+    return EMBEDDED if metadata["corpus"] == EMBEDDED_CORPUS else REAL
 
 
 def _copy_results(paths: RunPaths, target: Path) -> None:
     """Write a run's JSON, the metadata of its arrays (`data.json`) and its records, compressed."""
+    data = load_metadata(paths)
+    current = {result["checkpoint"] for result in training_results(paths, data["fingerprint"])}
     for file in sorted(paths.metrics.glob("*.json")):
-        write_json(target / file.name, read_json(file))
-    write_json(target / "data.json", load_metadata(paths))
+        kind, _, checkpoint = file.stem.partition("_")
+        if kind != "training" or checkpoint in current:
+            write_json(target / file.name, read_json(file))
+    write_json(target / "data.json", data)
     for file in (paths.metrics / f"{name}.csv" for name in RECORDS):
         if file.exists():
             _save(target / f"{file.name}.gz", gzip.compress(file.read_bytes(), mtime=0))

@@ -15,9 +15,18 @@ from typing import NamedTuple
 import papermill
 
 from src.effort import EFFORTS, choose_effort
-from src.models.recipes import DOCUMENTED, default_recipes
+from src.models.recipes import DOCUMENTED, checkpoint_name, default_recipes
 from src.parameters import LARGEST, check_value, load_parameters, read_value, show_value
-from src.paths import CORPORA, EMBEDDED_CORPUS, NOTEBOOKS, ROOT, STAGES, RunPaths, run_name
+from src.paths import (
+    CORPORA,
+    EMBEDDED_CORPUS,
+    LONGEST_NAME,
+    NOTEBOOKS,
+    ROOT,
+    STAGES,
+    RunPaths,
+    run_name,
+)
 from src.results import read_json
 
 GROUPS = {"CHANGES": DOCUMENTED, "EFFORT_CHANGES": EFFORTS["quick"]._asdict()}  # in notebooks
@@ -155,12 +164,22 @@ def _check_known(given: dict, stages: list[str]) -> None:
 def _paths(run: str) -> RunPaths:
     """Return the folders of a run; ValueError for a name that cannot name a folder."""
     run = unicodedata.normalize("NFC", run)
-    if not re.fullmatch(r"[^\s.~/\\-][^/\\\x00-\x1f]*", run):
-        raise ValueError(
-            f"RUN={run!r} cannot name a folder, being empty, a path or with a sign in front: "
-            "give letters, digits, spaces, - _ ."
-        )
+    _check_name("RUN", run, run)
     return RunPaths(run)
+
+
+def _check_name(parameter: str, value: str, name: str) -> None:
+    """Raise ValueError for a value that makes a name which no folder or file can have."""
+    if not re.fullmatch(r"[^\s.~/\\-][^/\\\x00-\x1f]*", name):
+        raise ValueError(
+            f"{parameter}={value!r} cannot name a folder, being empty, a path or with a sign in "
+            "front: give letters, digits, spaces, - _ ."
+        )
+    if len(name.encode()) > LONGEST_NAME:
+        raise ValueError(
+            f"{parameter}={value!r} is {len(name.encode()) - LONGEST_NAME} bytes too long for the "
+            "names of files that are made of it: give a shorter one."
+        )
 
 
 def _check_exists(paths: RunPaths) -> None:
@@ -208,6 +227,9 @@ def _check_values(values: dict) -> None:
             raise ValueError(f"{name} is empty, probably by mistake: give at least one value.")
         for item in items:
             check_value(name, item, item, limits, CHOICES.get(name, ()))
+    for recipe in values.get("RECIPES", ()):
+        suffix, seed = values["SUFFIX"], values["SEED"]
+        _check_name("SUFFIX", suffix, checkpoint_name(recipe, suffix, seed))
     if "EFFORT" in values:
         choose_effort(values["EFFORT"], values["EFFORT_CHANGES"])
     for name, sweep in SWEEPS.items() if "SUITE_EPSILONS" in values else ():

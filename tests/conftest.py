@@ -23,6 +23,7 @@ from src.models.trainer import fit
 from src.paths import RunPaths
 from src.results import write_csv
 
+LONG = "é" * 125  # the longest name that a track may have: 250 bytes, and 255 are the limit
 SLOWEST = ("test_notebooks", "test_real_tracks", "test_page", "test_kills", "test_adversarial")
 
 runtime.prepare_process()

@@ -6,6 +6,7 @@ from src.data.segments import Segments
 from src.models import runs
 from src.models.comparison import (
     accuracy_difference,
+    check_current,
     prediction_table,
     recipe_gains,
     training_rows,
@@ -57,12 +58,14 @@ def training_result(name, seed):
     return facts | {"test": test}
 
 
-def test_every_training_of_a_run_has_a_row(tmp_path, monkeypatch):
+def test_every_training_on_the_arrays_of_a_run_has_a_row(tmp_path, monkeypatch):
     monkeypatch.setattr("src.paths.ROOT", tmp_path)
     paths = RunPaths("r")
     for name, seed in (("robust", 42), ("improved_43", 43)):
         write_json(paths.metrics / f"training_{name}.json", training_result(name, seed))
-    table = training_rows(paths)
+    old = training_result("documented", 42) | {"fingerprint": "of other arrays"}
+    write_json(paths.metrics / "training_documented.json", old)
+    table = training_rows(paths, DATA["fingerprint"])
     assert table["recipe"].tolist() == ["improved", "robust"]
     assert table.loc[0].to_dict() == {
         "corpus": "c",
@@ -82,6 +85,24 @@ def test_every_training_of_a_run_has_a_row(tmp_path, monkeypatch):
         "checkpoint": "improved_43",
         "changes": '{"epochs": 3}',
     }
+
+
+@pytest.mark.parametrize("name", ["attacks", "audio_attacks", "explanations", "training"])
+def test_results_of_other_arrays_or_of_an_earlier_training_are_refused(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("src.paths.ROOT", tmp_path)
+    paths, trained = RunPaths("r"), training_result("robust", 42) | {"key": "first"}
+    write_json(paths.metrics / "training_robust.json", trained)
+    write_csv(paths.metrics / "training.csv", training_rows(paths, DATA["fingerprint"]))
+    measured = {"checkpoints": {"robust": {"key": "first"}}}
+    if name != "training":
+        write_json(paths.metrics / f"{name}.json", measured)
+    check_current(paths, DATA["fingerprint"])
+    with pytest.raises(ValueError, match=r"^results/metrics/r/training.csv has robust as it was"):
+        check_current(paths, "of other arrays")
+    if name != "training":
+        write_json(paths.metrics / "training_robust.json", trained | {"key": "second"})
+        with pytest.raises(ValueError, match=rf"/{name}.json has robust as it was before"):
+            check_current(paths, DATA["fingerprint"])
 
 
 def test_each_pair_of_recipes_is_compared_on_the_same_seeds(tmp_path, monkeypatch, segments):

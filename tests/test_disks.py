@@ -98,6 +98,7 @@ def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.filterwarnings("ignore:.*tasks have been:UserWarning")  # of joblib
 def test_arrays_on_a_full_disk_are_an_error_not_a_crash(written, full_disk, tmp_path):
     before, metadata = (written.processed / "train" / "X.npy").read_bytes(), load_metadata(written)
     tracks = corpora.load_tracks(written)

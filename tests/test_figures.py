@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import LONG
 from matplotlib.image import imread
 
 from src import plots
@@ -10,6 +11,7 @@ from src.data.segments import Segments
 from src.explainability import figures
 from src.explainability.faithfulness import FRACTIONS, LAYERS
 from src.explainability.selection import Confined, Example
+from src.paths import short_name
 
 SEGMENT = SimpleNamespace(track="blues.00003", start_s=6.0, genre="blues", segment=12)
 
@@ -95,10 +97,10 @@ def test_a_segment_that_no_eps_flips_is_called_so():
 
 def test_examples_are_written_by_several_processes_in_place_of_earlier_ones(tmp_path, maps):
     example = Example("kind", SEGMENT, *maps, "blues", "blues", "blues")
-    others = [SimpleNamespace(**vars(SEGMENT) | {"segment": k}) for k in (1, 2, 3)]
+    others = [SimpleNamespace(**vars(SEGMENT) | {"segment": k, "track": LONG}) for k in (1, 2, 3)]
     shown = [[example._replace(segment=segment), example] for segment in others]
     paths = figures.save_examples(shown, "Why?", tmp_path / "maps" / "kind", "tiny")
-    assert [path.name for path in paths] == [f"blues.00003_{k}.png" for k in (1, 2, 3)]
+    assert [path.name for path in paths] == [f"{short_name(LONG)}_{k}.png" for k in (1, 2, 3)]
     assert all(imread(path).std() > 0 for path in paths)
     (alone,) = figures.save_examples(shown[1:2], "Why?", tmp_path / "maps" / "kind", "tiny")
     assert list((tmp_path / "maps" / "kind").iterdir()) == [alone]  # others were of another model

@@ -13,7 +13,7 @@ from playwright.sync_api import sync_playwright
 
 from app import pictures, sounds
 from app.__main__ import main
-from app.build import build
+from app.build import build, robustness_rows
 from app.selection import checkpoint_names, easiest
 from src import labels
 from src.attacks.codecs import librosa_log_mel
@@ -28,7 +28,7 @@ from src.models.recipes import DOCUMENTED, Training
 from src.models.runs import load_named
 from src.models.trainer import fit
 from src.paths import ROOT, RunPaths
-from src.results import write_csv
+from src.results import read_json, write_csv, write_json
 
 GENRES = ["blues", "jazz", "rock"]
 MODELS = ["documented", "robust"]
@@ -92,6 +92,8 @@ def make_run(run, corpus):
     for seed, model in enumerate(MODELS):
         training = Training("documented", RECIPE, "", seed, GENRES, metadata["fingerprint"])
         fit(train, val, paths.models / model, training)
+    attacked = {name: {"key": load_named(paths, name)[1]["key"]} for name in MODELS}
+    write_json(paths.metrics / "attacks.json", {"checkpoints": attacked})
     write_csv(paths.metrics / "robustness.csv", robustness())
     return paths
 
@@ -131,7 +133,7 @@ def silent(tiny):
     """Return the paths of a page without audio and without measured attacks."""
     archive = write_archive(tiny.processed / "c.npz")
     paths = make_run("silent", LogMelArchive(archive, "spectra"))
-    (paths.metrics / "robustness.csv").unlink()
+    (paths.metrics / "attacks.json").unlink()
     build(paths, checkpoints=["robust"], iterations=STEPS)
     return paths
 
@@ -300,6 +302,13 @@ def test_robustness_is_that_of_the_models_shown(tiny, silent):
     pd.testing.assert_frame_equal(rows, expected, check_dtype=False)
     assert page["attacks"] == [[k, labels.ATTACKS[k].label] for k in ("pgd", "noise_linf")]
     assert (data(silent)["robustness"], data(silent)["attacks"]) == ([], [])
+
+
+def test_a_model_trained_again_after_the_attack_has_no_robustness(tiny, capsys):
+    attacked = read_json(tiny.metrics / "attacks.json")["checkpoints"]
+    keys = {name: facts["key"] for name, facts in attacked.items()} | {"robust": "another"}
+    assert {row["checkpoint"] for row in robustness_rows(tiny, keys)} == {"documented"}
+    assert capsys.readouterr().out.startswith("no chart of robust, trained again after the attack")
 
 
 def test_log_mels_have_a_page_without_sounds(silent):

@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from filelock import FileLock
 import src.paths
 from src import pipeline, request
 from src.parameters import save_parameters
-from src.paths import NOTEBOOKS, STAGES, RunPaths, run_name
+from src.paths import LONGEST_NAME, NOTEBOOKS, STAGES, RunPaths, run_name, short_name
 from src.pipeline import main, modules_of
 
 REAL_ROOT = NOTEBOOKS.parent
@@ -121,6 +122,16 @@ def test_every_module_that_is_no_command_is_used_by_some_notebook():
 )
 def test_a_run_is_named_after_its_corpus(dataset, name):
     assert run_name(dataset) == name
+
+
+def test_a_name_near_the_limit_of_the_system_is_shortened_and_stays_one_of_its_kind():
+    long = ["é" * 124 + end for end in ("é", "a", "b")]
+    short = list(map(short_name, long))
+    assert len({*short}) == 3
+    assert all(len(name.encode()) <= LONGEST_NAME for name in short)
+    assert all(name.startswith("é" * 95 + "-") for name in short)
+    assert short_name("é" * 100) == run_name("é" * 100) == "é" * 100
+    assert run_name(f"music/{long[0]}") == short[0]
 
 
 def test_all_stages_run_in_order_and_once(executed):
@@ -328,6 +339,33 @@ def test_a_kernel_ends_with_the_pipeline_that_was_killed(repository):
     os.waitpid(child, 0)
     state = Path("/proc", written.read_text().strip(), "stat")
     assert becomes(lambda: not state.exists() or " Z " in state.read_text())
+
+
+def test_ctrl_c_during_a_notebook_prints_one_sentence(repository):
+    explore = repository / "notebooks" / "01_data_exploration.ipynb"
+    long = "open('begun', 'w').close()\nwhile True:\n    sum(range(10**6))"
+    write_notebook(explore, FIRST_CELL + 'DATASET = "x"', long)
+    child, said = os.fork(), repository / "said"
+    if child == 0:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        with said.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        signal.signal(signal.SIGINT, pipeline._interrupt)
+        code = main(["explore", "RUN=fake"])
+        gc.collect()
+        sys.stdout.flush()
+        os._exit(code)
+    assert becomes((repository / "begun").exists)
+    os.kill(child, signal.SIGINT)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
+    time.sleep(1)  # of the kernel
+    lines = said.read_text().splitlines()
+    assert [line for line in lines if not line.endswith("explore")] == [
+        "interrupted: finished stages are kept; the same command continues from there"
+    ]
 
 
 def becomes(true, seconds=60):

@@ -256,9 +256,11 @@ def root(tmp_path, monkeypatch):
 def make_run(run, names, corpus="gtzan"):
     """Write the results of a run with these checkpoints."""
     folder = RunPaths(run).metrics
-    write_json(RunPaths(run).processed / "metadata.json", {"corpus": corpus, "n_tracks": 7})
+    data = {"corpus": corpus, "n_tracks": 7, "fingerprint": "new"}
+    write_json(RunPaths(run).processed / "metadata.json", data)
     for name in names:
-        write_json(folder / f"training_{name}.json", {"corpus": "x", "checkpoint": name})
+        result = {"corpus": "x", "checkpoint": name, "fingerprint": "new"}
+        write_json(folder / f"training_{name}.json", result)
     rows = [{"corpus": corpus, "recipe": name, "checkpoint": name} for name in sorted(names)]
     write_csv(folder / "training.csv", pd.DataFrame(rows))
 
@@ -270,6 +272,20 @@ def test_tables_of_runs_are_concatenated(root):
     table = pd.read_csv(root / "real" / "training.csv")
     assert table["recipe"].tolist() == ["documented", "robust", "documented"]
     assert read_json(root / "real/one/training_robust.json")["checkpoint"] == "robust"
+
+
+def test_results_of_other_arrays_are_not_collected(root):
+    make_run("one", ["documented"])
+    old = {"checkpoint": "robust", "fingerprint": "old"}
+    write_json(RunPaths("one").metrics / "training_robust.json", old)
+    collect(["one"], root)
+    assert [file.name for file in (root / "real/one").glob("training_*")] == [
+        "training_documented.json"
+    ]
+    facts = {"documented": {"key": "k"}, "robust": {"key": "k"}}
+    write_json(RunPaths("one").metrics / "attacks.json", {"checkpoints": facts})
+    with pytest.raises(ValueError, match=r"attacks\.json has robust .* run `make train attack`"):
+        collect(["one"], root)
 
 
 def test_missing_tables_are_named(root, capsys):

@@ -28,7 +28,7 @@ from src.workers import workers
 def cluster():
     """Return the address of a cluster of two processes, stopped afterwards."""
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
     ) as cluster:
         yield cluster.scheduler_address
 
@@ -77,7 +77,7 @@ def refuse(address, timeout):
 
 def test_workers_of_several_threads_are_refused():
     with LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0"
     ) as several:
         said = "has a worker with 2 threads: random numbers"
         with pytest.raises(ValueError, match=said), workers(several.scheduler_address):

@@ -18,6 +18,7 @@ from src.data.audio import read_audio
 from src.data.segments import Segments
 from src.labels import NAMES
 from src.models.evaluation import predict_logits, softmax, vote
+from src.paths import short_name
 from src.progress import progress
 from src.results import save_with
 
@@ -61,7 +62,7 @@ def attack_track_files(
         own = data.take(np.flatnonzero(data.tracks == track))
         classifier = make_waveform_classifier(model)
         attacked = attack_waveform("pgd_waveform", classifier, own.samples, own.y, snr_db, search)
-        path = folder / checkpoint / f"tracks_{snr_db:g}_db" / f"{track}.wav"
+        path = folder / checkpoint / f"tracks_{snr_db:g}_db" / f"{short_name(track)}.wav"
         read = read_audio(_write(path, attacked.ravel())).reshape(own.samples.shape)
         (ratio,) = ratio_db(own.samples.reshape(1, -1), attacked.reshape(1, -1))
         facts = {"checkpoint": checkpoint, "track": track, "true": own.y[0]}

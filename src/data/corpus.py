@@ -39,7 +39,7 @@ TEXTS = ("track", "genre", "path", "sha256", "duplicate_of", "reason")
 
 @dataclass(frozen=True)
 class AudioFolder:
-    """A corpus of audio files `<genre>/<genre>.NNNNN.<ending>` below a folder.
+    """A corpus of audio files below a folder; the folder that a file lies in is its genre.
 
     Attributes
     ----------

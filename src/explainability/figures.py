@@ -19,6 +19,7 @@ from src.explainability.faithfulness import CURVES, FRACTIONS, LAYERS
 from src.explainability.localization import BOX_EPS
 from src.explainability.records import ATTACKED, BOX_MASS, INSERTION, NOISE, pick
 from src.explainability.selection import Confined, Example
+from src.paths import short_name
 
 EVIDENCE = "evidence (0: least, 1: most)"
 CONDITION_STYLE = {  # colours of Okabe and Ito
@@ -311,6 +312,7 @@ def _band(ax: Axes, x: pd.Series, rows: pd.DataFrame, colour: str) -> None:
 
 def _save(examples: list[Example], question: str, folder: Path, corpus: str) -> Path:
     figure, segment = draw_examples(examples, question), examples[0].segment
-    path = plots.save_figure(figure, folder / f"{segment.track}_{segment.segment}.png", corpus)
+    name = f"{short_name(segment.track)}_{segment.segment}"
+    path = plots.save_figure(figure, folder / f"{name}.png", corpus)
     plt.close(figure)
     return path

@@ -10,7 +10,7 @@ from src.data.corpus import read_segments
 from src.data.features import SAMPLE_RATE, bands_to_bins, istft, stft
 from src.explainability.attributions import attribute
 from src.explainability.selection import Case, spread
-from src.paths import RunPaths
+from src.paths import RunPaths, short_name
 from src.results import save_with
 
 
@@ -49,7 +49,7 @@ def write_flipped(paths: RunPaths, case: Case, method: str, eps: float, n: int) 
     samples, written = read_segments(paths, data.table), []
     for k, row in enumerate(data.table.itertuples()):
         maps = {"clean": clean[k], "attacked": after[k]}
-        files = write_parts(folder, f"{row.track}_{row.segment}", samples[k], maps)
+        files = write_parts(folder, f"{short_name(row.track)}_{row.segment}", samples[k], maps)
         written.append((row, predicted[k], files))
     return written
 

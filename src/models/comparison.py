@@ -12,6 +12,7 @@ from src.results import read_csv, read_json
 from src.statistics import difference_over_tracks
 
 ACCURACIES = ("segment_accuracy", "track_accuracy")
+MEASURED_BY = {"attacks": "attack", "audio_attacks": "attack", "explanations": "explain"}  # stages
 
 
 def prediction_table(
@@ -79,20 +80,51 @@ def _predictions_by_recipe(
 ) -> dict[tuple, dict[int, pd.DataFrame]]:
     """Return the predictions made on arrays, by seed, of each recipe with the same changes."""
     found = {}
-    for file in sorted(paths.metrics.glob("training_*.json")):
-        result = read_json(file)
+    for result in training_results(paths, fingerprint):
         table = paths.metrics / f"predictions_{result['checkpoint']}.csv"
-        if result["fingerprint"] == fingerprint and table.exists():
+        if table.exists():
             changes = json.dumps(result["parameters"]["CHANGES"], sort_keys=True)
             by_seed = found.setdefault((result["recipe"] + result["suffix"], changes), {})
             by_seed[result["seed"]] = read_csv(table)
     return found
 
 
-def training_rows(paths: RunPaths) -> pd.DataFrame:
-    """Return one row per checkpoint of a run, of its `training_*.json`, in order of their names."""
-    files = sorted(paths.metrics.glob("training_*.json"))
-    return pd.DataFrame([_training_row(read_json(file)) for file in files])
+def training_results(paths: RunPaths, fingerprint: str) -> list[dict]:
+    """Return the content of each `training_*.json` of a run that was trained on these arrays."""
+    results = map(read_json, sorted(paths.metrics.glob("training_*.json")))
+    return [result for result in results if result["fingerprint"] == fingerprint]
+
+
+def training_rows(paths: RunPaths, fingerprint: str) -> pd.DataFrame:
+    """Return one row per checkpoint of a run that was trained on these arrays, ordered by name."""
+    return pd.DataFrame(map(_training_row, training_results(paths, fingerprint)))
+
+
+def check_current(paths: RunPaths, fingerprint: str) -> None:
+    """Raise ValueError if a run has results of other arrays, or of an earlier training.
+
+    Accuracies, attacks and explanations are joined by the names of checkpoints: all must be of the
+    same ones. `fingerprint` is that of the run's arrays.
+    """
+    trained = {result["checkpoint"]: result for result in training_results(paths, fingerprint)}
+    table = paths.metrics / "training.csv"
+    if table.exists() and (old := set(read_csv(table)["checkpoint"]) - set(trained)):
+        raise _outdated(paths, table.name, min(old), "train")
+    for name, stage in MEASURED_BY.items():
+        file = paths.metrics / f"{name}.json"
+        for checkpoint, facts in read_json(file)["checkpoints"].items() if file.exists() else ():
+            newest = trained.get(checkpoint, {"key": None})
+            if newest.get("key", facts["key"]) != facts["key"]:
+                raise _outdated(paths, file.name, checkpoint, stage)
+
+
+def _outdated(paths: RunPaths, file: str, checkpoint: str, stage: str) -> ValueError:
+    """Return the error for a result of a checkpoint or of arrays that were made again since."""
+    stages = "train" if stage == "train" else f"train {stage}"
+    return ValueError(
+        f"results/metrics/{paths.run}/{file} has {checkpoint} as it was before the arrays or the "
+        f"checkpoint were made again: run `make {stages}` with RUN={paths.run}."
+    )
 
 
 def _training_row(result: dict) -> dict:

@@ -17,9 +17,9 @@ from src.models import recipes
 from src.models.augment import CropDataset, shuffled_labels
 from src.models.checkpoints import CHECKPOINT_FILE, load_checkpoint
 from src.models.cnn import GenreClassifierCNN
+from src.models.comparison import training_results
 from src.models.trainer import fit
 from src.paths import RunPaths
-from src.results import read_json
 from src.runtime import prepare_process
 
 
@@ -43,8 +43,7 @@ def load_named(paths: RunPaths, name: str) -> tuple[GenreClassifierCNN, dict]:
 def load_trained(paths: RunPaths) -> dict[str, GenreClassifierCNN]:
     """Return all models of a run that were trained on its arrays, by checkpoint name."""
     fingerprint = load_metadata(paths)["fingerprint"]
-    results = [read_json(file) for file in sorted(paths.metrics.glob("training_*.json"))]
-    names = [r["checkpoint"] for r in results if r["fingerprint"] == fingerprint]
+    names = [result["checkpoint"] for result in training_results(paths, fingerprint)]
     return {name: load_named(paths, name)[0] for name in names}
 
 
@@ -94,8 +93,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--suffix", default="")
     options = parser.parse_args(arguments)
     prepare_process()
-    for name in options.recipes:
-        train_recipe(RunPaths(options.run), name, options.changes, options.suffix, options.seed)
+    try:
+        for name in options.recipes:
+            train_recipe(RunPaths(options.run), name, options.changes, options.suffix, options.seed)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(str(error))
     return 0
 
 
