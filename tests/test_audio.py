@@ -442,7 +442,7 @@ def test_figures_show_every_attack_and_codec(records, samples):
     assert not survival.texts
     assert [text.get_text() for text in empty.texts] == ["no segment was flipped"]
     figure = plots_audio.example(samples[0], {"PGD": samples[1]}, {"clean": "c", "PGD": "p"})
-    assert [ax.get_title() for ax in figure.axes[:4]] == ["c", "p", "", "change"]
+    assert [ax.get_title() for ax in figure.axes[:4]] == ["c", "p", "", "perturbation"]
 
 
 def test_the_folder_of_attacked_audio_is_ignored():
