@@ -194,10 +194,10 @@ def test_choices_are_those_of_the_code_and_limits_those_of_parameters():
 
 
 def test_a_run_remembers_its_parameters_until_they_are_reset():
-    assert remember("N_SEGMENTS=50", "CHECKPOINTS=a,b", 'SUFFIX=é"\\') == [
+    assert remember("N_SEGMENTS=50", "CHECKPOINTS=a,b", 'SUFFIX=é"') == [
         'DATASET = "synthetic"',
         "[train]",
-        'SUFFIX = "é\\"\\\\"',
+        'SUFFIX = "é\\""',
         "[attack]",
         "N_SEGMENTS = 50",
         'CHECKPOINTS = ["a", "b"]',
