@@ -9,7 +9,7 @@ import sys
 import pandas as pd
 
 from benchmarks.growth import SEED, watch
-from src.paths import METRICS, ROOT, STAGES
+from src.paths import METRICS, ROOT, STAGES, RunPaths
 from src.provenance import provenance
 from src.results import write_json
 from src.runtime import describe
@@ -20,6 +20,8 @@ def main() -> int:
 
     Stops with the code of a stage that fails.
     """
+    if (used := RunPaths("synthetic").models).exists():
+        sys.exit(f"{used} exists, so training would be skipped: measure in a fresh clone.")
     measured = {}
     for stage in STAGES:
         code, seconds, peak = watch([sys.executable, "-m", "src.pipeline", stage, "RESET=1"], ROOT)

@@ -36,7 +36,9 @@ def device() -> torch.device:
 
 @cache
 def fast_dtype() -> torch.dtype:
-    """Return the number format of training and of gradients; evaluation is always in float32.
+    """Return the number format of training, its validation and of gradients.
+
+    Evaluation on test segments is always in float32.
 
     bfloat16 where the hardware computes it faster than float32, else float32. The environment
     variable PRECISION (float32 or bfloat16) overrides the choice; another value is a ValueError.
@@ -61,7 +63,8 @@ def has_native_bfloat16() -> bool:
     """
     capabilities = torch.cpu.get_capabilities()
     has_instructions = any(capabilities.get(name) for name in NATIVE_BFLOAT16)
-    return has_instructions and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    is_available = torch.backends.mkldnn.is_available()
+    return has_instructions and is_available and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def bfloat16_speedup(repeats: int = 5) -> float:

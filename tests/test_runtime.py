@@ -1,5 +1,6 @@
 import json
 import os
+import platform
 import subprocess
 import sys
 
@@ -84,6 +85,7 @@ def test_the_layout_follows_the_width_of_vectors_and_the_precision(machine):
     assert runtime.memory_format() == torch.channels_last
 
 
+@pytest.mark.skipif("x86" not in platform.machine().lower(), reason="limits of x86 CPUs")
 def test_detection_follows_what_the_libraries_may_use():
     found = described(**AVX2)
     assert (found["cpu"], found["native_bfloat16"]) == ("AVX2", False)

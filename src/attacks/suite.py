@@ -75,9 +75,13 @@ def evaluate(
     for name, target in targets.items():
         pgd = sweep("pgd", target, budgets.sweep, search)
         records = pd.concat([sweep("fgsm", target, budgets.sweep, search), pgd], ignore_index=True)
-        for eps in progress(sorted(budgets.suite), "suite", unit="eps"):
-            for stage in stages(budgets, effort, eps, target.n_genres):
-                records = pd.concat([records, _run(target, records, stage, eps, seed)])
+        runs = [
+            (stage, eps)
+            for eps in sorted(budgets.suite)
+            for stage in stages(budgets, effort, eps, target.n_genres)
+        ]
+        for stage, eps in progress(runs, "suite", unit="attack"):
+            records = pd.concat([records, _run(target, records, stage, eps, seed)])
         found = _hard_label(target, budgets, effort, seed)
         records = pd.concat([found, records], ignore_index=True)
         worst = [worst_case(records, eps) for eps in sorted(budgets.sweep)]

@@ -36,7 +36,7 @@ from src.models.cnn import GenreClassifierCNN
 from src.models.recipes import Training
 from src.progress import progress
 from src.results import save_with
-from src.runtime import device, fast_precision, memory_format, set_seed
+from src.runtime import device, fast_dtype, fast_precision, memory_format, set_seed
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
 WARM_UP = 0.2
@@ -122,11 +122,11 @@ def kept_model(parts: dict) -> GenreClassifierCNN:
 
 
 def state_key(training: Training, start: GenreClassifierCNN | None = None) -> str:
-    """Return a hash of all that decides the weights: data, seed, recipe, start, code version."""
+    """Return a hash of what decides the weights: data, seed, recipe, start, versions, precision."""
     state = {} if start is None else start.state_dict()
     weights = [tensor.double().sum().item() for tensor in state.values()]
     decides = [training.fingerprint, training.seed, training.recipe, weights]
-    content = [*decides, TRAINING_VERSION, torch.__version__]
+    content = [*decides, TRAINING_VERSION, torch.__version__, str(fast_dtype())]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
