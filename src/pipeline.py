@@ -255,9 +255,8 @@ def _task(stage: str, request: Request) -> dict:
     parameters, complete = request.given(stage), request.complete(stage)
     inputs = inputs_of(stage, complete, paths)
     flat = {k: v for k, v in parameters.items() if k not in GROUPS} | request.tables[stage]
-    settings = json.dumps(
-        [flat, _source_state(stage, parameters), os.environ.get("PRECISION", "")], sort_keys=True
-    )
+    flat |= {"PRECISION": os.environ.get("PRECISION", "")}
+    settings = json.dumps([flat, _source_state(stage, parameters)], sort_keys=True)
     return {
         "actions": [(run_notebook, [stage, parameters, paths])],
         "file_dep": [str(f) for f in [notebook, *modules_of(notebook), *inputs]],
