@@ -1,4 +1,4 @@
-"""Recipes: what each of the three trainings does, as plain parameters.
+"""Recipes: the parameters of each training.
 
 `documented` is the specification's; `improved` starts from it and adds data augmentation and
 weight averaging; `robust` starts from it with adversarial training. `short` and `short_robust`
@@ -145,11 +145,17 @@ def recipe(name: str, changes: dict) -> dict:
     """Return a recipe with some parameters changed.
 
     Raises ValueError for an unknown recipe or parameter, and for a value of another type, outside
-    its limits or its choices.
+    its limits or its choices, and for a budget of adversarial training without steps.
     """
     check_value("RECIPES", name, "", choices=tuple(RECIPES))
     for key, value in changes.items():
         check_value("CHANGES", key, "", choices=tuple(DOCUMENTED))
         limits, choices = LIMITS.get(key, (0, LARGEST)), CHOICES.get(key, ())
         check_value(key.upper(), value, DOCUMENTED[key], limits, choices)
-    return RECIPES[name] | changes
+    changed = RECIPES[name] | changes
+    if changed["adversarial_eps"] and not changed["adversarial_steps"]:
+        raise ValueError(
+            "ADVERSARIAL_STEPS=0 with an ADVERSARIAL_EPS above 0 would train on random noise, "
+            "probably because one of them was forgotten: give at least one step."
+        )
+    return changed
