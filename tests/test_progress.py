@@ -43,7 +43,9 @@ def test_a_script_has_no_stage(monkeypatch, capfd):
 
 def test_a_terminal_gets_a_bar_that_is_drawn_again(terminal):
     assert list(progress(range(3), "pgd", unit="eps", mininterval=0)) == [0, 1, 2]
-    drawn = os.read(terminal, 10_000).decode()
+    drawn = ""
+    while "\n" not in drawn:  # a read returns what has arrived so far
+        drawn += os.read(terminal, 10_000).decode()
     assert re.search(r"\rtrain: pgd, eps 2/3 \|.+\| 00:\d\d, 00:\d\d left", drawn)
     assert drawn.count("\n") == 1
 
