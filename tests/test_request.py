@@ -132,7 +132,7 @@ def test_a_parameter_goes_to_those_of_the_stages_that_have_it():
         ("SUFFIX=/20", "SUFFIX='/20' cannot name a folder"),
         (f"SUFFIX={'x' * 196}", "SUFFIX='x+' is 1 bytes too long for the names of files"),
         ("DATASET=no/where", "DATASET=no/where does not exist, .* repository's root"),
-        ("RECIPES=robust", "train reads the checkpoint documented, .* START_FROM .*none yet"),
+        ("RECIPES=robust", "train reads the checkpoint improved, .* START_FROM .*none yet"),
         ("RECIPES=documented,robust SUFFIX=_x", "train reads the checkpoint documented, which"),
         (
             "RECIPES=documented",

@@ -219,10 +219,10 @@ def test_one_cycle_warms_up_and_cools_down(tmp_path):
     assert rates[0] < rates[-1] < max(rates) <= RECIPE["lr"]
 
 
-def test_adversarial_training_keeps_the_most_robust_epoch():
-    robust = [{"val_loss": 1.0, "robust_accuracy": 0.5}, {"val_loss": 0.5, "robust_accuracy": 0.4}]
-    assert epochs_since_best(robust) == 1
-    assert epochs_since_best([{"val_loss": 1.0}, {"val_loss": 0.5}]) == 0
+def test_the_lowest_loss_is_best_and_in_adversarial_training_the_last_epoch():
+    history = [{"val_loss": 0.5}, {"val_loss": 1.0}, {"val_loss": 0.9}]
+    assert epochs_since_best(history) == 2
+    assert epochs_since_best([epoch | {"robust_accuracy": 0.4} for epoch in history]) == 0
 
 
 def test_the_averaged_network_is_the_one_that_is_kept(tmp_path):

@@ -38,7 +38,7 @@ def measure(model: nn.Module, val: SegmentDataset, eps: float) -> dict:
     """Return accuracy under the single step and under PGD on a few validation segments.
 
     PGD attacks the segments that the single step has left. An empty dict for eps = 0. Training
-    shows these values and chooses the best epoch by them; notebook 4 evaluates the model.
+    shows these values; notebook 4 evaluates the model.
     """
     if not eps:
         return {}

@@ -40,7 +40,7 @@ from src.runtime import device, fast_dtype, fast_precision, memory_format, set_s
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
 WARM_UP = 0.2
-TRAINING_VERSION = 2  # raise it with every change of code that changes trained weights
+TRAINING_VERSION = 3  # raise it with every change of code that changes trained weights
 STATE_FILE, BEST_FILE = "state.pt", "best.pt"
 SHOWN = ("val_accuracy", "robust_accuracy", "val_loss", "train_loss")  # while training
 
@@ -61,12 +61,11 @@ def fit(
 ) -> list[dict]:
     """Train a model and keep its best epoch as `checkpoint.pt`.
 
-    The best epoch has the lowest validation loss or, in adversarial training, the highest robust
-    accuracy on validation segments. After each epoch the state goes to `folder`; a later call with
-    the same data, training, start and `TRAINING_VERSION` resumes from there and ends with the same
-    weights as an uninterrupted one. The best epoch so far is `best.pt`; it becomes `checkpoint.pt`
-    when training has ended. Several processes share each batch; batch norms see the part of their
-    own process.
+    The best epoch has the lowest validation loss; in adversarial training it is the last one. After
+    each epoch the state goes to `folder`; a later call with the same data, training, start and
+    `TRAINING_VERSION` resumes from there and ends with the same weights as an uninterrupted one.
+    The best epoch so far is `best.pt`; it becomes `checkpoint.pt` when training has ended. Several
+    processes share each batch; batch norms see the part of their own process.
 
     Parameters
     ----------
@@ -110,10 +109,13 @@ def fit(
 def epochs_since_best(history: list[dict]) -> int:
     """Return how many epochs ago the best one was; 0 without history.
 
-    The best has the highest robust accuracy where that was measured, else the lowest loss.
+    The best has the lowest validation loss. In adversarial training it is the last: robust
+    accuracy is measured on too few segments to choose by, and the schedule ends at a rate of zero.
     """
-    scores = [-epoch.get("robust_accuracy", -epoch["val_loss"]) for epoch in history]
-    return len(scores) - 1 - int(np.argmin(scores)) if scores else 0
+    if not history or "robust_accuracy" in history[-1]:
+        return 0
+    losses = [epoch["val_loss"] for epoch in history]
+    return len(losses) - 1 - int(np.argmin(losses))
 
 
 def kept_model(parts: dict) -> GenreClassifierCNN:
