@@ -424,13 +424,13 @@ ROBUST = {"RECIPES": ["robust"], "CHANGES": {}, "SUFFIX": "", "SEED": 43}
     [
         ("attack", {"CHECKPOINTS": ["a", "b"]}, ["a", "b"]),
         ("explain", {"CHECKPOINTS": ["a", "b"]}, ["a", "b"]),
-        ("train", ROBUST, ["documented_43"]),
+        ("train", ROBUST, ["improved_43"]),
         ("train", ROBUST | {"CHANGES": {"start_from": ""}}, []),
-        ("train", ROBUST | {"RECIPES": ["documented", "robust"]}, []),
+        ("train", ROBUST | {"RECIPES": ["improved", "robust"]}, []),
         (
             "train",
-            ROBUST | {"RECIPES": ["documented", "robust"], "SUFFIX": "_x"},
-            ["documented_43"],
+            ROBUST | {"RECIPES": ["improved", "robust"], "SUFFIX": "_x"},
+            ["improved_43"],
         ),
     ],
 )

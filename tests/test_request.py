@@ -133,7 +133,7 @@ def test_a_parameter_goes_to_those_of_the_stages_that_have_it():
         (f"SUFFIX={'x' * 196}", "SUFFIX='x+' is 1 bytes too long for the names of files"),
         ("DATASET=no/where", "DATASET=no/where does not exist, .* repository's root"),
         ("RECIPES=robust", "train reads the checkpoint improved, .* START_FROM .*none yet"),
-        ("RECIPES=documented,robust SUFFIX=_x", "train reads the checkpoint documented, which"),
+        ("RECIPES=improved,robust SUFFIX=_x", "train reads the checkpoint improved, which"),
         (
             "RECIPES=documented",
             "attack reads the checkpoint short, .* give CHECKPOINTS .* is documented",
