@@ -5,7 +5,12 @@ from torch import nn
 
 from src.data.segments import SegmentDataset
 from src.models import adversarial_training, cnn
-from src.models.adversarial_training import measure, overfitted_epochs, perturb
+from src.models.adversarial_training import (
+    measure,
+    overfitted_epochs,
+    perturb,
+    perturbed_weights,
+)
 from src.models.cnn import GenreClassifierCNN
 
 
@@ -34,6 +39,23 @@ def test_the_inner_attack_leaves_batch_norms_and_weights_alone(network):
     perturb(network, torch.rand(4, 1, 128, 32), torch.zeros(4, dtype=torch.long), 0.05, 2)
     assert all(value.equal(before[name]) for name, value in network.state_dict().items())
     assert all(p.grad is None for p in network.parameters())
+
+
+def test_weights_move_by_a_share_of_their_norm_to_a_higher_loss_and_back(network):
+    X, y = torch.rand(8, 1, 128, 32), torch.arange(8) % 3
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network.eval()
+    loss = nn.functional.cross_entropy(network(X), y)
+    with perturbed_weights(network, X, y, size=0.02):
+        assert nn.functional.cross_entropy(network(X), y) > loss
+        for name, value in network.state_dict().items():
+            moved = (value - before[name]).float().norm()
+            norm = before[name].float().norm()
+            expected = 0.02 * norm if value.ndim > 1 else torch.zeros(())
+            assert torch.isclose(moved, expected, rtol=1e-3, atol=1e-6), name
+    assert all(value.equal(before[name]) for name, value in network.state_dict().items())
+    with perturbed_weights(network, X, y, size=0):
+        assert all(value.equal(before[name]) for name, value in network.state_dict().items())
 
 
 MEASURES = ("single_step_accuracy", "robust_accuracy")

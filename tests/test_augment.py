@@ -7,6 +7,7 @@ from src.data.features import N_FRAMES
 from src.models.augment import (
     CROPS_PER_TRACK,
     CropDataset,
+    cut_mix,
     filtered,
     mask,
     mixup,
@@ -127,6 +128,29 @@ def test_mixup_keeps_the_mass_of_labels():
     mixed, targets = mixup(10, 0.5)(X, y)
     assert not mixed.equal(X)
     assert torch.allclose(targets.sum(dim=1), torch.ones(8))
+
+
+def test_cut_mix_takes_one_stripe_of_frames_and_its_share_of_the_label():
+    torch.manual_seed(0)
+    X = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 1, 128, 130)
+    y = torch.arange(6)
+    for _ in range(20):
+        mixed, targets = cut_mix(X, y, 6, share=1)
+        row = mixed[:, 0, 0]
+        assert (mixed == row[:, None, None]).all()  # frequencies stay together
+        assert (row != y[:, None]).diff(dim=1).sum(dim=1).max() <= 2  # one stripe
+        taken = (row != y[:, None]).float().mean(dim=1)
+        assert 0.09 < taken[taken > 0].min() <= taken.max() <= 0.5
+        share = torch.stack([(row == genre).float().mean(dim=1) for genre in range(6)], dim=1)
+        assert torch.allclose(targets, share, atol=0.01)
+
+
+def test_cut_mix_changes_the_given_share_of_batches():
+    torch.manual_seed(0)
+    X, y = torch.rand(4, 1, 2, 130), torch.arange(4)
+    changed = [cut_mix(X, y, 4, share=0.3)[1].ndim == 2 for _ in range(500)]
+    assert 0.2 < np.mean(changed) < 0.4
+    assert cut_mix(X, y, 4, share=0) == (X, y)
 
 
 def test_every_recipe_sets_every_parameter():

@@ -26,6 +26,8 @@ EVERYTHING = {
     "label_smoothing": 0.05,
     "adversarial_eps": 0.01,
     "adversarial_steps": 2,
+    "cutmix": 0.5,
+    "adversarial_weights": 0.01,
 }
 
 

@@ -1,4 +1,7 @@
-"""Adversarial training: the attack of the training loop and the robustness reached so far."""
+"""Adversarial training: attacks on inputs and weights, and the robustness reached so far."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -11,6 +14,7 @@ from src.runtime import device, fast_precision, memory_format
 SINGLE_STEP, MULTI_STEP = 1.25, 0.5  # step size, of eps
 MEASURED_SEGMENTS, MEASURED_STEPS, MEASURED_BATCH = 100, 10, 25
 OVERFITTING_GAP = 0.2
+SMALLEST = 1e-12  # norm of a gradient
 
 
 def perturb(
@@ -20,7 +24,7 @@ def perturb(
 
     One step of 1.25 eps (Wong et al. 2020) or several of eps / 2 (Madry et al. 2018). The network
     is in eval mode meanwhile: its batch norms are those of evaluation and are not updated. The
-    caller sets train mode again.
+    caller sets train mode again. `y` are genre numbers (n,) or probabilities (n, n_genres).
     """
     model.eval()
     size = eps * (SINGLE_STEP if steps == 1 else MULTI_STEP)
@@ -32,6 +36,35 @@ def perturb(
         (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(logits, y), attacked)
         change = (attacked.detach() - X + size * gradient.sign()).clamp(-eps, eps)
     return (X + change).clamp(0, 1).detach()
+
+
+@contextmanager
+def perturbed_weights(
+    model: nn.Module, X: torch.Tensor, y: torch.Tensor, size: float
+) -> Iterator[None]:
+    """Move weights to where the loss of a batch is higher, and back afterwards.
+
+    Each matrix or kernel moves along its gradient by `size` of its own norm; biases and batch norms
+    stay. Gradients taken inside lead to flat minima. The direction is found in eval mode; the
+    caller sets train mode. Source: adversarial weight perturbation, Wu et al. 2020, arXiv
+    2004.05884.
+    """
+    if not size:
+        yield
+        return
+    weights = [weight for weight in model.parameters() if weight.ndim > 1]
+    model.eval()
+    with fast_precision():
+        logits = model(X).float()
+    gradients = torch.autograd.grad(nn.functional.cross_entropy(logits, y), weights)
+    kept = [weight.detach().clone() for weight in weights]
+    with torch.no_grad():
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.add_(size * weight.norm() * gradient / gradient.norm().clamp_min(SMALLEST))
+    yield
+    with torch.no_grad():
+        for weight, value in zip(weights, kept, strict=True):
+            weight.copy_(value)
 
 
 def measure(model: nn.Module, val: SegmentDataset, eps: float) -> dict:

@@ -1,4 +1,4 @@
-"""Varying the training data: random crops, SpecAugment masks, filters, warps, mixup,
+"""Varying the training data: random crops, SpecAugment masks, filters, warps, mixup, cutmix,
 shuffled labels."""
 
 import math
@@ -14,6 +14,7 @@ from src.runtime import forget_read
 
 CROPS_PER_TRACK = 10
 BANDS_PER_OCTAVE = 26  # of the 128 mel bands, above 1 kHz; fewer below
+NARROWEST, WIDEST = 0.1, 0.5  # stripes of cutmix, of the frames
 FILTER_POINTS = 6  # at which a random filter has a gain of its own, evenly along the mel bands
 
 
@@ -103,6 +104,35 @@ def warped(X: torch.Tensor, largest: float) -> torch.Tensor:
 def mixup(n_genres: int, alpha: float) -> v2.MixUp:
     """Return torchvision's mixup of a batch and its labels (Zhang et al. 2018)."""
     return v2.MixUp(alpha=alpha, num_classes=n_genres)
+
+
+def cut_mix(
+    X: torch.Tensor, y: torch.Tensor, n_genres: int, share: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give a batch a stripe of frames from another of its segments, in a share of batches.
+
+    Labels are mixed by the stripe's width. Frequencies stay together, as half of two spectra is no
+    spectrum. Source: CutMix, Yun et al. 2019, along time only; for adversarial training with
+    averaged weights Rebuffi et al. 2021, arXiv 2111.05328.
+
+    Parameters
+    ----------
+    X : (n, 1, 128, frames)
+    y : (n,) genre numbers
+    share : 0 to 1; 0 leaves labels as numbers
+
+    Returns
+    -------
+    X and labels, (n,) numbers or (n, n_genres) probabilities.
+    """
+    if not share or torch.rand(()) >= share:
+        return X, y
+    frames, order = X.shape[3], torch.randperm(len(X)).to(X.device)
+    width = int(frames * (NARROWEST + (WIDEST - NARROWEST) * torch.rand(()).item()))
+    stripe = slice(start := int(torch.randint(frames - width + 1, ())), start + width)
+    X, labels = X.clone(), nn.functional.one_hot(y, n_genres).float()
+    X[..., stripe] = X[order][..., stripe]
+    return X, labels.lerp(labels[order], width / frames)
 
 
 def shuffled_labels(y: np.ndarray, tracks: np.ndarray, seed: int) -> np.ndarray:

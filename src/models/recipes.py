@@ -24,12 +24,14 @@ DOCUMENTED = {
     "filter_db": 0.0,  # FilterAugment: largest gain or loss of a random smooth filter
     "warp": 0.0,  # largest relative change of tempo and, separately, of pitch
     "mixup": 0.0,  # alpha of mixup; 0: none
+    "cutmix": 0.0,  # share of batches whose segments get a stripe of frames from one another
     "label_smoothing": 0.0,
     "averaging": 0.0,  # epochs over which weights are averaged, exponentially; 0: none
     "random_labels": False,  # genres of training tracks shuffled: a control for explanations
     "start_from": "",  # recipe with suffix to start from, of the same seed; empty: from scratch
     "adversarial_eps": 0.0,  # budget of adversarial training, of the range [0, 1]; 0: none
     "adversarial_steps": 0,  # 1: single step from a random start; more: PGD
+    "adversarial_weights": 0.0,  # perturbation of each layer's weights, of their norm; 0: none
 }
 
 IMPROVED = DOCUMENTED | {
@@ -87,8 +89,10 @@ LIMITS = {  # of other numbers: from 0 on
     "crop_frames": (16, LARGEST),  # four layers halve them
     "mask_bands": (0, 128),
     "warp": (0, 0.9),
+    "cutmix": (0, 1),
     "label_smoothing": (0, 0.9),
     "adversarial_eps": (0, 1),
+    "adversarial_weights": (0, 1),
 }
 
 RECIPES = {

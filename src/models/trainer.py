@@ -33,7 +33,7 @@ from src.models.checkpoints import (
     save_checkpoint,
 )
 from src.models.cnn import GenreClassifierCNN
-from src.models.recipes import Training
+from src.models.recipes import DOCUMENTED, Training
 from src.progress import progress
 from src.results import save_with
 from src.runtime import device, fast_dtype, fast_precision, memory_format, set_seed
@@ -127,7 +127,8 @@ def state_key(training: Training, start: GenreClassifierCNN | None = None) -> st
     """Return a hash of what decides the weights: data, seed, recipe, start, versions, precision."""
     state = {} if start is None else start.state_dict()
     weights = [tensor.double().sum().item() for tensor in state.values()]
-    decides = [training.fingerprint, training.seed, training.recipe, weights]
+    changed = {k: v for k, v in training.recipe.items() if v != DOCUMENTED[k]}
+    decides = [training.fingerprint, training.seed, changed, weights]
     content = [*decides, TRAINING_VERSION, torch.__version__, str(fast_dtype())]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -215,17 +216,23 @@ def _learn(parts: dict, crew: Crew, train: Dataset, recipe: dict, n_genres: int)
         X = augment.filtered(X, recipe["filter_db"])
         X = augment.warped(X, recipe["warp"])
         X = augment.mask(X, recipe["mask_bands"], recipe["mask_frames"])
+        X, targets = augment.cut_mix(X, y, n_genres, recipe["cutmix"])
         if recipe["adversarial_eps"]:
             steps = recipe["adversarial_steps"]
-            X = adversarial_training.perturb(model, X, y, recipe["adversarial_eps"], steps)
-        X, targets = mixup(X, y) if mixup else (X, y)
-        crew.model.train()
-        with fast_precision():
-            logits = crew.model(X).float()
-        loss = nn.functional.cross_entropy(
-            logits, targets, label_smoothing=recipe["label_smoothing"]
-        )
-        _step(parts, optimizer, loss, recipe)
+            X = adversarial_training.perturb(model, X, targets, recipe["adversarial_eps"], steps)
+        X, targets = mixup(X, targets) if mixup else (X, targets)
+        size = recipe["adversarial_weights"]
+        with adversarial_training.perturbed_weights(model, X, targets, size):
+            crew.model.train()
+            with fast_precision():
+                logits = crew.model(X).float()
+            loss = nn.functional.cross_entropy(
+                logits, targets, label_smoothing=recipe["label_smoothing"]
+            )
+            _check_number(loss.item())
+            optimizer.zero_grad()
+            loss.backward()
+        _step(parts, recipe)
         sums += _sums(loss * len(y), logits, y)
     return _means(sums, crew)
 
@@ -243,12 +250,9 @@ def _means(sums: torch.Tensor, crew: Crew) -> dict:
     return {"loss": loss / n, "accuracy": right / n}
 
 
-def _step(parts: dict, optimizer: torch.optim.Optimizer, loss: torch.Tensor, recipe: dict) -> None:
-    """Follow the gradient of a loss, once it is known to be a number."""
-    _check_number(loss.item())
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
+def _step(parts: dict, recipe: dict) -> None:
+    """Follow the gradient; bring schedule and average up to date."""
+    parts["optimizer"].step()
     if recipe["schedule"] == "one_cycle":
         parts["scheduler"].step()
     if "average" in parts:
