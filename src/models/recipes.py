@@ -53,7 +53,11 @@ IMPROVED = DOCUMENTED | {
 ROBUST = IMPROVED | {
     "epochs": 16,
     "patience": 16,
-    "lr": 0.001,
+    "lr": 0.0015,
+    "mask_bands": 8,
+    "mask_frames": 4,
+    "filter_db": 3.0,
+    "warp": 0.1,
     "averaging": 3.0,
     "start_from": "improved",
     "adversarial_eps": 0.0125,  # a little more than the 0.01 that notebook 4 evaluates
