@@ -8,6 +8,7 @@ from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import (
     band_statistics,
     baseline_probabilities,
+    calibration_error,
     evaluate,
     predict_logits,
     softmax,
@@ -69,6 +70,7 @@ def test_predicting_does_not_change_the_input(X):
 def test_a_song_goes_to_the_mean_probability_not_to_the_majority_of_clips():
     probabilities = np.array([[0.5, 0.4, 0.1], [0.5, 0.4, 0.1], [0, 0.9, 0.1], [0.1, 0.2, 0.7]])
     table = vote(probabilities, np.array(["b.1", "b.1", "b.1", "a.0"]), np.array([1, 1, 1, 2]))
+    assert table.pop("confidence").tolist() == pytest.approx([0.7, 1.7 / 3])
     assert table.to_dict("records") == [
         {"track": "a.0", "true": 2, "predicted": 2},
         {"track": "b.1", "true": 1, "predicted": 1},
@@ -84,6 +86,21 @@ def test_a_perfect_classifier_scores_one():
     assert result["macro_recall"] == {"segment": 1, "track": 1}
     assert np.array_equal(result["confusion_segments"], 4 * np.eye(3))
     assert np.array_equal(result["confusion_tracks"], 2 * np.eye(3))
+
+
+def test_the_calibration_error_is_the_distance_between_confidence_and_accuracy():
+    sure, correct = np.array([0.9, 0.9, 0.9, 0.9, 0.5, 0.5]), np.array([1, 1, 1, 0, 0, 0])
+    assert calibration_error(sure, correct) == pytest.approx((4 * 0.15 + 2 * 0.5) / 6)
+    assert calibration_error(np.array([0.75] * 4), [1, 1, 0, 1]) == pytest.approx(0)
+    mixed = np.array([0.61, 0.65]), [0, 1]  # one bin of fifteen: errors cancel within it
+    assert calibration_error(*mixed) == pytest.approx(0.13)
+    rng = np.random.default_rng(0)
+    honest = rng.uniform(0.1, 1, 20_000)
+    assert calibration_error(honest, rng.random(20_000) < honest) < 0.02
+    result = evaluate(np.float64([[0.8, 0.1, 0.1]] * 2), np.array([0, 1]), np.arange(2), GENRES)
+    assert result["calibration"] == pytest.approx(
+        {"mean_confidence": 0.8, "calibration_error": 0.3}
+    )
 
 
 def test_a_classifier_that_knows_nothing_scores_chance():

@@ -6,6 +6,7 @@ from src.attacks.records import (
     TABLE_COLUMNS,
     Target,
     compare,
+    genre_table,
     headline,
     make_records,
     percent_table,
@@ -85,8 +86,9 @@ def test_the_table_is_counted_from_the_records(records):
     table = robustness_table(pd.concat([records, worst]), "tiny", "random")
     assert list(table.columns) == TABLE_COLUMNS
     assert list(TABLE_COLUMNS) == (
-        "corpus,split,checkpoint,attack,eps,eps_db,accuracy,low,high,attack_success_rate,"
-        "n_segments,n_tracks".split(",")
+        "corpus,split,checkpoint,attack,eps,eps_db,accuracy,low,high,n_segments,n_tracks,"
+        "attack_success_rate,attack_success_rate_low,attack_success_rate_high,"
+        "attack_success_rate_n_segments,attack_success_rate_n_tracks".split(",")
     )
     lines = table.set_index(["attack", "eps"])
     clean = lines.loc["clean", 0.0]
@@ -95,6 +97,7 @@ def test_the_table_is_counted_from_the_records(records):
     line = lines.loc["worst_case", 0.01]
     assert line["accuracy"] == 3 / 6
     assert line["attack_success_rate"] == 2 / 5
+    assert (line["attack_success_rate_n_segments"], line["attack_success_rate_n_tracks"]) == (5, 3)
     assert line["eps_db"] == pytest.approx(0.8)
     assert (table["corpus"] == "tiny").all()
     assert table["attack"].iloc[0] == "clean"
@@ -102,12 +105,14 @@ def test_the_table_is_counted_from_the_records(records):
 
 @pytest.mark.usefixtures("intervals_of_any")
 def test_intervals_are_those_of_tracks():
-    """Five tracks of 40 like segments each: as uncertain as five coin flips, not as 200."""
+    """Five tracks of 40 like segments each: as uncertain as six coin flips, not as 200."""
     after = np.repeat([1, 1, 1, 0, 0], 40)
     table = rows("pgd", 0.01, [1] * 200, after).assign(track=np.repeat([*"abcde"], 40))
     line = robustness_table(table, "tiny", "random").set_index("attack").loc["pgd"]
     assert (line["accuracy"], line["n_tracks"]) == (0.6, 5)
-    assert (line["low"], line["high"]) == (pytest.approx(0.2), 1)  # quantiles of binomial(5, 0.6)/5
+    assert (line["low"], line["high"]) == pytest.approx((0.24, 0.88), abs=0.02)  # Wilson's, n = 6
+    ends = line["attack_success_rate_low"], line["attack_success_rate_high"]
+    assert ends == pytest.approx((1 - line["high"], 1 - line["low"]))
     alone = rows("pgd", 0.01, [1, 1], [1, 0])
     line = robustness_table(alone, "tiny", "random").set_index("attack").loc["pgd"]
     assert pd.isna(line["low"])
@@ -115,7 +120,7 @@ def test_intervals_are_those_of_tracks():
 
 def test_where_nothing_was_right_there_is_no_success_rate():
     table = robustness_table(rows("pgd", 0.01, [0, 0], [0, 0]), "tiny", "random")
-    assert table["attack_success_rate"].isna().all()
+    assert table[[name for name in table if "success" in name]].isna().all(axis=None)
     assert (table["accuracy"] == 0).all()
 
 
@@ -133,8 +138,26 @@ def test_checkpoints_are_compared_segment_by_segment():
     assert (worst["checkpoint"], worst["compared_with"]) == ("robust", "documented")
     assert worst["difference"] == pytest.approx(2 / 6)
     assert worst["low"] <= 2 / 6 <= worst["high"]
+    assert clean["low"] < 0 < clean["high"]
+    assert clean["p_value"] == clean["p_holm"] == 1
+    assert worst["p_holm"] == 2 * worst["p_value"]
     assert (worst["n_segments"], worst["n_tracks"]) == (6, 3)
     assert compare(table[:6]).empty
+
+
+def test_robustness_by_genre_is_clean_and_under_the_worst_case(records):
+    records = pd.concat([records, worst_case(records, 0.01)]).assign(true=0)
+    records["true"] = (records["segment"] >= 4).astype(int)
+    table = genre_table(records, "tiny", "random").set_index(["attack", "true"])
+    assert table["n_segments"].to_dict() == {
+        ("clean", 0): 4,
+        ("clean", 1): 2,
+        ("worst_case", 0): 4,
+        ("worst_case", 1): 2,
+    }
+    assert table.loc[("clean", 0), "accuracy"] == 1
+    assert table.loc[("worst_case", 0), "accuracy"] == 1 / 2
+    assert {"low", "high", "n_tracks", "eps_db"} <= set(table)
 
 
 def test_the_worst_case_names_the_attack_that_broke_a_segment_first():

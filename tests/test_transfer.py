@@ -68,3 +68,13 @@ def test_the_table_states_its_eps_and_its_tracks(evaluated):
     counted = table.groupby("unit")["n_segments"].unique().to_dict()
     assert {unit: list(n) for unit, n in counted.items()} == {"segment": [24], "track": [6]}
     assert (table["n_tracks"] == 6).all()
+
+
+def test_the_table_states_how_sure_the_models_are(evaluated):
+    table = transfer_table(evaluated, "tiny", "random").set_index(["made_on", "checkpoint", "unit"])
+    group = evaluated[(evaluated["made_on"] == "one") & (evaluated["checkpoint"] == "one")]
+    group = group[group["unit"] == "segment"]
+    line = table.loc[("one", "one", "segment")]
+    assert line["mean_confidence"] == pytest.approx(group["confidence"].mean())
+    wrong = group["confidence"].mean() - line["accuracy"]
+    assert abs(wrong) - 1e-9 <= line["calibration_error"] <= 1

@@ -12,17 +12,20 @@ from src.data.segments import Segments
 from src.labels import NAMES
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits
-from src.statistics import difference_over_tracks, mean_over_tracks
+from src.statistics import difference_over_tracks, holm, mean_over_tracks
 
 CLEAN, WORST_CASE = "clean", "worst_case"
 NOISES = ("noise_linf", "noise_l2")
 HEADLINE = (CLEAN, "noise_linf", "fgsm", "pgd", "hop_skip_jump", WORST_CASE)
-TABLE_COLUMNS = (
-    "corpus split checkpoint attack eps eps_db accuracy low high attack_success_rate "
-    "n_segments n_tracks"
-).split()
+RATE = "attack_success_rate"
+MEASURED = ("accuracy", "low", "high", "n_segments", "n_tracks")
+TABLE_COLUMNS = [
+    *("corpus", "split", "checkpoint", "attack", "eps", "eps_db", *MEASURED),
+    *(RATE, *(f"{RATE}_{name}" for name in MEASURED[1:])),
+]
 COMPARISON_COLUMNS = (
-    "checkpoint compared_with attack eps eps_db difference low high n_segments n_tracks"
+    "checkpoint compared_with attack eps eps_db difference low high p_value p_holm "
+    "n_segments n_tracks"
 ).split()
 
 
@@ -152,8 +155,8 @@ def robustness_table(records: pd.DataFrame, corpus: str, split: str) -> pd.DataF
     """Return accuracy and success rate by checkpoint, attack and eps, with intervals over tracks.
 
     Attack `clean` (eps 0) comes first for each checkpoint. The attack success rate is the share of
-    successes among the segments predicted correctly before; it is missing for `clean` and where
-    there are none.
+    successes among the segments predicted correctly before, with its own interval and numbers; it
+    is missing for `clean` and where there are none.
     """
     by = ["checkpoint", "attack", "eps"]
     both = pd.concat(
@@ -162,19 +165,34 @@ def robustness_table(records: pd.DataFrame, corpus: str, split: str) -> pd.DataF
     )
     table = accuracy_table(both["adversarial_prediction"] == both["true"], both, by)
     vulnerable = records[records["clean_prediction"] == records["true"]]
-    rate = vulnerable.groupby(by)["success"].mean().rename("attack_success_rate")
-    table = table.join(rate, on=by).assign(corpus=corpus, split=split)
-    return table.assign(eps_db=table["eps"] * DYNAMIC_RANGE_DB)[TABLE_COLUMNS]
+    rates = accuracy_table(vulnerable["success"], vulnerable, by).reindex(columns=[*by, *MEASURED])
+    names = {name: f"{RATE}_{name}" for name in MEASURED} | {"accuracy": RATE}
+    table = table.join(rates.set_index(by).rename(columns=names), on=by)
+    table = table.assign(corpus=corpus, split=split, eps_db=table["eps"] * DYNAMIC_RANGE_DB)
+    return table[TABLE_COLUMNS]
+
+
+def genre_table(records: pd.DataFrame, corpus: str, split: str) -> pd.DataFrame:
+    """Return clean accuracy and that under the worst case by genre, with intervals over tracks.
+
+    One row per checkpoint, attack, eps and genre number `true`; columns as in `robustness_table`
+    up to n_tracks.
+    """
+    both = _clean_and_worst(records)
+    by = ["checkpoint", "attack", "eps", "true"]
+    table = accuracy_table(both["adversarial_prediction"] == both["true"], both, by)
+    table = table.assign(corpus=corpus, split=split, eps_db=table["eps"] * DYNAMIC_RANGE_DB)
+    return table[["corpus", "split", *by[:3], "eps_db", "true", *MEASURED]]
 
 
 def compare(records: pd.DataFrame) -> pd.DataFrame:
     """Return the accuracy of each later checkpoint minus that of the first, on the same segments.
 
     One row for clean segments (eps 0) and each eps of the worst case; `difference` is a fraction,
-    `low` and `high` bound it by bootstrap over tracks. No rows for a single checkpoint.
+    `low`, `high` and `p_value` are those of `difference_over_tracks`, `p_holm` is corrected for the
+    number of rows. No rows for a single checkpoint.
     """
-    worst = records[records["attack"] == WORST_CASE]
-    both = pd.concat([_as_clean(worst[worst["eps"] == worst["eps"].min()]), worst])
+    both = _clean_and_worst(records)
     both["correct"] = (both["adversarial_prediction"] == both["true"]).astype(float)
     keys = ["attack", "eps", "segment", "track"]
     pairs = both.pivot_table(index=keys, columns="checkpoint", values="correct").reset_index()
@@ -186,7 +204,8 @@ def compare(records: pd.DataFrame) -> pd.DataFrame:
             facts = {"checkpoint": other, "compared_with": first, "attack": attack, "eps": eps}
             facts |= {"eps_db": eps * DYNAMIC_RANGE_DB, "difference": measured.pop("value")}
             rows.append(facts | measured)
-    return pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
+    table = pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
+    return table.assign(p_holm=holm(table["p_value"]))
 
 
 def percent_table(table: pd.DataFrame, by: list[str], value: str = "accuracy") -> pd.DataFrame:
@@ -239,6 +258,12 @@ def first_middle_last(order: Sequence, names: tuple[str, str, str]) -> dict[str,
 def _as_clean(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows of one attack and eps as those of the clean segments."""
     return rows.assign(attack=CLEAN, eps=0.0, adversarial_prediction=rows["clean_prediction"])
+
+
+def _clean_and_worst(records: pd.DataFrame) -> pd.DataFrame:
+    """Return the records of the worst case, and those of the clean segments before them."""
+    worst = records[records["attack"] == WORST_CASE]
+    return pd.concat([_as_clean(worst[worst["eps"] == worst["eps"].min()]), worst])
 
 
 def _percent(value: float, low: float | None, high: float | None) -> str:

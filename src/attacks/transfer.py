@@ -8,7 +8,7 @@ from src.attacks.records import CLEAN, accuracy_table
 from src.data.features import DYNAMIC_RANGE_DB
 from src.data.segments import Segments
 from src.models.cnn import GenreClassifierCNN
-from src.models.evaluation import predict_logits, softmax, vote
+from src.models.evaluation import calibration_error, predict_logits, softmax, vote
 from src.progress import progress
 
 
@@ -35,16 +35,17 @@ def transfer_records(
 ) -> pd.DataFrame:
     """Return one row per segment and one per track, for each version and each evaluated model.
 
-    Versions are those of `attack_tracks`. Columns: track, true, predicted, unit (segment or track),
-    checkpoint (the evaluated model), made_on (the version), eps, eps_db; a track's prediction is
-    the genre with the highest mean probability.
+    Versions are those of `attack_tracks`. Columns: track, true, predicted, confidence, unit
+    (segment or track), checkpoint (the evaluated model), made_on (the version), eps, eps_db; a
+    track's prediction is the genre with the highest mean probability.
     """
     versions, tables = attack_tracks(models, data, eps, search), []
     for name, model in models.items():
         for made_on, X in versions.items():
             probabilities = softmax(predict_logits(model, X))
-            predicted = probabilities.argmax(axis=1)
-            segments = pd.DataFrame({"track": data.tracks, "true": data.y, "predicted": predicted})
+            segments = pd.DataFrame({"track": data.tracks, "true": data.y})
+            segments["predicted"] = probabilities.argmax(axis=1)
+            segments["confidence"] = probabilities.max(axis=1)
             units = {"segment": segments, "track": vote(probabilities, data.tracks, data.y)}
             size = 0 if made_on == CLEAN else eps
             facts = {"checkpoint": name, "made_on": made_on, "eps": size}
@@ -57,10 +58,15 @@ def transfer_table(records: pd.DataFrame, corpus: str, split: str) -> pd.DataFra
     """Return accuracy by version, evaluated model and unit, with intervals over tracks.
 
     Columns: corpus, split, made_on, checkpoint, unit, eps, eps_db, accuracy, low, high,
-    n_segments (segments or tracks), n_tracks.
+    n_segments (segments or tracks), n_tracks, mean_confidence, calibration_error.
     """
     by = ["made_on", "checkpoint", "unit", "eps", "eps_db"]
-    table = accuracy_table(records["true"] == records["predicted"], records, by)
+    records = records.assign(correct=records["true"] == records["predicted"])
+    table, groups = accuracy_table(records["correct"], records, by), records.groupby(by, sort=False)
+    table["mean_confidence"] = groups["confidence"].mean().to_numpy()
+    table["calibration_error"] = [
+        calibration_error(group["confidence"], group["correct"]) for _, group in groups
+    ]
     table.insert(0, "split", split)
     table.insert(0, "corpus", corpus)
     return table

@@ -12,7 +12,7 @@ from src.explainability.localization import BOX_EPS
 from src.explainability.selection import Case
 from src.progress import progress
 from src.results import write_csv, write_json
-from src.statistics import difference_of_means, mean_over_tracks
+from src.statistics import LEVEL, difference_of_means, holm, mean_over_tracks
 
 LABELS = {"condition": "clean", "control": "", "part": "", "layer": "", "eps": 0.0}
 KEYS = ["checkpoint", "method", "measure", *LABELS]
@@ -20,7 +20,7 @@ PROPORTIONS = ("empty", "pointing_game")
 COLUMNS = [
     *("corpus", "checkpoint", "method", "measure", "control", "part"),
     *("condition", "compared_with", "genre", "layer", "eps"),
-    *("value", "low", "high", "n_segments"),
+    *("value", "low", "high", "p_value", "p_holm", "n_segments", "n_tracks"),
 ]
 
 
@@ -102,9 +102,14 @@ def records(
 
 
 def results_table(rows: pd.DataFrame, corpus: str, eps: float) -> pd.DataFrame:
-    """Return all measures and contrasts of records with their intervals, by method."""
+    """Return all measures and contrasts of records with their intervals, by method.
+
+    `p_holm` of a contrast is corrected for the number of contrasts of its method and measure, of
+    all models.
+    """
     tables = [summarize(rows, corpus), differences(rows, contrasts(eps), corpus)]
     table = pd.concat(tables, ignore_index=True)
+    table["p_holm"] = table.groupby(["method", "measure"])["p_value"].transform(holm)
     table["method"] = pd.Categorical(table["method"], [*METHODS, *CONTROLS])
     return table.sort_values("method", kind="stable").astype({"method": str})
 
@@ -149,7 +154,7 @@ def differences(rows: pd.DataFrame, pairs: list[tuple], corpus: str) -> pd.DataF
 
     `pairs` are measure, condition, condition to compare with, and eps: records at that eps and
     clean ones (eps 0) count. No row where a condition has no segment; `n_segments` counts a segment
-    of both conditions once.
+    of both conditions once. `p_value` is of no difference.
     """
     lines = []
     for measure, condition, baseline, eps in pairs:
@@ -167,7 +172,7 @@ def differences(rows: pd.DataFrame, pairs: list[tuple], corpus: str) -> pd.DataF
 def success_rates(cases: list[Case]) -> pd.DataFrame:
     """Return the attack success rate of each model at each eps with its interval over tracks."""
     lines = [
-        {"checkpoint": case.subject.name, "measure": RATE, "eps": eps}
+        {"checkpoint": case.subject.name, "measure": RATE, "eps": eps, "p_holm": None}
         | mean_over_tracks(found.predicted != case.data.y, case.data.tracks)
         for case in cases
         for eps, found in case.attacked.items()
@@ -206,10 +211,10 @@ def as_table(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 def answers(table: pd.DataFrame, success: pd.DataFrame, method: str, eps: float) -> pd.DataFrame:
     """Return whether each claim of the specification is supported, one row per claim and model.
 
-    Supported: the 95% interval of the value lies on the claim's side of the bound. Not supported:
-    on the other side. Undecided: it contains the bound, or there are too few tracks for an
-    interval. `success` are the `success_rates` of the models without adversarial training, which
-    the last claim is about.
+    Supported: the 95% interval of the value lies on the claim's side of the bound, and a contrast
+    is significant after correction for several ones. Not supported: the same on the other side.
+    Undecided: neither, or there are too few tracks for an interval. `success` are the
+    `success_rates` of the models without adversarial training, which the last claim is about.
     """
     own = table[table["method"] == method]
     at_eps = success[success["eps"] == eps]
@@ -221,7 +226,7 @@ def answers(table: pd.DataFrame, success: pd.DataFrame, method: str, eps: float)
                 "measured by": claim.measure,
                 "model": line.checkpoint,
                 "value": as_text(line),
-                "answer": verdict(claim, line.low, line.high),
+                "answer": verdict(claim, line),
             }
             for claim, part in zip(CLAIMS, parts, strict=True)
             for line in with_ends(part)
@@ -229,10 +234,10 @@ def answers(table: pd.DataFrame, success: pd.DataFrame, method: str, eps: float)
     )
 
 
-def verdict(claim: Claim, low: float, high: float) -> str:
-    """Return the answer to a claim from the interval of its value."""
-    ends = [claim.sign * (end - claim.bound) for end in (low, high)]
-    if not np.isfinite(ends).all() or min(ends) <= 0 <= max(ends):
+def verdict(claim: Claim, line: tuple) -> str:
+    """Return the answer to a claim from a line with the interval and `p_holm` of its value."""
+    ends = [claim.sign * (end - claim.bound) for end in (line.low, line.high)]
+    if not np.isfinite(ends).all() or min(ends) <= 0 <= max(ends) or line.p_holm > 1 - LEVEL:
         return "undecided"
     return "supported" if min(ends) > 0 else "not supported"
 
@@ -247,7 +252,7 @@ def as_text(line: tuple) -> str:
 
 def with_ends(rows: pd.DataFrame) -> Iterator[tuple]:
     """Return the rows of a table, with NaN where an interval is unknown."""
-    return rows.astype({"low": float, "high": float}).itertuples()
+    return rows.astype({"low": float, "high": float, "p_holm": float}).itertuples()
 
 
 def write_results(

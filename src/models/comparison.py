@@ -9,7 +9,7 @@ import pandas as pd
 from src.models.evaluation import vote
 from src.paths import RunPaths
 from src.results import read_csv, read_json
-from src.statistics import difference_over_tracks
+from src.statistics import difference_over_tracks, holm
 
 ACCURACIES = ("segment_accuracy", "track_accuracy")
 MEASURED_BY = {"attacks": "attack", "audio_attacks": "attack", "explanations": "explain"}  # stages
@@ -59,7 +59,7 @@ def recipe_gains(paths: RunPaths, data: dict) -> pd.DataFrame:
     Reads all `predictions_*.csv` of a run whose `training_*.json` has the fingerprint of `data`,
     the metadata of the run's arrays. One row per pair, accuracy and seed, and one over all seeds
     that both were trained with, if these are several; recipes with other changes are other recipes.
-    No rows for a single one.
+    `p_holm` is corrected for the number of pairs with the same seeds. No rows for a single recipe.
     """
     tables, rows = _predictions_by_recipe(paths, data["fingerprint"]), []
     for first, second in combinations(sorted(tables), 2):
@@ -72,7 +72,10 @@ def recipe_gains(paths: RunPaths, data: dict) -> pd.DataFrame:
             row |= {"recipe": second[0], "compared_with": first[0]}
             row |= {"seeds": ", ".join(map(str, chosen))}
             rows += [row | {"measure": name} | values for name, values in gain.items()]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    if len(table):
+        table["p_holm"] = table.groupby(["seeds", "measure"])["p_value"].transform(holm)
+    return table
 
 
 def _predictions_by_recipe(

@@ -14,6 +14,7 @@ from src.statistics import mean_over_tracks
 
 BATCH_SIZE = 32
 BASELINE_SEGMENTS = 50_000  # at most, for training the baseline
+BINS = 15  # of confidence, for the calibration error
 
 
 def predict_logits(model: nn.Module, X: np.ndarray) -> np.ndarray:
@@ -30,21 +31,41 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def vote(probabilities: np.ndarray, tracks: np.ndarray, y: np.ndarray) -> pd.DataFrame:
-    """Return one row per track: track, true and predicted genre number by mean probability."""
+    """Return one row per track: track, true and predicted genre number by mean probability.
+
+    `confidence` is the mean probability of the predicted genre.
+    """
     names, first, number = np.unique(tracks, return_index=True, return_inverse=True)
     mean = np.zeros((len(names), probabilities.shape[1]))
-    np.add.at(mean, number, probabilities)
-    return pd.DataFrame({"track": names, "true": y[first], "predicted": mean.argmax(axis=1)})
+    np.add.at(mean, number, probabilities / np.bincount(number)[number, None])
+    facts = {"track": names, "true": y[first], "predicted": mean.argmax(axis=1)}
+    return pd.DataFrame(facts | {"confidence": mean.max(axis=1)})
+
+
+def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """Return the expected calibration error of predictions (Guo et al. 2017), a fraction.
+
+    It is the mean distance between confidence and accuracy over `BINS` bins of equal width,
+    weighted by their numbers of predictions.
+
+    Parameters
+    ----------
+    confidence : (n,) probability of the predicted genre
+    correct : (n,) whether the prediction is correct
+    """
+    bins = np.ceil(np.asarray(confidence) * BINS).astype(int)
+    gaps = np.bincount(bins, np.asarray(correct, dtype=float) - confidence)
+    return float(np.abs(gaps).sum() / len(bins))
 
 
 def evaluate(probabilities: np.ndarray, y: np.ndarray, tracks: np.ndarray, genres: list) -> dict:
     """Return accuracies (fractions, with intervals over tracks) of segments and of tracks.
 
     `probabilities` (n, n_genres), true numbers `y` (n,), the track of each segment. A track is
-    predicted by the mean probability of its segments. `per_genre` and `macro_recall` leave out
-    genres without a segment.
+    predicted by the mean probability of its segments. `calibration` is of segments. `per_genre` and
+    `macro_recall` leave out genres without a segment.
     """
-    predicted = probabilities.argmax(axis=1)
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     voted = vote(probabilities, tracks, y)
     track_right = voted["predicted"] == voted["true"]
     labels = range(len(genres))
@@ -53,6 +74,10 @@ def evaluate(probabilities: np.ndarray, y: np.ndarray, tracks: np.ndarray, genre
         "chance": 1 / len(genres),
         "segment_accuracy": mean_over_tracks(predicted == y, tracks),
         "track_accuracy": mean_over_tracks(track_right, voted["track"]),
+        "calibration": {
+            "mean_confidence": float(confidence.mean()),
+            "calibration_error": calibration_error(confidence, predicted == y),
+        },
         "macro_recall": {
             "segment": float(np.mean([(predicted == y)[y == k].mean() for k in np.unique(y)])),
             "track": float(track_right.groupby(voted["true"]).mean().mean()),
