@@ -112,6 +112,23 @@ def test_arrays_are_float32_memory_maps_that_cannot_be_written(corpus, paths):
     assert X.max(axis=(1, 2)).tolist() == [1] * len(X)
 
 
+def test_tracks_of_equal_samples_are_one_track(corpus, paths):
+    tracks = audit(corpus)
+    first, copy = tracks.loc[[0, 1], "track"]
+    tracks.loc[1, "duplicate_of"] = first
+    file = write_csv(paths.processed / "tracks.csv", tracks)
+    tracks["split"] = split_tracks(tracks, 0)
+    tracks.loc[[0, 1], "split"] = "train"
+    facts = {"tracks_sha256": file_hash(file)}
+    metadata = write_processed(corpus_at(corpus), tracks, paths.processed, facts)
+    data, n_segments = load_split(paths, "train"), tracks["n_segments"]
+    counts = data.table["track"].value_counts()
+    assert copy not in counts
+    assert counts[first] == n_segments[0] + n_segments[1]
+    assert data.numbers.tolist() == list(range(len(data)))
+    assert [len(each) for each in load_whole_tracks(paths)] == [metadata["n_tracks"]["train"]] * 3
+
+
 def test_tracks_without_a_split_are_left_out(corpus, paths):
     tracks = audit(corpus)
     tracks["split"] = split_tracks(tracks, 0)

@@ -119,6 +119,9 @@ def load_metadata(paths: RunPaths) -> dict:
 def load_split(paths: RunPaths, split: str) -> Segments:
     """Return the segments of a split (train, val or test); X is a read-only memory map.
 
+    Segments of a track with the samples of an earlier one have that one's name: they are one track
+    in votes, in drawing and in intervals.
+
     Raises FileNotFoundError if a file is missing, ValueError if the array or the table are not
     those of the metadata; both name the stage to run.
     """
@@ -134,6 +137,9 @@ def load_split(paths: RunPaths, split: str) -> Segments:
         raise _changed(paths, file.name, "is not the table that was written with the arrays")
     table = pd.read_csv(file, dtype={"track": str, "genre": str}, keep_default_na=False)
     table = table[table["split"] == split].reset_index(drop=True)
+    tracks = pd.read_csv(paths.processed / "tracks.csv", dtype=str, keep_default_na=False)
+    copies = tracks[tracks["duplicate_of"] != ""].set_index("track")["duplicate_of"]
+    table["track"] = table["track"].replace(copies.to_dict())
     y = pd.Categorical(table["genre"], categories=metadata["genres"]).codes.astype(np.int64)
     return Segments(X, y, table)
 
@@ -149,10 +155,10 @@ def load_whole_tracks(paths: RunPaths) -> tuple[np.ndarray, np.ndarray, np.ndarr
     genres : (n,) int64 numbers
     """
     data = load_split(paths, "train")
-    first = ~data.table["track"].duplicated().to_numpy()
+    first = (data.table["start_s"] == 0).to_numpy()
     shape = (int(first.sum()), N_MELS, WHOLE_FRAMES)
     tracks = _map_array(paths, "train/tracks.npy", shape, np.float16)
-    n_segments = data.table.groupby("track", sort=False).size().to_numpy()
+    n_segments = np.diff(np.flatnonzero(first), append=len(first))
     lengths = np.minimum(n_segments * SEGMENT_SAMPLES // HOP_LENGTH + 1, tracks.shape[2])
     return tracks, lengths, data.y[first]
 
