@@ -373,7 +373,7 @@ def test_spectrograms_are_finite_within_0_and_1_and_touch_1(seed, level, offset,
     n_tracks=st.integers(1, 20),
     proportion=st.booleans(),
 )
-def test_an_interval_holds_its_value_and_that_of_a_proportion_is_one(values, n_tracks, proportion):
+def test_an_interval_holds_its_value_and_a_proportions_has_a_width(values, n_tracks, proportion):
     values, tracks = np.array(values), np.arange(len(values)) % n_tracks
     values = values > 0 if proportion else values
     result = mean_over_tracks(values, tracks, proportion)
