@@ -156,7 +156,8 @@ def _wilson(share: float, n: float) -> tuple[float, float]:
     """Return Wilson's interval of a share of `n` independent segments."""
     centre, scale = share + Z**2 / (2 * n), 1 + Z**2 / n
     half = Z * np.sqrt(share * (1 - share) / n + (Z / (2 * n)) ** 2)
-    return max(0.0, float((centre - half) / scale)), min(1.0, float((centre + half) / scale))
+    low, high = (centre - half) / scale, (centre + half) / scale
+    return float(np.clip(low, 0, share)), float(np.clip(high, share, 1))  # rounding errors
 
 
 def _tango(more: float, less: float, n: float) -> float:

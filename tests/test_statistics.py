@@ -76,6 +76,14 @@ def test_independent_segments_have_the_interval_of_wilson(n_right, low, high):
     )
 
 
+@pytest.mark.parametrize("share", [0, 1])
+def test_no_rounding_puts_a_share_outside_its_interval(share):
+    for n_tracks in range(6, 300, 7):
+        values, tracks = np.full(3 * n_tracks, share), np.repeat(np.arange(n_tracks), 3)
+        found = mean_over_tracks(values, tracks)
+        assert found["low"] <= share <= found["high"]
+
+
 def test_the_effective_number_lies_between_tracks_and_segments():
     rng = np.random.default_rng(0)
     alike = np.repeat(rng.integers(0, 2, 40), 5)
