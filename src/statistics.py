@@ -20,8 +20,7 @@ def mean_over_tracks(values: np.ndarray, tracks: np.ndarray, proportion: bool = 
 
     A proportion has the interval of Wilson (1927) for the effective number of segments: it has a
     width at 0 and 1 as well, and neither end falls when a success is added. Coverage by simulation:
-    94% or more for correlations up to 0.5. Any other mean has Student's t
-    over tracks, as `difference_of_means`.
+    94% or more for correlations up to 0.5. Other means have Student's t, as `difference_of_means`.
 
     Parameters
     ----------
