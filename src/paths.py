@@ -70,6 +70,11 @@ class RunPaths:
         return ROOT / "results" / "notebooks" / self.run
 
 
+def pretrained_file(name: str, kind: str = "safetensors") -> Path:
+    """Return a file of a network that comes with the repository: its weights, card or tracks."""
+    return ROOT / "pretrained" / f"{name}.{kind}"
+
+
 def run_name(dataset: str) -> str:
     """Return the default name of a run: the data set's name or the last part of its path."""
     name = Path(dataset).resolve().name if os.sep in dataset else dataset
