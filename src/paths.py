@@ -49,6 +49,13 @@ class RunPaths:
         """Checkpoints, one folder per recipe."""
         return ROOT / "results" / "models" / self.run
 
+    def checkpoint(self, name: str) -> Path:
+        """The file of a network: of this run, or of the repository for `pretrained/<name>`."""
+        folder, _, pretrained = name.partition("/")
+        if folder == "pretrained":
+            return pretrained_file(pretrained)
+        return self.models / name / "checkpoint.pt"
+
     @property
     def audio(self) -> Path:
         """WAV files to listen to: attacked segments and tracks, segments filtered by maps."""

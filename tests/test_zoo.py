@@ -2,18 +2,29 @@ import json
 import struct
 
 import numpy as np
+import pandas as pd
 import pytest
+import soundfile as sf
 import torch
 import yaml
+from conftest import audit, corpus_at
 
-from src.data.segments import file_hash, load_metadata
+from src.data.corpus import load_tracks
+from src.data.preprocessor import write_processed
+from src.data.segments import file_hash, load_metadata, load_split
+from src.data.splits import split
 from src.models import cnn
 from src.models.checkpoints import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from src.models.cnn import GenreClassifierCNN, count_parameters
+from src.models.comparison import check_current
+from src.models.evaluation import predict_logits
 from src.models.publish import main, publish, write_card
 from src.models.recipes import Training
+from src.models.runs import load_named, load_networks, result_name
+from src.models.unseen import unseen_and_reference, unseen_test
 from src.models.zoo import known_tracks, load_pretrained, pretrained_names, read_card
-from src.paths import ROOT, pretrained_file
+from src.paths import ROOT, RunPaths, pretrained_file
+from src.results import read_json, write_csv, write_json
 
 COMMITTED = pretrained_names()
 LARGEST = 3_200_000  # bytes of weights
@@ -174,6 +185,142 @@ def test_a_committed_network_is_whole(name):
     assert set(known_tracks(name)["split"]) == {"train", "val"}
     with torch.inference_mode():
         assert np.isfinite(model(torch.rand(2, 1, 128, 130)).numpy()).all()
+
+
+# ---------- test tracks that a network has seen
+
+
+def give_cards(paths, corpus, split, hashes=None):
+    """Publish the run's network, then let its card name another corpus and other tracks."""
+    publish(paths, "documented")
+    known = split[split != ""].rename_axis("track").reset_index(name="split")
+    known["sha256"] = known["track"].map(hashes) if hashes else "0" * 64
+    file = write_csv(pretrained_file("documented", "csv"), known)
+    card = read_card("documented") | {"corpus": corpus, "list_sha256": file_hash(file)}
+    write_card("documented", card)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "by_content", "n_left_out"),
+    [
+        ("gtzan", False, 1),  # another corpus whose tracks have names of GTZAN
+        ("synthetic", False, 0),  # the embedded one, whose names mean nothing elsewhere
+        ("synthetic", True, 1),
+    ],
+)
+def test_tracks_that_a_network_has_seen_are_left_out(
+    published, corpus, by_content, n_left_out, capsys
+):
+    test = load_split(published, "test")
+    tracks = load_tracks(published).set_index("track")["sha256"]
+    seen = pd.Series("train", index=[test.tracks[-1]])
+    give_cards(published, corpus, seen, tracks.to_dict() if by_content else None)
+    loaded = load_networks(published, ["pretrained/documented", "documented"])
+    capsys.readouterr()
+    unseen = unseen_test(published, loaded)
+    assert set(unseen.tracks) == set(test.tracks) - (set(seen.index) if n_left_out else set())
+    said = "left out: 1 of 2 test tracks of run fake, which documented had for training or"
+    assert (said in capsys.readouterr().out) == bool(n_left_out)
+
+
+def test_nothing_is_left_out_of_the_run_that_a_network_was_trained_on(published, capsys):
+    unseen = unseen_test(published, load_networks(published, ["pretrained/documented"]))
+    assert len(unseen) == len(load_split(published, "test"))
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_a_test_set_that_a_network_has_seen_is_refused(published):
+    test = load_split(published, "test")
+    give_cards(published, "gtzan", pd.Series("val", index=sorted(set(test.tracks))))
+    loaded = load_networks(published, ["pretrained/documented"])
+    with pytest.raises(ValueError, match="documented had all 2 of 2 test tracks of run fake"):
+        unseen_test(published, loaded)
+
+
+def test_exact_copies_of_known_tracks_are_known(published):
+    tracks, train = load_tracks(published), load_split(published, "train").tracks[0]
+    copy = tracks["track"] == load_split(published, "test").tracks[0]
+    tracks.loc[copy, "sha256"] = tracks.loc[tracks["track"] == train, "sha256"].item()
+    file = write_csv(published.processed / "tracks.csv", tracks)
+    data = read_json(published.processed / "metadata.json") | {"tracks_sha256": file_hash(file)}
+    write_json(published.processed / "metadata.json", data)
+    loaded = load_networks(published, ["pretrained/documented"])
+    assert not set(tracks.loc[copy, "track"]) & set(unseen_test(published, loaded).tracks)
+
+
+def test_networks_are_mixed_and_named_for_files(published):
+    loaded = load_networks(published, ["documented", "pretrained/documented"])
+    assert list(loaded) == ["documented", "pretrained_documented"]
+    X = load_split(published, "test").X
+    logits = [predict_logits(model, X) for model, _ in loaded.values()]
+    np.testing.assert_allclose(*logits, atol=1e-2)
+    facts = loaded["pretrained_documented"][1]
+    assert facts["key"] == file_hash(pretrained_file("documented"))
+    assert facts["recipe"]["epochs"] == 50
+
+
+def test_a_network_of_other_genres_is_refused(published):
+    data = read_json(published.processed / "metadata.json") | {"genres": ["a", "c"]}
+    write_json(published.processed / "metadata.json", data)
+    with pytest.raises(ValueError, match=r"trained on the genres a, b, run fake has a, c: "):
+        load_networks(published, ["pretrained/documented"])
+
+
+def test_results_of_a_network_that_was_published_again_are_outdated(published):
+    _, facts = load_named(published, "pretrained/documented")
+    label = result_name("pretrained/documented")
+    write_json(published.metrics / "attacks.json", {"checkpoints": {label: facts}})
+    check_current(published, facts["fingerprint"])
+    save_network(published, output=0.5)
+    publish(published, "documented")
+    with pytest.raises(ValueError, match=r"attacks.json has pretrained_documented as it was"):
+        check_current(published, facts["fingerprint"])
+
+
+# ---------- a corpus as a whole
+
+
+@pytest.fixture
+def whole(published):
+    """Return the paths of a run of three tracks, all of them test tracks, two of them equal."""
+    rng = np.random.default_rng(0)
+    samples = [rng.uniform(-0.5, 0.5, 22_050 * 7).astype(np.float32) for _ in range(3)]
+    corpus = published.processed.parents[2] / "mine"
+    for genre, name, number in (("a", "x", 0), ("a", "y", 1), ("b", "z", 2), ("b", "copy", 2)):
+        (corpus / genre).mkdir(parents=True, exist_ok=True)
+        sf.write(corpus / genre / f"{name}.wav", samples[number], 22_050)
+    paths = RunPaths("mine")
+    tracks = audit(corpus)
+    file = write_csv(paths.processed / "tracks.csv", tracks)
+    tracks["split"] = split(tracks, "all", "", 42)
+    facts = {"corpus": "mine", "run": "mine", "split": "all", "tracks_sha256": file_hash(file)}
+    write_processed(corpus_at(corpus), tracks, paths.processed, facts)
+    return paths
+
+
+def test_every_track_is_a_test_track_once(whole):
+    assert sorted(set(load_split(whole, "test").tracks)) == ["a.x", "a.y", "b.copy"]
+    assert load_metadata(whole)["n_tracks"] == {"train": 0, "val": 0, "test": 3}
+
+
+def test_a_whole_corpus_is_not_for_training(whole):
+    for part in ("train", "val"):
+        with pytest.raises(ValueError, match=f"Run mine has no segments for {part}: with SPLIT"):
+            load_split(whole, part)
+
+
+def test_a_whole_corpus_gives_some_tracks_as_reference(whole):
+    loaded = load_networks(whole, ["pretrained/documented"])
+    test, reference = unseen_and_reference(whole, loaded)
+    assert len(set(reference.tracks)) == 1
+    assert set(test.tracks) | set(reference.tracks) == {"a.x", "a.y", "b.copy"}
+    assert not set(test.tracks) & set(reference.tracks)
+
+
+def test_the_training_set_is_the_reference_where_there_is_one(published):
+    test, reference = unseen_and_reference(published, load_networks(published, ["documented"]))
+    assert reference.table["split"].unique() == ["train"]
+    assert test.table["split"].unique() == ["test"]
 
 
 def test_files_of_networks_lie_together():

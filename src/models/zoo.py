@@ -20,7 +20,9 @@ from src.paths import pretrained_file
 from src.results import read_csv
 from src.runtime import device, memory_format
 
-CARD = {"sha256": str, "list_sha256": str, "genres": list, "fingerprint": str, "training": dict}
+TEXTS = "sha256 list_sha256 corpus fingerprint".split()
+CARD = dict.fromkeys(TEXTS, str) | {"genres": list, "training": dict}
+PREFIX = "pretrained/"  # of names among CHECKPOINTS
 RULE = "---\n"  # before and after the front matter
 
 
@@ -60,6 +62,13 @@ def read_card(name: str) -> dict:
     if lacking := [fact for fact, kind in CARD.items() if not isinstance(facts.get(fact), kind)]:
         raise damage(path, f"lacks {', '.join(lacking)}")
     return card
+
+
+def network_facts(name: str) -> dict:
+    """Return what results record of a network, as the facts of a checkpoint."""
+    card = read_card(name)
+    facts = {"pretrained": name, "key": card["sha256"], "fingerprint": card["fingerprint"]}
+    return card["training"] | facts | {"genres": card["genres"]}
 
 
 def pretrained_names() -> list[str]:
