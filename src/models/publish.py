@@ -1,7 +1,8 @@
 """Networks of a run published in `pretrained/`: weights in float16, tracks, model card.
 
-`python -m src.models.publish RUN CHECKPOINT ...`. The test accuracy in a card is that of the
-rounded weights; `make collect` adds what notebooks 4 and 5 measured with CHECKPOINTS=pretrained/...
+`python -m src.models.publish RUN CHECKPOINT,...`. All results in a card are those of the rounded
+weights: the test accuracy is computed here, and `make collect` adds what notebooks measured with
+CHECKPOINTS=pretrained/<name>.
 """
 
 import argparse
@@ -21,10 +22,11 @@ from src.data.segments import file_hash, load_metadata, load_split
 from src.models.checkpoints import CHECKPOINT_FILE, fill_weights, first_infinite, load_checkpoint
 from src.models.cnn import count_parameters
 from src.models.evaluation import evaluate, predict_logits, softmax
-from src.models.zoo import RULE
-from src.paths import RunPaths, pretrained_file, require
+from src.models.runs import result_name
+from src.models.zoo import PREFIX, RULE, pretrained_names, read_card
+from src.paths import METRICS, RunPaths, pretrained_file, require
 from src.provenance import provenance
-from src.results import save_with, write_csv
+from src.results import read_csv, save_with, write_csv
 from src.runtime import prepare_process
 
 HUB = {  # fields of model cards that are read by hubs
@@ -37,6 +39,20 @@ HUB = {  # fields of model cards that are read by hubs
 }
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 ACCURACIES = ("segment_accuracy", "track_accuracy")
+STABILITY = {"method": "gradcam", "measure": "spearman", "condition": "succeeded_true", "eps": 0.01}
+STABILITY |= dict.fromkeys(("control", "part", "compared_with", "genre", "layer"))
+MEASURED = {  # columns of the table of networks: a committed table and the values of its row
+    "clean": ("robustness", {"attack": "clean"}),
+    "noise, 0.8 dB": ("robustness", {"attack": "noise_linf", "eps": 0.01}),
+    "worst case, 0.4 dB": ("robustness", {"attack": "worst_case", "eps": 0.005}),
+    "worst case, 0.8 dB": ("robustness", {"attack": "worst_case", "eps": 0.01}),
+    "audio, 40 dB SNR": (
+        "audio_attacks",
+        {"attack": "pgd_waveform", "snr_db": 40, "codec": "wav16"},
+    ),
+    "corruptions": ("corruptions", {}),
+    "explanation stability": ("explanations", STABILITY),
+}
 
 
 def publish(paths: RunPaths, checkpoint: str) -> str:
@@ -64,7 +80,7 @@ def publish(paths: RunPaths, checkpoint: str) -> str:
         "training": {fact: facts[fact] for fact in training},
         "versions": provenance(None, {})["versions"],
         "test": _test_accuracy(model, paths, facts["genres"]),
-        "results": [],
+        "results": [],  # filled by `fill_cards`
     }
     write_card(name, card)
     return name
@@ -104,6 +120,55 @@ def write_card(name: str, card: dict) -> Path:
     )
 
 
+def fill_cards(metrics: Path = METRICS) -> list[Path]:
+    """Write the results in the committed tables into all cards; return the cards that changed."""
+    cards = {name: read_card(name) for name in pretrained_names()}
+    found = {name: measured(name, card, metrics) for name, card in cards.items()}
+    return [
+        write_card(name, card | {"results": found[name]})
+        for name, card in cards.items()
+        if found[name] != card["results"]
+    ]
+
+
+def measured(name: str, card: dict, metrics: Path) -> list[dict]:
+    """Return the results of a network in the committed tables, at most one per `MEASURED`.
+
+    Those on the corpus and split that it was trained on come before others. Accuracies under
+    corruptions are averaged over all corruptions and severities, without an interval.
+    """
+    results = []
+    for title, (table, wanted) in MEASURED.items():
+        rows = _rows(metrics, table, {"checkpoint": result_name(PREFIX + name)} | wanted)
+        for column in {"corpus", "split"} & set(rows):
+            own = rows[column] == card[column]
+            rows = rows[own if own.any() else rows[column] == rows[column].iloc[:1].item()]
+        if len(rows):
+            results.append({"measured": title} | _result(table, rows))
+    return results
+
+
+def _rows(metrics: Path, table: str, wanted: dict) -> pd.DataFrame:
+    """Return the rows of a committed table with the wanted values; None stands for an empty one."""
+    files = [metrics / folder / f"{table}.csv" for folder in ("real", "embedded")]
+    parts = [read_csv(file) for file in files if file.exists()]
+    rows = pd.concat(parts) if parts else pd.DataFrame(columns=["corpus", *wanted])
+    for column, value in wanted.items():
+        rows = rows[rows[column].isna() if value is None else rows[column] == value]
+    return rows
+
+
+def _result(table: str, rows: pd.DataFrame) -> dict:
+    """Return value, interval and counts of the first row; of corruptions, the mean of all."""
+    row = rows.rename(columns={"accuracy": "value"}).iloc[0].to_dict()
+    if table == "corruptions":
+        row |= {"value": rows.loc[rows["corruption"] != "none", "accuracy"].mean(), "low": None}
+    interval = {end: None if pd.isna(row["low"]) else float(row[end]) for end in ("low", "high")}
+    counts = {key: int(row[key]) for key in ("n_segments", "n_tracks") if key in row}
+    unit = "correlation" if table == "explanations" else "accuracy"
+    return {"unit": unit, "corpus": row["corpus"], "value": float(row["value"])} | interval | counts
+
+
 def _known_tracks(paths: RunPaths) -> pd.DataFrame:
     """Return the tracks of the training and validation set, and exact copies of them."""
     tracks = load_tracks(paths)
@@ -126,11 +191,11 @@ def main(arguments: list[str]) -> int:
     """Publish checkpoints of a run from the command line; return 0."""
     parser = argparse.ArgumentParser(prog="src.models.publish", description=__doc__)
     parser.add_argument("run", help="name of the run's folders")
-    parser.add_argument("checkpoints", nargs="+", help="below results/models/<run>/")
+    parser.add_argument("checkpoints", help="below results/models/<run>/, separated by commas")
     options = parser.parse_args(arguments)
     prepare_process()
     try:
-        for checkpoint in options.checkpoints:
+        for checkpoint in options.checkpoints.split(","):
             name = publish(RunPaths(options.run), checkpoint)
             print(f"pretrained/{name}.safetensors, .csv, .md")
     except (FileNotFoundError, ValueError) as error:

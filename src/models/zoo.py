@@ -20,8 +20,8 @@ from src.paths import pretrained_file
 from src.results import read_csv
 from src.runtime import device, memory_format
 
-TEXTS = "sha256 list_sha256 corpus fingerprint".split()
-CARD = dict.fromkeys(TEXTS, str) | {"genres": list, "training": dict}
+TEXTS = "sha256 list_sha256 corpus split fingerprint".split()
+CARD = dict.fromkeys(TEXTS, str) | {"genres": list, "training": dict, "results": list}
 PREFIX = "pretrained/"  # of names among CHECKPOINTS
 RULE = "---\n"  # before and after the front matter
 
