@@ -416,6 +416,26 @@ def test_a_run_of_audio_is_asked_for_its_attacks_on_audio(repository, path, ther
     assert "attacks.csv" in names
 
 
+def test_a_stage_reads_networks_from_elsewhere():
+    names = ["pretrained/robust", "json.decoder:decode"]
+    files = pipeline.inputs_of("attack", {"CHECKPOINTS": names}, RunPaths("fake"))
+    assert files[2:] == [
+        REAL_ROOT / "pretrained" / "robust.safetensors",
+        Path(json.decoder.__file__),
+    ]
+
+
+def test_a_corpus_that_is_a_test_set_as_a_whole_is_not_trained_on(repository, executed):
+    (repository / "pretrained").mkdir()
+    (repository / "pretrained" / "robust.safetensors").touch()
+    split = FIRST_CELL + 'SPLIT = "random"  # split\n'
+    write_notebook(repository / "notebooks" / "02_preprocessing.ipynb", split)
+    ran = ran_by(executed, "SPLIT=all", "CHECKPOINTS=pretrained/robust")
+    assert ran == ["explore", "preprocess", "attack", "explain"]
+    assert ran_by(executed) == []  # remembered
+    assert ran_by(executed, "train") == ["train"]  # and refused by its notebook
+
+
 ROBUST = {"RECIPES": ["robust"], "CHANGES": {}, "SUFFIX": "", "SEED": 43}
 
 

@@ -9,6 +9,7 @@ import torch
 import yaml
 from conftest import audit, corpus_at
 
+from src import report
 from src.data.corpus import load_tracks
 from src.data.preprocessor import write_processed
 from src.data.segments import file_hash, load_metadata, load_split
@@ -18,7 +19,7 @@ from src.models.checkpoints import CHECKPOINT_FILE, load_checkpoint, save_checkp
 from src.models.cnn import GenreClassifierCNN, count_parameters
 from src.models.comparison import check_current
 from src.models.evaluation import predict_logits
-from src.models.publish import main, publish, write_card
+from src.models.publish import MEASURED, STABILITY, fill_cards, main, publish, write_card
 from src.models.recipes import Training
 from src.models.runs import load_named, load_networks, result_name
 from src.models.unseen import unseen_and_reference, unseen_test
@@ -275,6 +276,79 @@ def test_results_of_a_network_that_was_published_again_are_outdated(published):
     publish(published, "documented")
     with pytest.raises(ValueError, match=r"attacks.json has pretrained_documented as it was"):
         check_current(published, facts["fingerprint"])
+
+
+# ---------- results in cards and in the table of networks
+
+
+def write_tables(folder, corpora=("corpus",)):
+    """Write committed tables with the rows of a published network, and of another one."""
+    tables = {"robustness": [], "audio_attacks": [], "corruptions": [], "explanations": []}
+    for corpus in corpora:
+        for checkpoint, value in (("pretrained_documented", 0.25), ("documented", 0.75)):
+            row = {"corpus": corpus, "checkpoint": checkpoint, "low": 0.2, "high": 0.3}
+            row |= {"accuracy": value if corpus == "corpus" else 0.0, "n_segments": 8}
+            for attack, eps in (("clean", 0), ("noise_linf", 0.01), ("worst_case", 0.01)):
+                attacked = row | {"split": "random", "attack": attack, "eps": eps, "n_tracks": 7}
+                tables["robustness"].append(attacked)
+            audio = row | {"attack": "pgd_waveform", "snr_db": 40.0, "codec": "wav16"}
+            tables["audio_attacks"].append(audio | {"low": None, "high": None, "n_tracks": 2})
+            for corruption, accuracy in (("none", 1.0), ("noise", 0.5), ("mp3", 0.0)):
+                corrupted = {"corruption": corruption, "accuracy": accuracy, "n_tracks": 7}
+                tables["corruptions"].append(row | {"split": "random"} | corrupted)
+            for eps in (0.01, 0.02):
+                tables["explanations"].append(
+                    row | STABILITY | {"eps": eps, "value": 0.5 - eps, "genre": None}
+                )
+    for name, rows in tables.items():
+        write_csv(folder / "real" / f"{name}.csv", pd.DataFrame(rows))
+
+
+def test_cards_get_the_results_of_their_network(published, tmp_path):
+    write_tables(tmp_path, ("other", "corpus"))
+    assert fill_cards(tmp_path) == [pretrained_file("documented", "md")]
+    assert fill_cards(tmp_path) == []
+    results = {row.pop("measured"): row for row in read_card("documented")["results"]}
+    counts = {"n_segments": 8, "n_tracks": 7}
+    interval = {"low": 0.2, "high": 0.3}
+    assert results["clean"] == results["worst case, 0.8 dB"]
+    assert results["clean"] == (
+        {"unit": "accuracy", "corpus": "corpus", "value": 0.25} | interval | counts
+    )
+    assert "worst case, 0.4 dB" not in results
+    assert results["audio, 40 dB SNR"]["low"] is None
+    corruptions = {"value": 0.25, "low": None, "high": None}
+    assert results["corruptions"] == {"unit": "accuracy", "corpus": "corpus"} | corruptions | counts
+    stability = {"unit": "correlation", "corpus": "corpus", "value": 0.49}
+    assert results["explanation stability"] == stability | interval | {"n_segments": 8}
+    text = pretrained_file("documented", "md").read_text(encoding="utf-8")
+    assert "| explanation stability | 0.49 [0.20, 0.30] | corpus | 8 |\n" in text
+    load_pretrained("documented")
+
+
+def test_the_table_of_networks_comes_from_the_cards(published, tmp_path):
+    assert report.networks() == ""  # no results yet
+    write_tables(tmp_path)
+    fill_cards(tmp_path)
+    header, _, row, measured_on, counts = report.networks().splitlines()
+    titles = ["network", *MEASURED]
+    assert [cell.strip() for cell in header.split("|")[1:-1]] == titles
+    cells = dict(zip(titles, (cell.strip() for cell in row.split("|")[1:-1]), strict=True))
+    assert cells["network"] == "`documented`"
+    assert cells["clean"] == "25.0% [20, 30]"
+    assert cells["worst case, 0.4 dB"] == "not measured"
+    assert cells["corruptions"] == "25.0%"
+    assert cells["explanation stability"] == "0.49 [0.20, 0.30]"
+    assert measured_on.count(" corpus ") == 6
+    assert " 8 (7) " in counts
+    page = report.render("README.md")
+    assert 'load_pretrained("documented")' in page
+    assert row in page
+
+
+def test_without_networks_pages_have_no_table(written):
+    assert report.networks() == ""
+    assert "Trained networks" not in report.render("README.md")
 
 
 # ---------- a corpus as a whole

@@ -140,9 +140,10 @@ def measured(name: str, card: dict, metrics: Path) -> list[dict]:
     results = []
     for title, (table, wanted) in MEASURED.items():
         rows = _rows(metrics, table, {"checkpoint": result_name(PREFIX + name)} | wanted)
-        for column in {"corpus", "split"} & set(rows):
-            own = rows[column] == card[column]
-            rows = rows[own if own.any() else rows[column] == rows[column].iloc[:1].item()]
+        for column in ("corpus", "split"):
+            if len(rows) and column in rows:
+                own = card[column] in set(rows[column])
+                rows = rows[rows[column] == (card[column] if own else rows[column].iloc[0])]
         if len(rows):
             results.append({"measured": title} | _result(table, rows))
     return results
