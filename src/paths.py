@@ -82,6 +82,11 @@ def pretrained_file(name: str, kind: str = "safetensors") -> Path:
     return ROOT / "pretrained" / f"{name}.{kind}"
 
 
+def pretrained_names() -> list[str]:
+    """Return the names of the networks that come with the repository."""
+    return sorted(file.stem for file in (ROOT / "pretrained").glob("*.safetensors"))
+
+
 def run_name(dataset: str) -> str:
     """Return the default name of a run: the data set's name or the last part of its path."""
     name = Path(dataset).resolve().name if os.sep in dataset else dataset

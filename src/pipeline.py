@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from src.models.recipes import checkpoint_name, recipe
 from src.parameters import save_parameters, show_value
-from src.paths import ROOT, STAGES, RunPaths, pretrained_file, require, walk_files
+from src.paths import ROOT, STAGES, RunPaths, pretrained_names, require, walk_files
 from src.request import GROUPS, Request, defaults_of, notebook_of, read_request
 from src.results import read_json
 
@@ -133,7 +133,9 @@ def modules_of(notebook: Path) -> list[str]:
 def inputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
     """Return the files that a stage, with all of its parameters, reads from earlier stages."""
     data = [paths.processed / "tracks.csv", paths.processed / "metadata.json"]
-    names = _starts(parameters) if stage == "train" else parameters.get("CHECKPOINTS", ())
+    names = parameters.get("CHECKPOINTS", [])
+    if stage == "train":
+        names = _starts(parameters) + parameters.get("COMPARED", [])
     checkpoints = [_network_file(paths, name) for name in names if name]
     return {
         "explore": [],
@@ -153,7 +155,7 @@ def _network_file(paths: RunPaths, name: str) -> Path:
         return Path(find_spec(module).origin)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"CHECKPOINTS={name}: there is no module {module}, or it is a folder: give the network "
+            f"{name}: there is no module {module}, or it is a folder: give the network "
             "as package.module:function, with the module below the repository's root or installed."
         ) from error
 
@@ -187,12 +189,12 @@ def _missing_network(stage: str, path: Path, paths: RunPaths, made: set[Path]) -
     """Return the error about a network that is not there, with the names of those that are."""
     there = made | set(paths.models.glob("*/checkpoint.pt"))
     names = sorted({file.parent.name for file in there if file.name == "checkpoint.pt"})
-    names += sorted(f"pretrained/{file.stem}" for file in pretrained_file("").parent.glob("*.s*"))
+    names += [f"pretrained/{name}" for name in pretrained_names()]
     missing = path.parent.name if path.suffix == ".pt" else f"pretrained/{path.stem}"
+    parameter = "START_FROM or COMPARED" if stage == "train" else "CHECKPOINTS"
     return ValueError(
         f"{stage} reads the checkpoint {missing}, which run {paths.run} does not have: train it "
-        f"first, or give {'START_FROM' if stage == 'train' else 'CHECKPOINTS'} another name "
-        f"(there is {', '.join(names) or 'none yet'})."
+        f"first, or give {parameter} another name (there is {', '.join(names) or 'none yet'})."
     )
 
 

@@ -38,7 +38,7 @@ CHOICES = {
     "METHOD": tuple(METHODS.split()),
     "TARGET_LAYER": tuple(f"conv{block}_{layer}" for block in (1, 2, 3, 4) for layer in (1, 2)),
 }
-MAY_BE_EMPTY = {"RECIPES", "CHECKPOINTS", "SUITE_EPSILONS"}
+MAY_BE_EMPTY = {"RECIPES", "CHECKPOINTS", "COMPARED", "SUITE_EPSILONS"}
 SWEEPS = {"REPORT_EPS": "EPSILONS", "SUITE_EPSILONS": "EPSILONS"}
 
 

@@ -419,6 +419,8 @@ def test_a_run_of_audio_is_asked_for_its_attacks_on_audio(repository, path, ther
 def test_a_stage_reads_networks_from_elsewhere():
     names = ["pretrained/robust", "json.decoder:decode"]
     files = pipeline.inputs_of("attack", {"CHECKPOINTS": names}, RunPaths("fake"))
+    parameters = {"RECIPES": [], "COMPARED": names}
+    assert pipeline.inputs_of("train", parameters, RunPaths("fake")) == files
     assert files[2:] == [
         REAL_ROOT / "pretrained" / "robust.safetensors",
         Path(json.decoder.__file__),

@@ -145,7 +145,7 @@ def test_a_parameter_goes_to_those_of_the_stages_that_have_it():
         ),
         (
             "explore preprocess attack CHECKPOINTS=no.module:net",
-            "CHECKPOINTS=no.module:net: there is no module no.module",
+            "no.module:net: there is no module no.module",
         ),
         ("attack RUN=begun", "data/processed/begun/tracks.csv is missing: .*`make explore` first"),
         ("attack RUN=beg", r"run beg does not exist, .* \(begun\), or make it by `make run`"),

@@ -1,9 +1,9 @@
-import json
 import struct
 
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import soundfile as sf
 import torch
 import yaml
@@ -11,7 +11,7 @@ from conftest import audit, corpus_at
 
 from src import report
 from src.data.corpus import load_tracks
-from src.data.preprocessor import write_processed
+from src.data.preprocessor import FRONT_END, write_processed
 from src.data.segments import file_hash, load_metadata, load_split
 from src.data.splits import split
 from src.models import cnn
@@ -142,10 +142,11 @@ def test_weights_of_another_architecture_are_refused(published, monkeypatch):
 
 def test_what_is_no_safetensors_file_is_refused(published, edit_card):
     path = pretrained_file("documented")
-    path.write_bytes(struct.pack("<Q", 10**9) + json.dumps({}).encode())
-    edit_card(sha256=file_hash(path))
-    with pytest.raises(ValueError, match="cannot be read"):
-        load_pretrained("documented")
+    for content in (struct.pack("<Q", 10**9) + b"{}", safetensors.torch.save({})):
+        path.write_bytes(content)
+        edit_card(sha256=file_hash(path))
+        with pytest.raises(ValueError, match="cannot be read"):
+            load_pretrained("documented")
 
 
 @pytest.mark.parametrize("name", ["typo", "../models/fake", ""])
@@ -183,6 +184,7 @@ def test_a_committed_network_is_whole(name):
     model, path = load_pretrained(name), pretrained_file(name)
     assert count_parameters(model) == read_card(name)["n_parameters"] == 1_440_618
     assert path.stat().st_size < LARGEST
+    assert read_card(name)["front_end"] == FRONT_END
     assert set(known_tracks(name)["split"]) == {"train", "val"}
     with torch.inference_mode():
         assert np.isfinite(model(torch.rand(2, 1, 128, 130)).numpy()).all()

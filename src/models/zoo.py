@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from src.models.checkpoints import damage, fill_weights
 from src.models.cnn import GenreClassifierCNN
-from src.paths import pretrained_file
+from src.paths import pretrained_file, pretrained_names
 from src.results import read_csv
 from src.runtime import device, memory_format
 
@@ -36,10 +36,10 @@ def load_pretrained(name: str) -> GenreClassifierCNN:
     card, path = read_card(name), pretrained_file(name)
     content = _verified(path, card["sha256"])
     try:
-        weights = safetensors.torch.load(content)
-    except SafetensorError as error:
+        weights, facts = safetensors.torch.load(content), _facts(content)
+    except (SafetensorError, LookupError, ValueError) as error:
         raise damage(path, f"cannot be read ({error})") from error
-    if any(card[fact] != value for fact, value in _facts(content).items()):
+    if any(card[fact] != value for fact, value in facts.items()):
         raise damage(path, "has other genres or another fingerprint than its card")
     model = GenreClassifierCNN(len(card["genres"])).to(device())
     fill_weights(model, weights, path)
@@ -69,11 +69,6 @@ def network_facts(name: str) -> dict:
     card = read_card(name)
     facts = {"pretrained": name, "key": card["sha256"], "fingerprint": card["fingerprint"]}
     return card["training"] | facts | {"genres": card["genres"]}
-
-
-def pretrained_names() -> list[str]:
-    """Return the names of the networks that come with the repository."""
-    return sorted(path.stem for path in pretrained_file("").parent.glob("*.safetensors"))
 
 
 def known_tracks(name: str) -> pd.DataFrame:
