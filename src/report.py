@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Callable
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 
 import nbformat
@@ -365,10 +366,9 @@ def networks() -> str:
     if not results:
         return ""
     lines = {f"`{name}`": list(map(_cell, map(own.get, MEASURED))) for name, own in results.items()}
-    known = [next((own[m] for own in results.values() if m in own), {}) for m in MEASURED]
-    lines["measured on"] = [row.get("corpus", "") for row in known]
-    counts = [[f"{row[key]}" for key in ("n_segments", "n_tracks") if key in row] for row in known]
-    lines["n, segments (tracks)"] = [" (".join(n) + ")" * (len(n) - 1) for n in counts]
+    found = [[own[m] for own in results.values() if m in own] for m in MEASURED]
+    for title, show in {"measured on": itemgetter("corpus"), "n, segments (tracks)": _size}.items():
+        lines[title] = [", ".join(dict.fromkeys(map(show, rows))) for rows in found]
     table = pd.DataFrame.from_dict(lines, "index", columns=list(MEASURED))
     return table.rename_axis("network").to_markdown(tablefmt="github", disable_numparse=True)
 
@@ -378,6 +378,11 @@ def _cell(row: dict | None) -> str:
     if row is None:
         return "not measured"
     return percentage(row) if row["unit"] == "accuracy" else decimal(row)
+
+
+def _size(row: dict) -> str:
+    """Return on how many segments, and tracks where they are known, a result of a card is."""
+    return f"{row['n_segments']}" + (f" ({row['n_tracks']})" if "n_tracks" in row else "")
 
 
 def _where(table: pd.DataFrame, name: str, wanted: dict) -> pd.DataFrame:

@@ -34,7 +34,6 @@ HUB = {  # fields of model cards that are read by hubs
     "library_name": "pytorch",
     "pipeline_tag": "audio-classification",
     "tags": ["music", "genre-classification", "adversarial-robustness", "grad-cam"],
-    "datasets": ["marsyas/gtzan"],
     "metrics": ["accuracy"],
 }
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -70,7 +69,9 @@ def publish(paths: RunPaths, checkpoint: str) -> str:
     write_weights(pretrained_file(name), weights, known)
     write_csv(pretrained_file(name, "csv"), _known_tracks(paths))
     training = ("name", "changes", "suffix", "seed", "epoch", "recipe")
+    is_gtzan = data["corpus"].startswith("gtzan")
     card = HUB | {
+        "datasets": ["marsyas/gtzan"] if is_gtzan else [],
         "sha256": file_hash(pretrained_file(name)),
         "list_sha256": file_hash(pretrained_file(name, "csv")),
         "n_parameters": count_parameters(model),
