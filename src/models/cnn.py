@@ -80,17 +80,13 @@ def norm_of(layer: str) -> str:
     return layer.replace("conv", "bn").replace("dense", "bn_dense")
 
 
-def fold_batch_norm(model: nn.Module) -> nn.Module:
+def fold_batch_norm(model: GenreClassifierCNN) -> GenreClassifierCNN:
     """Return a frozen evaluation copy whose batch norms are folded into the layers before them.
-
-    Another network than GenreClassifierCNN is copied as it is.
 
     The same function of its input (to float rounding) with fewer passes over memory, and no
     gradients for weights: for attacks, which need many gradients with respect to the input.
     """
     folded = copy.deepcopy(model).eval().requires_grad_(False)
-    if not isinstance(folded, GenreClassifierCNN):
-        return folded
     for name, layer in list(folded.named_children()):
         norm = norm_of(name)
         if isinstance(layer, nn.Conv2d):
