@@ -19,6 +19,8 @@ NAMED := $(filter $(STAGES),$(MAKECMDGOALS))
 READ_test := ARGS
 READ_bench := RUN ARGS
 READ_growth := ARGS
+READ_evaluate := $(filter-out CHECKPOINTS,$(GIVEN))
+READ_publish := RUN CHECKPOINTS
 READ_collect := RUNS
 READ_docs := RUNS
 READ_page := DATASET RUN ARGS
@@ -26,7 +28,7 @@ $(foreach goal,$(filter-out run show $(STAGES),$(or $(MAKECMDGOALS),help)),\
 	$(foreach v,$(filter-out $(READ_$(goal)),$(GIVEN)),$(error make $(goal) does not read $v, which may be \
 	mistyped or meant for another command: it reads $(or $(READ_$(goal)),no variable))))
 
-.PHONY: help run show $(STAGES) lab test bench stages growth collect docs page lock clean
+.PHONY: help run show $(STAGES) evaluate publish lab test bench stages growth collect docs page lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -42,6 +44,12 @@ show: $(VENV)/run ## print the parameters of a run, and which stages are up to d
 
 $(STAGES): $(VENV)/run ## run one notebook, whether or not anything changed
 	$(if $(filter $@,$(firstword $(NAMED))),$(PIPELINE) $(NAMED),@:)
+
+evaluate: $(VENV)/run ## attack a network of yours: make evaluate MODEL=package.module:function RUN=gtzan
+	$(if $(MODEL),$(filter-out MODEL=%,$(PIPELINE)) attack CHECKPOINTS="$$MODEL",$(error make evaluate needs MODEL))
+
+publish: $(VENV)/run ## write networks of a run to pretrained/: make publish RUN=gtzan CHECKPOINTS=improved,robust
+	$(BIN)/python -m src.models.publish "$(or $(RUN),$(error make publish needs RUN))" "$(or $(CHECKPOINTS),$(error make publish needs CHECKPOINTS))"
 
 lab: $(VENV)/run ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir notebooks

@@ -49,6 +49,13 @@ class RunPaths:
         """Checkpoints, one folder per recipe."""
         return ROOT / "results" / "models" / self.run
 
+    def checkpoint(self, name: str) -> Path:
+        """The file of a network: of this run, or of the repository for `pretrained/<name>`."""
+        folder, _, pretrained = name.partition("/")
+        if folder == "pretrained":
+            return pretrained_file(pretrained)
+        return self.models / name / "checkpoint.pt"
+
     @property
     def audio(self) -> Path:
         """WAV files to listen to: attacked segments and tracks, segments filtered by maps."""
@@ -68,6 +75,16 @@ class RunPaths:
     def notebooks(self) -> Path:
         """Executed copies of the notebooks."""
         return ROOT / "results" / "notebooks" / self.run
+
+
+def pretrained_file(name: str, kind: str = "safetensors") -> Path:
+    """Return a file of a network that comes with the repository: its weights, card or tracks."""
+    return ROOT / "pretrained" / f"{name}.{kind}"
+
+
+def pretrained_names() -> list[str]:
+    """Return the names of the networks that come with the repository."""
+    return sorted(file.stem for file in (ROOT / "pretrained").glob("*.safetensors"))
 
 
 def run_name(dataset: str) -> str:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from modulefinder import ModuleFinder
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from tqdm import tqdm
 
 from src.models.recipes import checkpoint_name, recipe
 from src.parameters import save_parameters, show_value
-from src.paths import ROOT, STAGES, RunPaths, require, walk_files
+from src.paths import ROOT, STAGES, RunPaths, pretrained_names, require, walk_files
 from src.request import GROUPS, Request, defaults_of, notebook_of, read_request
 from src.results import read_json
 
@@ -132,8 +133,10 @@ def modules_of(notebook: Path) -> list[str]:
 def inputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
     """Return the files that a stage, with all of its parameters, reads from earlier stages."""
     data = [paths.processed / "tracks.csv", paths.processed / "metadata.json"]
-    names = _starts(parameters) if stage == "train" else parameters.get("CHECKPOINTS", ())
-    checkpoints = [paths.models / name / "checkpoint.pt" for name in names if name]
+    names = parameters.get("CHECKPOINTS", [])
+    if stage == "train":
+        names = _starts(parameters) + parameters.get("COMPARED", [])
+    checkpoints = [_network_file(paths, name) for name in names if name]
     return {
         "explore": [],
         "preprocess": [paths.processed / "source.json", data[0]],
@@ -141,6 +144,20 @@ def inputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
         "attack": [*data, *checkpoints],
         "explain": [*data, *checkpoints],
     }[stage]
+
+
+def _network_file(paths: RunPaths, name: str) -> Path:
+    """Return the file that a network is read from; ValueError for a module that is not there."""
+    module, is_own, _ = name.partition(":")
+    if not is_own:
+        return paths.checkpoint(name)
+    try:
+        return Path(find_spec(module).origin)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name}: there is no module {module}, or it is a folder: give the network "
+            "as package.module:function, with the module below the repository's root or installed."
+        ) from error
 
 
 def _starts(parameters: dict) -> list[str]:
@@ -162,17 +179,23 @@ def check_inputs(request: Request) -> None:
         for path in inputs_of(stage, parameters, request.paths):
             if path in made or path.exists():
                 continue
-            if path.name == "checkpoint.pt":
-                there = made | set(request.paths.models.glob("*/checkpoint.pt"))
-                names = sorted({file.parent.name for file in there if file.name == path.name})
-                raise ValueError(
-                    f"{stage} reads the checkpoint {path.parent.name}, which run "
-                    f"{request.paths.run} does not have: train it first, or give "
-                    f"{'START_FROM' if stage == 'train' else 'CHECKPOINTS'} another name "
-                    f"(there is {', '.join(names) or 'none yet'})."
-                )
+            if path.suffix in {".pt", ".safetensors"}:
+                raise _missing_network(stage, path, request.paths, made)
             require(path, "preprocess" if path.name == "metadata.json" else "explore")
         made |= set(outputs_of(stage, parameters, request.paths))
+
+
+def _missing_network(stage: str, path: Path, paths: RunPaths, made: set[Path]) -> ValueError:
+    """Return the error about a network that is not there, with the names of those that are."""
+    there = made | set(paths.models.glob("*/checkpoint.pt"))
+    names = sorted({file.parent.name for file in there if file.name == "checkpoint.pt"})
+    names += [f"pretrained/{name}" for name in pretrained_names()]
+    missing = path.parent.name if path.suffix == ".pt" else f"pretrained/{path.stem}"
+    parameter = "START_FROM or COMPARED" if stage == "train" else "CHECKPOINTS"
+    return ValueError(
+        f"{stage} reads the checkpoint {missing}, which run {paths.run} does not have: train it "
+        f"first, or give {parameter} another name (there is {', '.join(names) or 'none yet'})."
+    )
 
 
 def outputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:

@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Callable
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 
 import nbformat
@@ -26,6 +27,8 @@ from PIL import Image
 from src.data.segments import load_metadata
 from src.labels import NAMES
 from src.models.comparison import check_current, training_results
+from src.models.publish import MEASURED, fill_cards
+from src.models.zoo import pretrained_names, read_card
 from src.paths import EMBEDDED_CORPUS, METRICS, ROOT, STAGES, RunPaths
 from src.results import read_csv, read_json, save_with, write_csv, write_json
 
@@ -107,6 +110,8 @@ def collect(runs: list[str], target: Path = METRICS) -> None:
                 write_csv(target / folder / f"{name}.csv", table)
             missing = "".join(f", none of {run}" for run in files if run not in parts)
             print(f"{folder}/{name}: {len(parts)} runs{missing}")
+    for card in fill_cards(target):
+        print(f"{card.parent.name}/{card.name}: results of the network")
 
 
 def _folder(run: str) -> str:
@@ -351,6 +356,35 @@ def confusions(run: str, checkpoint: str, n: int = 6) -> str:
     return ", ".join(f"{true} as {predicted} ({k})" for k, true, predicted in wrong[:n])
 
 
+def networks() -> str:
+    """Return a Markdown table of the networks that come with the repository, from their cards.
+
+    An empty text where no card has results.
+    """
+    cards = {name: read_card(name)["results"] for name in pretrained_names()}
+    results = {name: {row["measured"]: row for row in rows} for name, rows in cards.items() if rows}
+    if not results:
+        return ""
+    lines = {f"`{name}`": list(map(_cell, map(own.get, MEASURED))) for name, own in results.items()}
+    found = [[own[m] for own in results.values() if m in own] for m in MEASURED]
+    for title, show in {"measured on": itemgetter("corpus"), "n, segments (tracks)": _size}.items():
+        lines[title] = [", ".join(dict.fromkeys(map(show, rows))) for rows in found]
+    table = pd.DataFrame.from_dict(lines, "index", columns=list(MEASURED))
+    return table.rename_axis("network").to_markdown(tablefmt="github", disable_numparse=True)
+
+
+def _cell(row: dict | None) -> str:
+    """Return a result of a card with its interval."""
+    if row is None:
+        return "not measured"
+    return percentage(row) if row["unit"] == "accuracy" else decimal(row)
+
+
+def _size(row: dict) -> str:
+    """Return on how many segments, and tracks where they are known, a result of a card is."""
+    return f"{row['n_segments']}" + (f" ({row['n_tracks']})" if "n_tracks" in row else "")
+
+
 def _where(table: pd.DataFrame, name: str, wanted: dict) -> pd.DataFrame:
     for column, value in wanted.items():
         table = table[table[column].isin(value if isinstance(value, list) else [value])]
@@ -378,10 +412,12 @@ FUNCTIONS = {
         decimal,
         explained,
         measurements,
+        networks,
         number,
         only,
         percent,
         percentage,
+        pretrained_names,
         read,
         result,
         select,

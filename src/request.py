@@ -34,11 +34,11 @@ LIMITS = {"TRACKS_PER_GENRE": (7, LARGEST), "N_JOBS": (1, LARGEST)}
 ENDINGS = {"EPS": (1e-6, 1), "EPSILONS": (1e-6, 1), "DB": (-120, 120)}
 METHODS = "gradcam hirescam gradcam++ layercam xgradcam eigencam scorecam integrated_gradients"
 CHOICES = {
-    "SPLIT": ("random", "filtered", "stratified"),
+    "SPLIT": ("random", "filtered", "stratified", "all"),
     "METHOD": tuple(METHODS.split()),
     "TARGET_LAYER": tuple(f"conv{block}_{layer}" for block in (1, 2, 3, 4) for layer in (1, 2)),
 }
-MAY_BE_EMPTY = {"RECIPES", "CHECKPOINTS", "SUITE_EPSILONS"}
+MAY_BE_EMPTY = {"RECIPES", "CHECKPOINTS", "COMPARED", "SUITE_EPSILONS"}
 SWEEPS = {"REPORT_EPS": "EPSILONS", "SUITE_EPSILONS": "EPSILONS"}
 
 
@@ -89,6 +89,8 @@ def read_request(words: list[str]) -> Request:
     tables = {stage: file.get(stage, {}) for stage in STAGES}
     for stage in stages:
         tables[stage] = _table(stage, {} if reset else tables[stage], given)
+    if "train" not in named and tables["preprocess"].get("SPLIT") == "all":
+        stages = [stage for stage in stages if stage != "train"]  # there are test tracks only
     request = Request(stages, paths, dataset, tables)
     for stage in stages:
         _check_values(request.complete(stage))

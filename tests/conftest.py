@@ -149,7 +149,9 @@ def written(write_track, noise, tmp_path, monkeypatch):
     tracks = audit(corpus)
     file = write_csv(paths.processed / "tracks.csv", tracks)
     tracks["split"] = split_tracks(tracks, 0)
-    write_processed(corpus_at(corpus), tracks, paths.processed, {"tracks_sha256": file_hash(file)})
+    facts = {"corpus": "corpus", "run": "fake", "split": "random", "seed": 0}
+    facts["tracks_sha256"] = file_hash(file)
+    write_processed(corpus_at(corpus), tracks, paths.processed, facts)
     return paths
 
 

@@ -106,7 +106,7 @@ def test_every_module_that_is_no_command_is_used_by_some_notebook():
     used = set().union(*(imported(name) for name in STAGES.values()))
     root = NOTEBOOKS.parent
     there = {path.relative_to(root).as_posix() for path in (root / "src").rglob("*.py")}
-    commands = {"src/pipeline.py", "src/request.py", "src/report.py"}
+    commands = {f"src/{name}.py" for name in ("pipeline", "request", "report", "models/publish")}
     assert there - used == commands
 
 
@@ -414,6 +414,28 @@ def test_a_run_of_audio_is_asked_for_its_attacks_on_audio(repository, path, ther
     names = {file.name for file in pipeline.outputs_of("attack", {}, paths)}
     assert ("audio_attacks.csv" in names) is there
     assert "attacks.csv" in names
+
+
+def test_a_stage_reads_networks_from_elsewhere():
+    names = ["pretrained/robust", "json.decoder:decode"]
+    files = pipeline.inputs_of("attack", {"CHECKPOINTS": names}, RunPaths("fake"))
+    parameters = {"RECIPES": [], "COMPARED": names}
+    assert pipeline.inputs_of("train", parameters, RunPaths("fake")) == files
+    assert files[2:] == [
+        REAL_ROOT / "pretrained" / "robust.safetensors",
+        Path(json.decoder.__file__),
+    ]
+
+
+def test_a_corpus_that_is_a_test_set_as_a_whole_is_not_trained_on(repository, executed):
+    (repository / "pretrained").mkdir()
+    (repository / "pretrained" / "robust.safetensors").touch()
+    split = FIRST_CELL + 'SPLIT = "random"  # split\n'
+    write_notebook(repository / "notebooks" / "02_preprocessing.ipynb", split)
+    ran = ran_by(executed, "SPLIT=all", "CHECKPOINTS=pretrained/robust")
+    assert ran == ["explore", "preprocess", "attack", "explain"]
+    assert ran_by(executed) == []  # remembered
+    assert ran_by(executed, "train") == ["train"]  # and refused by its notebook
 
 
 ROBUST = {"RECIPES": ["robust"], "CHANGES": {}, "SUFFIX": "", "SEED": 43}

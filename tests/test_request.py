@@ -10,7 +10,7 @@ import pytest
 
 import src.paths
 from src import pipeline, request
-from src.data.splits import PUBLISHED
+from src.data.splits import PUBLISHED, WHOLE
 from src.effort import EFFORTS, choose_effort
 from src.explainability.attributions import METHODS
 from src.models.cnn import GenreClassifierCNN
@@ -139,6 +139,14 @@ def test_a_parameter_goes_to_those_of_the_stages_that_have_it():
             "attack reads the checkpoint short, .* give CHECKPOINTS .* is documented",
         ),
         ("explore preprocess attack CHECKPOINTS=typo", "attack reads the checkpoint typo"),
+        (
+            "explore preprocess attack CHECKPOINTS=pretrained/typo",
+            "attack reads the checkpoint pretrained/typo, .* is none yet",
+        ),
+        (
+            "explore preprocess attack CHECKPOINTS=no.module:net",
+            "no.module:net: there is no module no.module",
+        ),
         ("attack RUN=begun", "data/processed/begun/tracks.csv is missing: .*`make explore` first"),
         ("attack RUN=beg", r"run beg does not exist, .* \(begun\), or make it by `make run`"),
         ("explore RUN=beg", "run beg does not exist"),
@@ -189,7 +197,7 @@ def test_choices_are_those_of_the_code_and_limits_those_of_parameters():
     layers = [name for name, _ in GenreClassifierCNN().named_modules() if name.startswith("conv")]
     assert CHOICES["METHOD"] == METHODS
     assert CHOICES["TARGET_LAYER"] == tuple(layers)
-    assert CHOICES["SPLIT"] == ("random", *PUBLISHED)
+    assert CHOICES["SPLIT"] == ("random", *PUBLISHED, WHOLE)
     known = {name for stage in STAGES for name in parameters_of(stage)}
     assert {*CHOICES, *LIMITS, *MAY_BE_EMPTY, *SWEEPS, *SWEEPS.values()} <= known
 
@@ -290,30 +298,50 @@ def test_names_of_other_scripts_and_signs_name_a_run(run, root):
     assert src.paths.run_name(f"corpora/{run}") == composed
 
 
-def test_make_passes_its_variables_on_as_they_are(root):
+def made(root, *words):
+    """Return the arguments that `make` with these words, and RUN in the environment, gives on."""
     (root / "bin").mkdir()
     (root / "run").touch()
     command = root / "bin" / "python"
-    command.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[3:]))\n")
+    command.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[2:]))\n")
     command.chmod(0o755)
-    values = ['DATASET=my music/it\'s "x" (1), `a` \\ #;*?', "CHECKPOINTS=a,b", "SUFFIX="]
-    words = ["make", "-s", f"VENV={root}", "-o", f"{root}/run", "train", "attack", *values]
+    words = ["make", "-s", f"VENV={root}", "-o", f"{root}/run", *words]
     environment = {k: v for k, v in os.environ.items() if k not in {"MAKEFLAGS", "DATASET", "RUN"}}
     done = subprocess.run(
         words, cwd=REPOSITORY, env=environment | {"RUN": "a b"}, capture_output=True, text=True
     )
-    assert sorted(json.loads(done.stdout)) == sorted(["RUN=a b", "train", "attack", *values]), done
+    return json.loads(done.stdout)
+
+
+def test_make_passes_its_variables_on_as_they_are(root):
+    values = ['DATASET=my music/it\'s "x" (1), `a` \\ #;*?', "CHECKPOINTS=a,b", "SUFFIX="]
+    module, *arguments = made(root, "train", "attack", *values)
+    assert module == "src.pipeline"
+    assert sorted(arguments) == sorted(["RUN=a b", "train", "attack", *values])
+
+
+def test_make_evaluates_a_network_by_the_attack_stage(root):
+    module, *arguments = made(root, "evaluate", "MODEL=own.part:net", "N_SEGMENTS=5")
+    assert module == "src.pipeline"
+    assert sorted(arguments) == ["CHECKPOINTS=own.part:net", "N_SEGMENTS=5", "RUN=a b", "attack"]
+
+
+def test_make_publishes_checkpoints(root):
+    arguments = made(root, "publish", "RUN=x y", "CHECKPOINTS=improved,robust")
+    assert arguments == ["src.models.publish", "x y", "improved,robust"]
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["attack", "evaluate", "RUN=x"], "make evaluate needs MODEL"),
+        (["publish", "RUN=x"], "make publish needs CHECKPOINTS"),
         (["page", "run=x"], "make page does not read run"),
         (["clean", "RUN=x"], "make clean does not read RUN"),
         (["N_SEGMENTS=3"], "make help does not read N_SEGMENTS"),
     ],
 )
-def test_make_refuses_variables_that_a_command_does_not_read(words, said):
+def test_make_refuses_variables_that_a_command_does_not_read_or_lacks(words, said):
     environment = {k: v for k, v in os.environ.items() if k != "MAKEFLAGS"}
     done = subprocess.run(
         ["make", "-n", *words], cwd=REPOSITORY, env=environment, capture_output=True, text=True

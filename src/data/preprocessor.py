@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from src.data.features import (
     SEGMENTS_PER_TRACK,
     WHOLE_FRAMES,
 )
-from src.data.splits import SPLITS
+from src.data.splits import SPLITS, WHOLE
 from src.progress import progress
 from src.results import whole_file, write_csv, write_json
 from src.runtime import one_thread
@@ -51,7 +51,7 @@ def write_processed(
     tracks : the audit's table with a column `split`; unused rows and rows without a split are left
         out
     folder : for `{train,val,test}/X.npy`, `train/tracks.npy`, `segments.csv`, `metadata.json`
-    metadata : facts to add to `metadata.json`
+    metadata : facts to add to `metadata.json`; with the split "all" no track is needed for training
     n_jobs : tracks that are read at the same time
 
     Returns
@@ -62,7 +62,8 @@ def write_processed(
     only one genre; OSError if a file cannot be written.
     """
     chosen = tracks[tracks["used"] & tracks["split"].isin(SPLITS)]
-    genres = _check_genres(corpus, tracks, chosen)
+    needed = ["test"] if metadata.get("split") == WHOLE else SPLITS
+    genres = _check_genres(corpus, tracks, chosen, needed)
     part = folder / ".part"
     shutil.rmtree(part, ignore_errors=True)  # of a killed run
     try:
@@ -99,23 +100,26 @@ def in_order(
         yield from Parallel(n_jobs, prefer="threads", return_as="generator")(jobs)
 
 
-def _check_genres(corpus: Corpus, tracks: pd.DataFrame, chosen: pd.DataFrame) -> list[str]:
+def _check_genres(
+    corpus: Corpus, tracks: pd.DataFrame, chosen: pd.DataFrame, needed: Sequence[str]
+) -> list[str]:
     """Return the genres of a corpus; ValueError if a model cannot be trained on all of them.
 
-    `chosen` are the rows of `tracks` that are used; a genre without any would vanish.
+    `chosen` are the rows of `tracks` that are used; a genre without any in the first of the
+    `needed` splits would vanish.
     """
-    if empty := sorted(set(SPLITS) - set(chosen["split"])):
+    if empty := sorted(set(needed) - set(chosen["split"])):
         raise ValueError(
             f"{corpus.path} has no usable track for {', '.join(empty)}: the audit's column "
             "`reason` names the fault of each; repair or add tracks."
         )
-    trained = chosen.loc[chosen["split"] == "train", "genre"]
+    trained = chosen.loc[chosen["split"] == needed[0], "genre"]
     lost = tracks[~tracks["genre"].isin(["", *trained])]
     if len(lost):
         names, first = ", ".join(sorted(lost["genre"].unique())), lost.iloc[0]
         reason = first["reason"] or f"its split is {first['split'] or 'none'}"
         raise ValueError(
-            f"{corpus.path} has no usable track of {names} to train on ({first['track']}: "
+            f"{corpus.path} has no usable track of {names} to {needed[0]} on ({first['track']}: "
             f"{reason}): the genre would be missing from the results; repair its tracks or remove "
             "its folder, and run `make explore` again."
         )

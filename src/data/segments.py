@@ -123,9 +123,14 @@ def load_split(paths: RunPaths, split: str) -> Segments:
     in votes, in drawing and in intervals.
 
     Raises FileNotFoundError if a file is missing, ValueError if the array or the table are not
-    those of the metadata; both name the stage to run.
+    those of the metadata or the split is empty; all name the stage to run.
     """
     metadata = load_metadata(paths)
+    if not metadata["n_segments"][split]:
+        raise ValueError(
+            f"Run {paths.run} has no segments for {split}: with SPLIT=all every track is a test "
+            "track; to train, run `make preprocess` with another SPLIT."
+        )
     front_end = metadata["front_end"]
     shape = (metadata["n_segments"][split], front_end["n_mels"], front_end["frames"])
     X = _map_array(paths, f"{split}/X.npy", shape, np.float32)

@@ -13,6 +13,7 @@ SPLITS = ("train", "val", "test")
 VAL_SHARE, TEST_SHARE = 0.15, 0.15
 MIN_TRACKS_PER_GENRE = 7
 PUBLISHED = ("filtered", "stratified")
+WHOLE = "all"  # every track is a test track, for networks that were trained elsewhere
 LIST_FILES = {"train": "train", "val": "valid", "test": "test"}
 
 
@@ -22,7 +23,8 @@ def split(tracks: pd.DataFrame, name: str, folder: str, seed: int) -> pd.Series:
     Parameters
     ----------
     tracks : the audit's table
-    name : "random", or the published lists "filtered" or "stratified"
+    name : "random", the published lists "filtered" or "stratified", or "all": all are test tracks,
+        exact copies left out
     folder : of the published lists; empty: they are downloaded
     seed : of the random split
 
@@ -30,8 +32,12 @@ def split(tracks: pd.DataFrame, name: str, folder: str, seed: int) -> pd.Series:
     """
     if name == "random":
         return split_tracks(tracks, seed)
+    if name == WHOLE:
+        return tracks["duplicate_of"].map({"": "test"}).fillna("")
     if name not in PUBLISHED:
-        raise ValueError(f"SPLIT={name} is unknown: give random, {' or '.join(PUBLISHED)}.")
+        raise ValueError(
+            f"SPLIT={name} is unknown: give random, {', '.join(PUBLISHED)} or {WHOLE}."
+        )
     lists = ROOT / Path(folder).expanduser()
     if not folder:
         lists = download.fetch_splits(RAW / "gtzan_splits")

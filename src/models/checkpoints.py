@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from src.models.cnn import GenreClassifierCNN
-from src.paths import ROOT, require
+from src.paths import ROOT, pretrained_file, require
 from src.results import save_with
 from src.runtime import device, memory_format
 
@@ -38,7 +38,7 @@ def load_checkpoint(path: Path, fingerprint: str | None = None) -> tuple[GenreCl
             f"here is {fingerprint[:12]}: the arrays were made again since; run `make train`."
         )
     model = GenreClassifierCNN(len(content["genres"])).to(device())
-    _fill(model, content.pop("weights"), path)
+    fill_weights(model, content.pop("weights"), path)
     return model.to(memory_format=memory_format()).eval(), content
 
 
@@ -62,10 +62,12 @@ def read_tensors(path: Path, parts: dict[str, type]) -> dict:
 
 
 def damage(path: Path, found: str) -> ValueError:
-    """Return the error for a checkpoint or a state that is not used, and how to start over."""
+    """Return the error for a file of a network that is not used, and how to get another."""
+    remedy = "delete it and run `make train` with the same RUN."
+    if path.parent == pretrained_file("").parent:
+        remedy = "restore pretrained/ by `git checkout -- pretrained`."
     return ValueError(
-        f"{_shown(path)} {found}: it was damaged, edited or written by other code; "
-        "delete it and run `make train` with the same RUN."
+        f"{_shown(path)} {found}: it was damaged, edited or written by other code; {remedy}"
     )
 
 
@@ -74,7 +76,7 @@ def first_infinite(tensors: dict) -> str | None:
     return next((name for name, t in tensors.items() if not torch.isfinite(t).all()), None)
 
 
-def _fill(model: nn.Module, weights: dict, path: Path) -> None:
+def fill_weights(model: nn.Module, weights: dict, path: Path) -> None:
     """Load weights into a network; ValueError if they are those of another, or no numbers."""
     found = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in weights.items()}
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

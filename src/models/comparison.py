@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from src.models.evaluation import vote
+from src.models.zoo import read_card
 from src.paths import RunPaths
 from src.results import read_csv, read_json
 from src.statistics import difference_over_tracks, holm
@@ -113,10 +114,12 @@ def check_current(paths: RunPaths, fingerprint: str) -> None:
     table = paths.metrics / "training.csv"
     if table.exists() and (old := set(read_csv(table)["checkpoint"]) - set(trained)):
         raise _outdated(paths, table.name, min(old), "train")
-    for name, stage in MEASURED_BY.items():
-        file = paths.metrics / f"{name}.json"
+    for measured, stage in MEASURED_BY.items():
+        file = paths.metrics / f"{measured}.json"
         for checkpoint, facts in read_json(file)["checkpoints"].items() if file.exists() else ():
             newest = trained.get(checkpoint, {"key": None})
+            if name := facts.get("pretrained"):
+                newest = {"key": read_card(name)["sha256"]}
             if newest.get("key", facts["key"]) != facts["key"]:
                 raise _outdated(paths, file.name, checkpoint, stage)
 

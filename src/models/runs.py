@@ -1,4 +1,4 @@
-"""Training the recipes of a run.
+"""Networks of a run: loaded by name, or trained by a recipe.
 
 `accelerate launch -m src.models.runs gtzan robust` trains in several processes or machines what
 notebook 3 trains in one, and the notebook then finds it done.
@@ -6,18 +6,21 @@ notebook 3 trains in one, and the notebook then finds it done.
 
 import argparse
 import json
+import re
 import sys
 from typing import NamedTuple
 
 import numpy as np
+from torch import nn
 from torch.utils.data import Dataset
 
 from src.data.segments import SegmentDataset, load_metadata, load_split, load_whole_tracks
-from src.models import recipes
+from src.models import recipes, zoo
 from src.models.augment import CropDataset, shuffled_labels
-from src.models.checkpoints import CHECKPOINT_FILE, load_checkpoint
+from src.models.checkpoints import load_checkpoint
 from src.models.cnn import GenreClassifierCNN
 from src.models.comparison import training_results
+from src.models.own import load_own
 from src.models.trainer import fit
 from src.paths import RunPaths
 from src.runtime import prepare_process
@@ -31,13 +34,47 @@ class Trained(NamedTuple):
     history: list[dict]
 
 
-def load_named(paths: RunPaths, name: str) -> tuple[GenreClassifierCNN, dict]:
-    """Return a network of a run by its checkpoint's name, and the facts saved with it.
+def load_named(paths: RunPaths, name: str) -> tuple[nn.Module, dict]:
+    """Return a network and its facts: a checkpoint of the run, or one from elsewhere.
 
-    Raises FileNotFoundError if it was not trained, ValueError if the arrays are other ones.
+    `name` is that of the checkpoint, `pretrained/<name>` for a network that comes with the
+    repository, or `package.module:function` (`src.models.own`).
+
+    Raises FileNotFoundError if it was not trained, ValueError if the arrays or the genres are other
+    ones.
     """
-    fingerprint = load_metadata(paths)["fingerprint"]
-    return load_checkpoint(paths.models / name / CHECKPOINT_FILE, fingerprint)
+    data = load_metadata(paths)
+    if ":" in name:
+        return load_own(name, len(data["genres"])), {"name": name, "key": None}
+    if not name.startswith(zoo.PREFIX):
+        return load_checkpoint(paths.checkpoint(name), data["fingerprint"])
+    facts = zoo.network_facts(name.removeprefix(zoo.PREFIX))
+    if facts["genres"] != data["genres"]:
+        raise ValueError(
+            f"{name} was trained on the genres {', '.join(facts['genres'])}, run {paths.run} has "
+            f"{', '.join(data['genres'])}: name the folders of its corpus as these, or train anew."
+        )
+    return zoo.load_pretrained(facts["pretrained"]), facts
+
+
+def load_networks(
+    paths: RunPaths, names: list[str], own: bool = True
+) -> dict[str, tuple[nn.Module, dict]]:
+    """Return networks and facts, as `load_named` does, by the names they have in results.
+
+    Without `own`, raises ValueError for networks from outside: explanations read their layers.
+    """
+    if outside := [name for name in names if ":" in name and not own]:
+        raise ValueError(
+            f"{outside[0]} has no layers that are known here, which explanations read: leave it "
+            "out of CHECKPOINTS; `make attack` evaluates it."
+        )
+    return {result_name(name): load_named(paths, name) for name in names}
+
+
+def result_name(name: str) -> str:
+    """Return the name of a network in results and files, which have no `/` and `:`."""
+    return re.sub("[/:]", "_", name)
 
 
 def load_trained(paths: RunPaths) -> dict[str, GenreClassifierCNN]:
