@@ -123,14 +123,14 @@ def training_curves(axes: np.ndarray, history: pd.DataFrame, best_epoch: int) ->
     """
     epochs = np.arange(1, len(history) + 1)
     for ax, name, scale in zip(axes, ("loss", "accuracy"), (1, 100), strict=True):
-        for part, style in (("train", "--"), ("val", "-")):
-            ax.plot(epochs, history[f"{part}_{name}"] * scale, style, label=part)
+        for part, label, style in (("train", "training", "--"), ("val", "validation", "-")):
+            ax.plot(epochs, history[f"{part}_{name}"] * scale, style, label=label)
         ax.axvline(best_epoch, color="grey", linewidth=0.8, label="kept epoch")
         ax.set(xlabel="epoch", ylabel=name + (" (%)" if scale == 100 else " (nats)"))
-    attacked = {"single_step_accuracy": "val, single step", "robust_accuracy": "val, PGD"}
-    for (name, label), style in zip(attacked.items(), (":", "-."), strict=True):
+    attacked = {"single_step_accuracy": "single step", "robust_accuracy": "PGD"}
+    for (name, attack), style in zip(attacked.items(), (":", "-."), strict=True):
         if name in history:
-            axes[1].plot(epochs, history[name] * 100, style, label=label)
+            axes[1].plot(epochs, history[name] * 100, style, label=f"validation, {attack}")
     for ax in axes:
         ax.legend(fontsize=8)
     return axes
@@ -297,9 +297,9 @@ def eps_axes(ax: Axes, ticks: np.ndarray) -> None:
         "top", functions=(lambda eps: eps * DYNAMIC_RANGE_DB, lambda db: db / DYNAMIC_RANGE_DB)
     )
     top.set_xlabel("eps (dB)")
-    ax.set_xticks(ticks, [f"{eps:g}" for eps in ticks], rotation=45)
+    ax.set_xticks(ticks, [f"{eps:g}" for eps in ticks], fontsize=8)
     decibel = ticks * DYNAMIC_RANGE_DB
-    top.set_xticks(decibel, [f"{tick:.2g}" for tick in decibel], rotation=45)
+    top.set_xticks(decibel, [f"{tick:.2g}" for tick in decibel], fontsize=8)
     ax.minorticks_off()
     top.minorticks_off()
 
