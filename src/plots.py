@@ -112,6 +112,7 @@ def band_levels(ax: Axes, X: np.ndarray, y: np.ndarray, genres: list[str]) -> Ax
     bar = {"label": "level (dB above the mean genre)"}
     sns.heatmap(louder, ax=ax, cmap=CHANGE_MAP, center=0, yticklabels=True, cbar_kws=bar)
     ax.set_xticks(_mel_places() + 0.5, HERTZ_TICKS, rotation=0)
+    ax.tick_params(axis="y", rotation=0)
     ax.set(xlabel="frequency (Hz)", ylabel="genre")
     return ax
 
@@ -279,8 +280,9 @@ def corruptions(ax: Axes, table: pd.DataFrame, title: str = "") -> Axes:
 
 
 def slant(ax: Axes) -> None:
-    """Slant the labels below an axis so that long names do not overlap."""
+    """Slant the labels below an axis so that long names do not overlap; those at its left lie."""
     ax.tick_params(axis="x", rotation=45, labelrotation_mode="xtick")
+    ax.tick_params(axis="y", rotation=0)
 
 
 def hertz_axis(ax: Axes) -> None:
