@@ -112,6 +112,7 @@ def band_levels(ax: Axes, X: np.ndarray, y: np.ndarray, genres: list[str]) -> Ax
     bar = {"label": "level (dB above the mean genre)"}
     sns.heatmap(louder, ax=ax, cmap=CHANGE_MAP, center=0, yticklabels=True, cbar_kws=bar)
     ax.set_xticks(_mel_places() + 0.5, HERTZ_TICKS, rotation=0)
+    ax.tick_params(axis="y", rotation=0)
     ax.set(xlabel="frequency (Hz)", ylabel="genre")
     return ax
 
@@ -123,14 +124,14 @@ def training_curves(axes: np.ndarray, history: pd.DataFrame, best_epoch: int) ->
     """
     epochs = np.arange(1, len(history) + 1)
     for ax, name, scale in zip(axes, ("loss", "accuracy"), (1, 100), strict=True):
-        for part, style in (("train", "--"), ("val", "-")):
-            ax.plot(epochs, history[f"{part}_{name}"] * scale, style, label=part)
+        for part, label, style in (("train", "training", "--"), ("val", "validation", "-")):
+            ax.plot(epochs, history[f"{part}_{name}"] * scale, style, label=label)
         ax.axvline(best_epoch, color="grey", linewidth=0.8, label="kept epoch")
         ax.set(xlabel="epoch", ylabel=name + (" (%)" if scale == 100 else " (nats)"))
-    attacked = {"single_step_accuracy": "val, single step", "robust_accuracy": "val, PGD"}
-    for (name, label), style in zip(attacked.items(), (":", "-."), strict=True):
+    attacked = {"single_step_accuracy": "single step", "robust_accuracy": "PGD"}
+    for (name, attack), style in zip(attacked.items(), (":", "-."), strict=True):
         if name in history:
-            axes[1].plot(epochs, history[name] * 100, style, label=label)
+            axes[1].plot(epochs, history[name] * 100, style, label=f"validation, {attack}")
     for ax in axes:
         ax.legend(fontsize=8)
     return axes
@@ -279,8 +280,9 @@ def corruptions(ax: Axes, table: pd.DataFrame, title: str = "") -> Axes:
 
 
 def slant(ax: Axes) -> None:
-    """Slant the labels below an axis so that long names do not overlap."""
+    """Slant the labels below an axis so that long names do not overlap; those at its left lie."""
     ax.tick_params(axis="x", rotation=45, labelrotation_mode="xtick")
+    ax.tick_params(axis="y", rotation=0)
 
 
 def hertz_axis(ax: Axes) -> None:
@@ -297,9 +299,9 @@ def eps_axes(ax: Axes, ticks: np.ndarray) -> None:
         "top", functions=(lambda eps: eps * DYNAMIC_RANGE_DB, lambda db: db / DYNAMIC_RANGE_DB)
     )
     top.set_xlabel("eps (dB)")
-    ax.set_xticks(ticks, [f"{eps:g}" for eps in ticks], rotation=45)
+    ax.set_xticks(ticks, [f"{eps:g}" for eps in ticks], fontsize=8)
     decibel = ticks * DYNAMIC_RANGE_DB
-    top.set_xticks(decibel, [f"{tick:.2g}" for tick in decibel], rotation=45)
+    top.set_xticks(decibel, [f"{tick:.2g}" for tick in decibel], fontsize=8)
     ax.minorticks_off()
     top.minorticks_off()
 

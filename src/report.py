@@ -118,13 +118,18 @@ def _folder(run: str) -> str:
     """Return the folder of a run's results, by its corpus."""
     paths = RunPaths(run)
     if not any(paths.metrics.glob("*.json")):
-        raise FileNotFoundError(
-            f"results/metrics/{run} has no results: the name may be misspelt; `make run` with "
-            f"RUN={run} makes them."
-        )
+        raise FileNotFoundError(_without_results(run, "metrics"))
     metadata = load_metadata(paths)
     check_current(paths, metadata["fingerprint"])
     return EMBEDDED if metadata["corpus"] == EMBEDDED_CORPUS else REAL
+
+
+def _without_results(run: str, kind: str) -> str:
+    """Return the message for a run that has no files of a kind."""
+    return (
+        f"results/{kind}/{run} has no results: the name may be misspelt; `make run` with "
+        f"RUN={run} makes them."
+    )
 
 
 def _copy_results(paths: RunPaths, target: Path) -> None:
@@ -145,9 +150,15 @@ def _copy_results(paths: RunPaths, target: Path) -> None:
 
 
 def write_docs(runs: list[str]) -> None:
-    """Copy figures and notebooks of runs into docs/, render all pages, print what was written."""
+    """Copy figures and notebooks of runs into docs/, render all pages, print what was written.
+
+    Raises FileNotFoundError for a run that has neither.
+    """
     for paths in (RunPaths(run) for run in reversed(runs)):
-        for file in (*copy_figures(paths, DOCS / "figures"), *copy_notebooks(paths, DOCS)):
+        files = [*copy_figures(paths, DOCS / "figures"), *copy_notebooks(paths, DOCS)]
+        if not files:
+            raise FileNotFoundError(_without_results(paths.run, "figures"))
+        for file in files:
             print(file.relative_to(ROOT))
     for page in pages():
         print(_save(page, render(page.name).encode()).relative_to(ROOT))

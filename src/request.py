@@ -80,7 +80,8 @@ def read_request(words: list[str]) -> Request:
     stages = [stage for stage in STAGES if stage in named] or list(STAGES)
     run, dataset = given.pop("RUN", None), given.pop("DATASET", None)
     paths = _paths(run_name(dataset or EMBEDDED_CORPUS) if run is None else run)
-    if named and ("explore" not in named or (run and not dataset)):
+    may_be_new = "explore" in named and (dataset or run is None)
+    if named and not may_be_new and (run or named != ["show"]):
         _check_exists(paths)
     reset = read_value("RESET", given.pop("RESET", "false"), False)
     file = _file_of(paths)
@@ -189,9 +190,10 @@ def _check_exists(paths: RunPaths) -> None:
     runs = {file.stem for file in paths.parameters.parent.glob("*.toml")}
     runs |= {file.parent.name for file in paths.processed.parent.glob("*/source.json")}
     if paths.run not in runs:
+        there = f"give one of those there are ({', '.join(sorted(runs))}), or " if runs else ""
         raise ValueError(
-            f"run {paths.run} does not exist, RUN may be mistyped: give one of those there are "
-            f"({', '.join(sorted(runs)) or 'none yet'}), or make it by `make run`."
+            f"run {paths.run} does not exist, RUN or DATASET may be missing or mistyped: {there}"
+            "make it by `make run` with the same RUN and DATASET."
         )
 
 

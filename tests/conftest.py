@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of every process: as many workers as cores run tests
@@ -7,7 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
+import torch
 from filelock import FileLock
+from playwright.sync_api import sync_playwright
 
 from src import runtime
 from src.attacks.records import make_target
@@ -24,7 +27,9 @@ from src.paths import RunPaths
 from src.results import write_csv
 
 LONG = "é" * 125  # the longest name that a track may have: 250 bytes, and 255 are the limit
-SLOWEST = ("test_notebooks", "test_real_tracks", "test_page", "test_kills", "test_adversarial")
+SLOWEST = """test_notebooks test_real_tracks test_page test_jupyter test_kills
+    test_adversarial""".split()
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 runtime.prepare_process()
 
@@ -81,6 +86,13 @@ def slim_model(shared_folder):
         with FileLock(shared_folder / "slim_model.lock"):
             fit(train, val, folder, Training("documented", changes, "", 1, [*"abc"], ""))
         return load_checkpoint(folder / CHECKPOINT_FILE)[0]
+
+
+@pytest.fixture(scope="session")
+def model():
+    """Return an untrained network of ten genres."""
+    torch.manual_seed(0)
+    return cnn.GenreClassifierCNN().eval()
 
 
 @pytest.fixture
@@ -159,3 +171,14 @@ def written(write_track, noise, tmp_path, monkeypatch):
 def intervals_of_any(monkeypatch):
     """Let two tracks have an interval, so that it can be counted by hand."""
     monkeypatch.setattr("src.statistics.FEWEST_TRACKS", 2)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Return Debian's Chromium, driven by Playwright."""
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium: apt-get install chromium brings one")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM)
+        yield chromium
+        chromium.close()

@@ -17,7 +17,6 @@ from src.explainability.attributions import (
     scaled,
 )
 from src.explainability.gradcam import CAMS, explain, is_empty
-from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits
 
 
@@ -36,12 +35,6 @@ class Weighing(nn.Module):
 @pytest.fixture(name="X", scope="module")
 def _segments():
     return np.random.default_rng(0).random((3, 128, 130), dtype=np.float32)
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return GenreClassifierCNN().eval()
 
 
 @pytest.fixture(scope="module")

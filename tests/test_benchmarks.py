@@ -1,6 +1,5 @@
 import json
 import os
-import resource
 import sys
 
 import numpy as np
@@ -54,15 +53,6 @@ def run(tmp_path, monkeypatch, write_track, noise):
     return run
 
 
-def faults_of_a_large_block(*_):
-    """Return the page faults of allocating 64 MiB for the third time, and the tunables."""
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        np.ones(2**23)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    return after - before, os.environ.get("GLIBC_TUNABLES")
-
-
 def test_the_bench_measures_each_stage_with_its_cpu_precision_and_layout(
     run, tmp_path, monkeypatch, capsys, in_precision
 ):
@@ -74,14 +64,12 @@ def test_the_bench_measures_each_stage_with_its_cpu_precision_and_layout(
     measure, seen = bench.measure, []
 
     def look(options, apart):
-        seen.extend([apart(faults_of_a_large_block), faults_of_a_large_block()])
+        seen.append(apart(os.environ.get, "GLIBC_TUNABLES"))
         return measure(options, apart)
 
     monkeypatch.setattr(bench, "measure", look)
     assert bench.main(["--run", "tiny"]) == 0
-    (plain_faults, plain_tunables), (our_faults, _) = seen
-    assert plain_tunables is None
-    assert sys.platform != "linux" or our_faults <= plain_faults  # kept blocks are not mapped anew
+    assert seen == [None]  # the plain implementation runs without our settings of memory
     cpu = describe()["cpu"].lower().replace(" ", "_")
     found = json.loads((tmp_path / f"bench_{cpu}_bfloat16.json").read_text())
     assert {"versions", "machine", "corpus"} <= set(found)

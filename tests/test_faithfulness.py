@@ -13,17 +13,10 @@ from src.explainability.faithfulness import (
     road,
 )
 from src.explainability.gradcam import explain
-from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits, softmax
 
 MARKED = np.zeros((128, 130), dtype=bool)
 MARKED[:16, :26] = True  # 2.5% of the cells hold all evidence
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return GenreClassifierCNN().eval()
 
 
 def mean_of_marked(X, targets):

@@ -9,7 +9,6 @@ from torch import nn
 
 from src.explainability import gradcam
 from src.explainability.gradcam import CAMS, explain, is_empty
-from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits
 
 
@@ -34,12 +33,6 @@ class Listener(nn.Module):
 @pytest.fixture(name="X", scope="module")
 def _segments():
     return np.random.default_rng(0).random((5, 128, 130), dtype=np.float32)
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return GenreClassifierCNN().eval()
 
 
 def test_maps_have_the_shape_of_the_segments_and_span_their_range(X, model):

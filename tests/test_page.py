@@ -1,6 +1,5 @@
 import json
 import re
-import shutil
 from functools import partial
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 import soundfile as sf
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from app import pictures, sounds
 from app.__main__ import main
@@ -36,7 +34,6 @@ EPSILONS = [0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
 STEPS = (3, 2)
 RECIPE = DOCUMENTED | {"epochs": 25, "patience": 25, "batch_size": 4, "lr": 0.005}
 SCREENS = {"phone": (390, 844), "desktop": (1280, 800)}
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PLAYING = "player => !player.paused && player.currentTime > 0.2"
 CONTROLS = {"genre", "segment", "model", "eps", "show-map", "explains", "attack"}
 WIDER = """() => [...document.querySelectorAll("body *")]
@@ -362,17 +359,6 @@ def test_a_run_without_checkpoints_is_refused(tiny):
     assert checkpoint_names(tiny) == MODELS
     with pytest.raises(FileNotFoundError, match=r"results/models/none has no checkpoint: .*\.$"):
         checkpoint_names(RunPaths("none"))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Return Debian's Chromium, driven by Playwright."""
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium: apt-get install chromium brings one")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -321,7 +321,8 @@ def test_data_and_records_are_collected_and_are_the_same_bytes_twice(root):
     assert read_json(root / "real/one/data.json")["n_tracks"] == 7
 
 
-def test_a_run_without_results_ends_in_one_sentence(root):
-    with pytest.raises(SystemExit, match=r"^results/metrics/none has no results: [^\n]*\.$"):
-        main(["collect", "none"])
+@pytest.mark.parametrize(("command", "kind"), [("collect", "metrics"), ("docs", "figures")])
+def test_a_run_without_results_ends_in_one_sentence(command, kind, root):
+    with pytest.raises(SystemExit, match=rf"^results/{kind}/none has no results: [^\n]*\.$"):
+        main([command, "none"])
     assert not (root / "results").exists()

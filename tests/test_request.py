@@ -149,6 +149,7 @@ def test_a_parameter_goes_to_those_of_the_stages_that_have_it():
         ),
         ("attack RUN=begun", "data/processed/begun/tracks.csv is missing: .*`make explore` first"),
         ("attack RUN=beg", r"run beg does not exist, .* \(begun\), or make it by `make run`"),
+        ("train", "run synthetic does not exist, RUN or DATASET may be missing"),
         ("explore RUN=beg", "run beg does not exist"),
         ("show RUN=beg", "run beg does not exist"),
     ],
@@ -159,6 +160,12 @@ def test_a_request_without_meaning_is_refused_in_one_sentence(words, said, root,
     assert pipeline.main(words.split()) == 2
     assert re.fullmatch(f"error: {said}[^\n]*[.?]\n", capsys.readouterr().err)
     assert sorted(root.rglob("*")) == before  # no folder, no file
+
+
+def test_parameters_are_shown_before_the_first_run(root, capsys):
+    assert pipeline.main(["show"]) == 0
+    assert capsys.readouterr().out.count("has not finished yet") == len(STAGES)
+    assert list(root.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,16 @@ from src.models.evaluation import predict_logits
 from src.paths import ROOT
 from src.statistics import difference_over_tracks
 
+FAULTS = """
+import resource
+import numpy as np
+from src.runtime import prepare_process
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(2**23)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    prepare_process()
+"""
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 EPS, ITERATIONS = 0.02, 5
 
@@ -124,3 +134,12 @@ def test_attacks_succeed_alike_in_both_precisions(slim_model, clips, in_precisio
     assert gap["low"] <= 0 <= gap["high"]
     assert abs(gap["value"]) < 0.1
     assert np.isfinite(gap["value"])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_a_prepared_process_keeps_large_blocks():
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    first, *_, last = map(int, done.stdout.split())
+    assert last < first / 10
