@@ -57,7 +57,7 @@ TINY = {name.upper(): number for name, number in EFFORT.items()} | {
     "TRACKS_PER_GENRE": 7,
     "EPOCHS": 2,
     "BATCH_SIZE": 16,
-    "RECIPES": ["documented", "robust"],
+    "RECIPES": ["documented", "improved", "robust"],
     "CHECKPOINTS": ["documented", "robust"],
     "SUITE_EPSILONS": [0.01],
     "SNR_DB": [20, 40],
@@ -292,7 +292,7 @@ def test_results_are_fractions_of_the_segments_there_are(tiny, monkeypatch):
 def test_each_recipe_has_a_row_and_its_predictions(tiny):
     metrics = tiny / "results" / "metrics" / "tiny"
     table = pd.read_csv(metrics / "training.csv")
-    assert table["recipe"].tolist() == ["documented", "robust"]
+    assert table["recipe"].tolist() == TINY["RECIPES"]
     assert list(table) == TRAINING_COLUMNS
     for row in table.itertuples():
         told = pd.read_csv(metrics / f"predictions_{row.recipe}.csv")
