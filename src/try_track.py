@@ -28,7 +28,7 @@ SNR_DB = 40
 MINIMAL_DB = (0.02, 8.0)  # between which the smallest change is sought
 HALVINGS = 5  # of their ratio: the result is at most 1.2 times the least that PGD needs
 SEARCH = Search(iterations=5)
-AUDIO_SEARCH = Search(iterations=6)
+AUDIO_SEARCH = Search(iterations=10)
 PEAK = 0.99
 
 
