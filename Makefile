@@ -24,11 +24,12 @@ READ_publish := RUN CHECKPOINTS
 READ_collect := RUNS
 READ_docs := RUNS
 READ_page := DATASET RUN ARGS
+READ_try := TRACK MODEL OUT ARGS
 $(foreach goal,$(filter-out run show $(STAGES),$(or $(MAKECMDGOALS),help)),\
 	$(foreach v,$(filter-out $(READ_$(goal)),$(GIVEN)),$(error make $(goal) does not read $v, which may be \
 	mistyped or meant for another command: it reads $(or $(READ_$(goal)),no variable))))
 
-.PHONY: help run show $(STAGES) evaluate publish lab test bench stages growth collect docs page lock clean
+.PHONY: help run show $(STAGES) evaluate publish lab test bench stages growth collect docs page try lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -77,6 +78,9 @@ docs: $(VENV)/run ## render the pages of docs/templates/; copy figures and noteb
 page: $(VENV)/run ## build the interactive page from the models of a run: make page RUN=synthetic
 	$(BIN)/python -m app $(if $(DATASET),--dataset "$(DATASET)") $(if $(RUN),--run "$(RUN)") $(ARGS)
 
+try: $(VENV)/run ## report of your own track: make try TRACK=song.mp3 MODEL="robust improved"; of a folder: a table
+	$(BIN)/python -m app.try_track $(if $(TRACK),"$$TRACK") $(if $(OUT),--out "$$OUT") $(if $(MODEL),--model $$MODEL) $(ARGS)
+
 lock: $(VENV)/test ## pin anew in requirements*.txt what pyproject.toml asks for
 	$(BIN)/pip install -q uv
 	echo '-e .' | $(COMPILE) - -o requirements.txt
@@ -86,7 +90,7 @@ lock: $(VENV)/test ## pin anew in requirements*.txt what pyproject.toml asks for
 
 clean: ## remove all data and results that `make run` can make again
 	rm -rf data/raw data/processed results/audio results/figures results/models results/notebooks
-	rm -rf results/page
+	rm -rf results/page results/try
 	find results/metrics -mindepth 1 -maxdepth 1 ! -name real ! -name embedded ! -name '*.json' \
 		-exec rm -rf {} +
 

@@ -76,7 +76,7 @@ def table(paths: list[Path], networks: tuple[str, ...], folder: Path) -> pd.Data
                 rows.append(facts | _in_short(reading))
         found = pd.DataFrame(rows, columns=COLUMNS)
         write_csv(part / "tracks.csv", found)
-        shown = found.fillna("").to_html(index=False, border=0, float_format="{:.2f}".format)
+        shown = found.to_html(index=False, border=0, na_rep="", float_format="{:.2f}".format)
         page = _template("try_tracks.html").render(n=len(paths), table=shown, style=_style())
         (part / MARK).write_text(page, encoding="utf-8")
     return found

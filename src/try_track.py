@@ -49,6 +49,7 @@ class Reading(NamedTuple):
     probabilities : (n, n_genres) calibrated, of each segment
     unfamiliar : the energy of its logits is below that of 95% of the validation segments
     known : a track of this name was used to train or to choose the network
+    calibrated : its card states a temperature
     minimal_db : the smallest eps that changes the vote over the excerpt; None if none below
         8 dB does, or none was sought
     flipped_to : the genre that the vote changes to, empty without `minimal_db`
@@ -58,6 +59,7 @@ class Reading(NamedTuple):
     probabilities: np.ndarray
     unfamiliar: bool
     known: bool
+    calibrated: bool
     minimal_db: float | None = None
     flipped_to: str = ""
 
@@ -146,7 +148,8 @@ def predict(track: OwnTrack, networks: dict[str, Network]) -> tuple[np.ndarray, 
         unfamiliar = np.median(energy(logits)) < card.get("energy_5_percent", -np.inf)
         is_known = Path(track.name).stem in known
         probabilities = _calibrated(logits, card)
-        readings[name] = Reading(card["genres"], probabilities, bool(unfamiliar), is_known)
+        marks = bool(unfamiliar), is_known, "temperature" in card
+        readings[name] = Reading(card["genres"], probabilities, *marks)
     return X, readings
 
 

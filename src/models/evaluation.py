@@ -14,6 +14,7 @@ from src.runtime import chunks, device, forget_read, memory_format
 from src.statistics import mean_over_tracks
 
 BATCH_SIZE = 32
+UNFAMILIAR_SHARE = 0.05  # of validation segments
 BASELINE_SEGMENTS = 50_000  # at most, for training the baseline
 
 
@@ -51,6 +52,16 @@ def fit_temperature(logits: np.ndarray, y: np.ndarray) -> float:
 
     found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
     return float(np.exp(found.x))
+
+
+def calibration(logits: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """Return what a model card states of validation segments: temperature and lowest energies.
+
+    `energy_5_percent` is above the energy of 5% of the segments. Logits (n, n_genres), true genre
+    numbers `y` (n,).
+    """
+    lowest = float(np.quantile(energy(logits), UNFAMILIAR_SHARE))
+    return {"temperature": fit_temperature(logits, y), "energy_5_percent": lowest}
 
 
 def vote(probabilities: np.ndarray, tracks: np.ndarray, y: np.ndarray) -> pd.DataFrame:
