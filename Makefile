@@ -23,7 +23,7 @@ READ_evaluate := $(filter-out CHECKPOINTS,$(GIVEN))
 READ_publish := RUN CHECKPOINTS
 READ_collect := RUNS
 READ_docs := RUNS
-READ_page := DATASET RUN ARGS
+READ_page := DATASET RUN CHECKPOINTS TRACK ARGS
 READ_try := TRACK MODEL OUT ARGS
 $(foreach goal,$(filter-out run show $(STAGES),$(or $(MAKECMDGOALS),help)),\
 	$(foreach v,$(filter-out $(READ_$(goal)),$(GIVEN)),$(error make $(goal) does not read $v, which may be \
@@ -75,8 +75,9 @@ collect: $(VENV)/run ## gather the results of runs to be committed: make collect
 docs: $(VENV)/run ## render the pages of docs/templates/; copy figures and notebooks: make docs RUNS=gtzan
 	$(BIN)/python -m src.report docs $(RUNS)
 
-page: $(VENV)/run ## build the interactive page from the models of a run: make page RUN=synthetic
-	$(BIN)/python -m app $(if $(DATASET),--dataset "$(DATASET)") $(if $(RUN),--run "$(RUN)") $(ARGS)
+page: $(VENV)/run ## build the interactive page of a run: make page RUN=gtzan CHECKPOINTS=pretrained/robust TRACK=song.mp3
+	$(BIN)/python -m app $(if $(DATASET),--dataset "$(DATASET)") $(if $(RUN),--run "$(RUN)") \
+		$(if $(CHECKPOINTS),--checkpoints "$$CHECKPOINTS") $(if $(TRACK),--tracks "$$TRACK") $(ARGS)
 
 try: $(VENV)/run ## report of your own track: make try TRACK=song.mp3 MODEL="robust improved"; of a folder: a table
 	$(BIN)/python -m app.try_track $(if $(TRACK),"$$TRACK") $(if $(OUT),--out "$$OUT") $(if $(MODEL),--model $$MODEL) $(ARGS)
