@@ -89,7 +89,7 @@ def verdict(trial: Trial) -> list[str]:
     genres = [reading.genres[k] for k in reading.probabilities.argmax(axis=1)]
     best, n = reading.ranking(1)[0][0], len(genres)
     unlike = [name for name, each in trial.readings.items() if each.unfamiliar]
-    warning = f"; unlike the training data of {', '.join(unlike)}" if unlike else ""
+    warning = f"; it sounds unlike the training data of {', '.join(unlike)}" if unlike else ""
     ranking = [f"{genre} {p:.0%}" for genre, p in reading.ranking()]
     audio = [f"{name}: {genre} ({p:.0%})" for name, (genre, p) in winners.items()]
     return [

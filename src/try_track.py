@@ -16,8 +16,9 @@ from src.data.features import DYNAMIC_RANGE_DB, segment_audio
 from src.data.own_track import OwnTrack, read_track
 from src.explainability.gradcam import explain
 from src.explainability.sonify import filter_by_map
+from src.models.calibration import distance
 from src.models.cnn import GenreClassifierCNN
-from src.models.evaluation import energy, predict_logits, softmax
+from src.models.evaluation import predict_logits, softmax
 from src.models.zoo import known_tracks, load_pretrained, read_card
 from src.progress import progress
 from src.runtime import chunks
@@ -47,7 +48,7 @@ class Reading(NamedTuple):
     ----------
     genres : names
     probabilities : (n, n_genres) calibrated, of each segment
-    unfamiliar : the energy of its logits is below that of 95% of the validation segments
+    unfamiliar : its sound is further from the training data than 95% of the validation segments
     known : a track of this name was used to train or to choose the network
     calibrated : its card states a temperature
     minimal_db : the smallest eps that changes the vote over the excerpt; None if none below
@@ -145,11 +146,8 @@ def predict(track: OwnTrack, networks: dict[str, Network]) -> tuple[np.ndarray, 
     X, readings = np.concatenate(parts), {}
     for name, (model, card, known) in networks.items():
         logits = predict_logits(model, X)
-        unfamiliar = np.median(energy(logits)) < card.get("energy_5_percent", -np.inf)
-        is_known = Path(track.name).stem in known
-        probabilities = _calibrated(logits, card)
-        marks = bool(unfamiliar), is_known, "temperature" in card
-        readings[name] = Reading(card["genres"], probabilities, *marks)
+        marks = _is_unfamiliar(X, card), Path(track.name).stem in known, "temperature" in card
+        readings[name] = Reading(card["genres"], _calibrated(logits, card), *marks)
     return X, readings
 
 
@@ -213,6 +211,12 @@ def facts(trial: Trial) -> dict:
             **{kind: dict(zip(genres, vote, strict=True)) for kind, vote in trial.votes.items()},
         },
     }
+
+
+def _is_unfamiliar(X: np.ndarray, card: dict) -> bool:
+    """Return whether half of the segments sound unlike the data that a network was trained on."""
+    sound = card.get("sound")
+    return sound is not None and bool(np.median(distance(X, sound)) > sound["limit"])
 
 
 def _vote(network: Network, logits: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import torch
-from scipy.optimize import minimize_scalar
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, log_loss
 from sklearn.pipeline import make_pipeline
@@ -14,7 +13,6 @@ from src.runtime import chunks, device, forget_read, memory_format
 from src.statistics import mean_over_tracks
 
 BATCH_SIZE = 32
-UNFAMILIAR_SHARE = 0.05  # of validation segments
 BASELINE_SEGMENTS = 50_000  # at most, for training the baseline
 
 
@@ -29,39 +27,6 @@ def predict_logits(model: nn.Module, X: np.ndarray) -> np.ndarray:
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Return probabilities (n, n_genres) of logits."""
     return torch.from_numpy(logits).double().softmax(dim=1).numpy()
-
-
-def energy(logits: np.ndarray) -> np.ndarray:
-    """Return the log-sum-exp (n,) of logits (n, n_genres): low where no class has evidence.
-
-    Source: Liu et al. 2020, the negative energy of inputs unlike the training data.
-    """
-    return torch.from_numpy(logits).double().logsumexp(dim=1).numpy()
-
-
-def fit_temperature(logits: np.ndarray, y: np.ndarray) -> float:
-    """Return the temperature by which logits (n, n_genres) of validation segments are divided.
-
-    It has the lowest log loss against the true genre numbers `y` (n,); above 1 it lowers
-    confidence. Source: Guo et al. 2017.
-    """
-    genres = list(range(logits.shape[1]))
-
-    def loss(log_temperature: float) -> float:
-        return log_loss(y, softmax(logits / np.exp(log_temperature)), labels=genres)
-
-    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
-    return float(np.exp(found.x))
-
-
-def calibration(logits: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """Return what a model card states of validation segments: temperature and lowest energies.
-
-    `energy_5_percent` is above the energy of 5% of the segments. Logits (n, n_genres), true genre
-    numbers `y` (n,).
-    """
-    lowest = float(np.quantile(energy(logits), UNFAMILIAR_SHARE))
-    return {"temperature": fit_temperature(logits, y), "energy_5_percent": lowest}
 
 
 def vote(probabilities: np.ndarray, tracks: np.ndarray, y: np.ndarray) -> pd.DataFrame:
