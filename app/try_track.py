@@ -88,7 +88,7 @@ def verdict(trial: Trial) -> list[str]:
     winners = {kind: _winner(reading, vote) for kind, vote in trial.votes.items()}
     genres = [reading.genres[k] for k in reading.probabilities.argmax(axis=1)]
     best, n = reading.ranking(1)[0][0], len(genres)
-    unlike = [name for name, each in trial.readings.items() if each.unfamiliar]
+    unlike = _networks_where(trial, "unfamiliar")
     warning = f"; it sounds unlike the training data of {', '.join(unlike)}" if unlike else ""
     ranking = [f"{genre} {p:.0%}" for genre, p in reading.ranking()]
     audio = [f"{name}: {genre} ({p:.0%})" for name, (genre, p) in winners.items()]
@@ -135,6 +135,8 @@ def _render(trial: Trial, images: dict[str, str]) -> str:
         images=images,
         sounds=_sounds(trial),
         titles=TITLES,
+        unlike=_networks_where(trial, "unfamiliar"),
+        known=_networks_where(trial, "known"),
         winners={kind: _winner(reading, vote) for kind, vote in trial.votes.items()},
         table=segments[segments["network"] == first].drop(columns="network"),
         length=_length(trial.track.length_s),
@@ -175,6 +177,11 @@ def _in_short(reading: Reading) -> dict:
 def _winner(reading: Reading, vote: np.ndarray) -> tuple[str, float]:
     """Return the most probable genre of a vote (n_genres,) and its probability."""
     return reading.genres[vote.argmax()], float(vote.max())
+
+
+def _networks_where(trial: Trial, field: str) -> list[str]:
+    """Return the networks whose reading has a field that is true."""
+    return [name for name, reading in trial.readings.items() if getattr(reading, field)]
 
 
 def _minimal(reading: Reading) -> str:

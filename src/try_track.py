@@ -48,7 +48,7 @@ class Reading(NamedTuple):
     ----------
     genres : names
     probabilities : (n, n_genres) calibrated, of each segment
-    unfamiliar : its sound is further from the training data than 95% of the validation segments
+    unfamiliar : its sound is further from the training data than 99% of the validation segments
     known : a track of this name was used to train or to choose the network
     calibrated : its card states a temperature
     minimal_db : the smallest eps that changes the vote over the excerpt; None if none below

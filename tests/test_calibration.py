@@ -31,7 +31,7 @@ def test_other_sound_is_further_away_than_the_validation_segments():
     X = 0.5 + 0.1 * rng.normal(size=(200, 128, 1)) + 0.1 * rng.normal(size=(200, 1, 130))
     y, tracks = np.arange(200) % 3, np.arange(200)
     sound = calibration(rng.normal(size=(200, 3)), X, y, tracks)["sound"]
-    assert (distance(X, sound) > sound["limit"]).mean() == pytest.approx(0.05, abs=0.01)
+    assert (distance(X, sound) > sound["limit"]).mean() == pytest.approx(0.01, abs=0.005)
     still, faint = np.repeat(X[:, :, :1], 130, axis=2), X * 0.5
     for other in (still, faint):
         assert (distance(other, sound) > sound["limit"]).mean() > 0.95

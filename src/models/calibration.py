@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss
 from src.models.evaluation import band_statistics, softmax
 
 RANGES = 4  # of frequency, of 32 mel bands each
-FAMILIAR_SHARE = 0.95
+FAMILIAR_SHARE = 0.99
 TEMPERATURES = (0.05, 20)
 
 
@@ -18,7 +18,7 @@ def calibration(logits: np.ndarray, X: np.ndarray, y: np.ndarray, tracks: np.nda
     """Return facts of validation segments for a model card: `temperature` and `sound`.
 
     `sound` has mean and deviation (8,) of `sound_statistics` and `limit`, the distance from them
-    that 95% of the segments do not exceed.
+    that 99% of the segments do not exceed.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def calibration(logits: np.ndarray, X: np.ndarray, y: np.ndarray, tracks: np.nda
     statistics = sound_statistics(X)
     sound = {"mean": statistics.mean(axis=0), "deviation": statistics.std(axis=0)}
     limit = np.quantile(distance(X, sound), FAMILIAR_SHARE)
-    sound = {name: np.round(values, 4).tolist() for name, values in sound.items()}
+    sound = {name: np.round(values.astype(float), 4).tolist() for name, values in sound.items()}
     temperature = round(fit_temperature(logits, y, tracks), 4)
     return {"temperature": temperature, "sound": sound | {"limit": round(float(limit), 4)}}
 
