@@ -20,6 +20,7 @@ from src import plots_track, try_track
 from src.attacks.codecs import write_audio
 from src.data.features import SAMPLE_RATE, SEGMENT_SAMPLES, SEGMENT_SECONDS
 from src.data.own_track import LONGEST_S, own_tracks, read_track
+from src.models.zoo import PREFIX
 from src.paths import ROOT, short_name
 from src.plots import DPI
 from src.progress import progress
@@ -60,7 +61,8 @@ def report(path: Path, networks: tuple[str, ...] = NETWORKS, results: Path = RES
 def table(paths: list[Path], networks: tuple[str, ...], folder: Path) -> pd.DataFrame:
     """Write predictions of several tracks as report.html and tracks.csv; return them.
 
-    One row per track and network; `reason` says why a file is not used.
+    One row per track and network; `reason` says why a file is not used. Raises ValueError if none
+    is.
     """
     loaded, rows = try_track.load_networks(networks), []
     with _new_folder(folder) as part:
@@ -75,6 +77,8 @@ def table(paths: list[Path], networks: tuple[str, ...], folder: Path) -> pd.Data
                 facts = {"track": str(path), "network": name, "used_s": track.used_s}
                 rows.append(facts | _in_short(reading))
         found = pd.DataFrame(rows, columns=COLUMNS)
+        if found["network"].isna().all():
+            raise ValueError(f"None of {len(paths)} files can be used: {rows[0]['reason']}")
         write_csv(part / "tracks.csv", found)
         shown = found.to_html(index=False, border=0, na_rep="", float_format="{:.2f}".format)
         page = _template("try_tracks.html").render(n=len(paths), table=shown, style=_style())
@@ -225,17 +229,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--model", nargs="+", default=NETWORKS, help="networks of the repository")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
+    networks = tuple(name.removeprefix(PREFIX) for name in options.model)
     prepare_process()
     try:
         paths = own_tracks(options.tracks)
         if paths == options.tracks[:1]:
-            trial, folder = report(paths[0], tuple(options.model), options.out), paths[0]
+            trial, folder = report(paths[0], networks, options.out), paths[0]
             print("\n".join(verdict(trial)))
         else:
             folder = options.tracks[0].resolve()
-            found = table(paths, tuple(options.model), options.out / _folder_name(folder))
-            print(found.drop(columns="reason").dropna(how="all").to_string(index=False, na_rep=""))
-            print("\n".join(found["reason"].dropna()))
+            found = table(paths, networks, options.out / _folder_name(folder))
+            used = found[found["reason"].isna()].drop(columns="reason")
+            print("\n".join([used.to_string(index=False), *found["reason"].dropna()]))
     except (OSError, ValueError) as error:
         sys.exit(str(error))
     print(f"report: {options.out / _folder_name(folder) / MARK}")

@@ -12,7 +12,7 @@ import pandas as pd
 from src.attacks.adversarial import Search, attack
 from src.attacks.codecs import file_logits, to_16_bit
 from src.attacks.waveform import attack_waveform, make_waveform_classifier, ratio_db
-from src.data.features import DYNAMIC_RANGE_DB, segment_audio
+from src.data.features import DYNAMIC_RANGE_DB, SEGMENT_SECONDS, segment_audio
 from src.data.own_track import OwnTrack, read_track
 from src.explainability.gradcam import explain
 from src.explainability.sonify import filter_by_map
@@ -192,12 +192,13 @@ def segment_table(trial: Trial) -> pd.DataFrame:
 def facts(trial: Trial) -> dict:
     """Return the results of a trial as JSON stores them."""
     track, genres = trial.track, next(iter(trial.readings.values())).genres
+    start, end = track.starts_s[trial.excerpt[[0, -1]]]
     return {
         "track": track.name,
         "length_s": track.length_s,
         "used_s": track.used_s,
         "segments": len(trial.X),
-        "excerpt_s": [track.starts_s[trial.excerpt[0]], track.starts_s[trial.excerpt[-1]] + 3],
+        "excerpt_s": [start, end + SEGMENT_SECONDS],
         "networks": {
             name: {
                 "probabilities": dict(zip(reading.genres, reading.vote, strict=True)),

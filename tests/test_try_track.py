@@ -216,6 +216,14 @@ def test_a_folder_gives_a_table_that_names_files_it_cannot_use(zoo, tmp_path, ca
         assert "ñ.flac" in text
 
 
+def test_a_folder_of_files_that_cannot_be_used_leaves_nothing(zoo, tmp_path):
+    (tmp_path / "songs").mkdir()
+    (tmp_path / "songs" / "a.mp3").write_bytes(b"no music")
+    message = refusal(tmp_path / "songs", "--out", tmp_path / "try")
+    assert message.startswith("None of 1 files can be used: a.mp3 is not used: unreadable")
+    assert left_in(tmp_path / "try") == []
+
+
 def bad_files(folder):
     """Write files that cannot be used; return the start of each sentence by name."""
     sf.write(folder / "short one.wav", music(2.5), 22_050)
@@ -282,7 +290,9 @@ def test_without_ffmpeg_one_sentence_says_to_install_it_or_to_convert(tmp_path, 
 
 def test_an_unknown_network_is_refused_before_anything_is_read(tmp_path):
     sf.write(tmp_path / "song.wav", music(3), 22_050)
-    message = refusal(tmp_path / "song.wav", "--model", "robus", "--out", tmp_path / "try")
+    message = refusal(
+        tmp_path / "song.wav", "--model", "pretrained/robus", "--out", tmp_path / "try"
+    )
     assert message.startswith("pretrained/robus is not a network")
     assert left_in(tmp_path / "try") == []
 
