@@ -185,7 +185,7 @@ def test_silent_segments_have_no_part_in_the_prediction(zoo, network, tmp_path):
     X, readings = try_track.predict(track, {"robust": network})
     assert readings["robust"].probabilities.shape == (3, 3)
     row = plots_track._along(X.swapaxes(0, 1), np.array([0, 2, 3]), 4)
-    assert np.isnan(row).any(axis=0).sum() == 130
+    assert np.flatnonzero(np.isnan(row).any(axis=0)).tolist() == list(range(130, 260))
 
 
 @pytest.mark.parametrize(("name", "limit"), [("known", 1e6), ("other", 1e-6)])
