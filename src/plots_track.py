@@ -9,7 +9,7 @@ from src import plots
 from src.data.features import SEGMENT_SECONDS
 from src.try_track import Trial
 
-LEFT, RIGHT = 0.09, 0.99  # of the time axes, as shares of the figure's width
+LEFT, RIGHT = 0.09, 0.98  # of the time axes, as shares of the figure's width
 VOTES = {"clean": "unchanged", "noise": "white noise", "attack": "attack (PGD)"}
 COLOURS = ("#0072B2", "#009E73", "#E69F00")
 
