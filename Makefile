@@ -23,12 +23,13 @@ READ_evaluate := $(filter-out CHECKPOINTS,$(GIVEN))
 READ_publish := RUN CHECKPOINTS
 READ_collect := RUNS
 READ_docs := RUNS
-READ_page := DATASET RUN ARGS
+READ_page := DATASET RUN CHECKPOINTS TRACK ARGS
+READ_try := TRACK MODEL OUT ARGS
 $(foreach goal,$(filter-out run show $(STAGES),$(or $(MAKECMDGOALS),help)),\
 	$(foreach v,$(filter-out $(READ_$(goal)),$(GIVEN)),$(error make $(goal) does not read $v, which may be \
 	mistyped or meant for another command: it reads $(or $(READ_$(goal)),no variable))))
 
-.PHONY: help run show $(STAGES) evaluate publish lab test bench stages growth collect docs page lock clean
+.PHONY: help run show $(STAGES) evaluate publish lab test bench stages growth collect docs page try lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -74,8 +75,12 @@ collect: $(VENV)/run ## gather the results of runs to be committed: make collect
 docs: $(VENV)/run ## render the pages of docs/templates/; copy figures and notebooks: make docs RUNS=gtzan
 	$(BIN)/python -m src.report docs $(RUNS)
 
-page: $(VENV)/run ## build the interactive page from the models of a run: make page RUN=synthetic
-	$(BIN)/python -m app $(if $(DATASET),--dataset "$(DATASET)") $(if $(RUN),--run "$(RUN)") $(ARGS)
+page: $(VENV)/run ## build the interactive page of a run: make page RUN=gtzan CHECKPOINTS=pretrained/robust TRACK=song.mp3
+	$(BIN)/python -m app $(if $(DATASET),--dataset "$(DATASET)") $(if $(RUN),--run "$(RUN)") \
+		$(if $(CHECKPOINTS),--checkpoints "$$CHECKPOINTS") $(if $(TRACK),--tracks "$$TRACK") $(ARGS)
+
+try: $(VENV)/run ## report of your own track: make try TRACK=song.mp3 MODEL="robust improved"; of a folder: a table
+	$(BIN)/python -m app.try_track $(if $(TRACK),"$$TRACK",$(error make try needs TRACK, an audio file or a folder)) $(if $(OUT),--out "$$OUT") $(if $(MODEL),--model $$MODEL) $(ARGS)
 
 lock: $(VENV)/test ## pin anew in requirements*.txt what pyproject.toml asks for
 	$(BIN)/pip install -q uv
@@ -86,7 +91,7 @@ lock: $(VENV)/test ## pin anew in requirements*.txt what pyproject.toml asks for
 
 clean: ## remove all data and results that `make run` can make again
 	rm -rf data/raw data/processed results/audio results/figures results/models results/notebooks
-	rm -rf results/page
+	rm -rf results/page results/try
 	find results/metrics -mindepth 1 -maxdepth 1 ! -name real ! -name embedded ! -name '*.json' \
 		-exec rm -rf {} +
 

@@ -2,8 +2,10 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from app.build import build
+from src.data.own_track import own_tracks
 from src.paths import RunPaths, run_name
 from src.runtime import prepare_process
 
@@ -14,12 +16,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--dataset", default="synthetic", help="name or path of the data set")
     parser.add_argument("--run", help="name of the run's folders; default: the data set's name")
     parser.add_argument("--per-genre", type=int, default=1, help="segments per genre")
-    parser.add_argument("--checkpoints", nargs="*", help="default: all of the run")
+    parser.add_argument("--checkpoints", help="separated by commas; default: all of the run")
+    parser.add_argument("--tracks", nargs="*", type=Path, default=[], help="audio of your own")
     options = parser.parse_args(arguments)
     paths = RunPaths(options.run or run_name(options.dataset))
     prepare_process()
     try:
-        index = build(paths, options.per_genre, options.checkpoints)
+        names = options.checkpoints.split(",") if options.checkpoints else None
+        index = build(paths, options.per_genre, names, own_tracks(options.tracks))
     except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))
     size = sum(file.stat().st_size for file in index.parent.rglob("*") if file.is_file())

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from app import pictures
-from app.selection import Shown, checkpoint_names, choose_segments
+from app.selection import Shown, add_own, checkpoint_names, choose_segments
 from app.sounds import LOSSLESS, write, write_sounds
 from app.views import views, write_view
 from src import labels
@@ -17,7 +17,7 @@ from src.attacks import adversarial, waveform
 from src.data.features import DYNAMIC_RANGE_DB
 from src.data.segments import load_metadata
 from src.explainability.similarity import TOP_SHARE
-from src.models.runs import load_named
+from src.models.runs import load_networks
 from src.paths import EMBEDDED_CORPUS, RunPaths
 from src.progress import progress
 from src.results import read_csv, read_json
@@ -32,6 +32,7 @@ def build(
     paths: RunPaths,
     per_genre: int = 1,
     checkpoints: list[str] | None = None,
+    tracks: list[Path] | None = None,
     iterations: tuple[int, int] = (adversarial.ITERATIONS, waveform.ITERATIONS),
 ) -> Path:
     """Write `results/page/<run>/` anew, whole or not at all; return the path of its index.html.
@@ -43,18 +44,21 @@ def build(
     per_genre
         Number of test segments per genre.
     checkpoints
-        Names of the models to show; by default all of the run.
+        Names of the models to show, `pretrained/<name>` for those that come with the repository; by
+        default all of the run.
+    tracks
+        Audio files of the reader's own, shown next to those of the corpus.
     iterations
         PGD iterations on spectrograms and on samples.
     """
-    names = checkpoints or checkpoint_names(paths)
-    loaded = {name: load_named(paths, name) for name in names}
+    loaded = load_networks(paths, checkpoints or checkpoint_names(paths), own=False)
     models = {name: model for name, (model, _) in loaded.items()}
     keys = {name: facts["key"] for name, (_, facts) in loaded.items()}
     paths.page.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.page.parent, prefix=".part-") as part:
         folder = Path(part) / "page"
-        shown = choose_segments(paths, models, per_genre)
+        shown = choose_segments(paths, loaded, per_genre)
+        shown = add_own(paths, shown, loaded, tracks or [])
         by_model = {
             name: _write_model(folder, number, model, shown, iterations)
             for number, (name, model) in enumerate(progress(models.items(), "page", unit="model"))
@@ -116,6 +120,7 @@ def _segments(folder: Path, shown: Shown, by_model: dict[str, list[dict]]) -> di
             "genre": row.genre,
             "track": row.track,
             "start_s": row.start_s,
+            "own": row.own,
             "sound": sounds[i],
             "models": {name: data[i] for name, data in by_model.items()},
         }

@@ -4,6 +4,8 @@
 const DASHES = ["", "7 4", "2 3", "10 3 2 3", "4 2", "1 2"];
 const SVG = "http://www.w3.org/2000/svg";
 
+const OWN = "your tracks";  // their true genre is unknown: attacks start at the predicted one
+
 const at = (id) => document.getElementById(id);
 const percent = (share) => `${Math.round(share * 100)}%`;
 const decibel = (eps) => `${Number((eps * PAGE.dynamic_range_db).toPrecision(2))} dB`;
@@ -38,6 +40,7 @@ function prediction(probabilities) {
 // ---------- the selection
 
 const segment = () => PAGE.segments[Number(at("segment").value)];
+const group = (each) => (each.own ? OWN : each.genre);
 const ofModel = () => segment().models[at("model").value];
 const view = () => ofModel().views[Number(at("eps").value)];
 
@@ -48,7 +51,7 @@ function waveformAttack() {
 
 function listSegments() {
   const numbered = PAGE.segments.map((each, i) => [i, each]);
-  const same = numbered.filter(([, each]) => each.genre === at("genre").value);
+  const same = numbered.filter(([, each]) => group(each) === at("genre").value);
   const options = same.map(([i, each]) => [i, `${each.track} at ${Math.round(each.start_s)} s`]);
   fill(at("segment"), options);
 }
@@ -96,10 +99,11 @@ function showMapText(kind) {
 function showAnswer() {
   const { eps, probabilities, noise } = view();
   const correct = PAGE.genres[strongest(probabilities)] === segment().genre;
+  const verdict = correct ? ": correct." : `: wrong, the true genre is ${segment().genre}.`;
   at("answer").replaceChildren(
     `Model “${at("model").value}” predicts `,
     make("strong", {}, prediction(probabilities)),
-    correct ? ": correct." : `: wrong, the true genre is ${segment().genre}.`,
+    segment().own ? "." : verdict,
     eps ? ` Without attack: ${prediction(ofModel().views[0].probabilities)}.` : "",
   );
   at("noise-text").textContent = eps
@@ -114,7 +118,8 @@ function showBars() {
   const rows = PAGE.genres.map((genre, k) => {
     const row = make("tr", k === predicted ? { class: "predicted" } : {});
     const head = row.appendChild(make("th", { scope: "row" }, genre));
-    const tags = [genre === segment().genre && "true", k === predicted && "predicted"];
+    const isTrue = !segment().own && genre === segment().genre;
+    const tags = [isTrue && "true", k === predicted && "predicted"];
     const text = tags.filter(Boolean).join(", ");
     if (text) head.append(make("span", { class: "tag" }, ` ${text}`));
     const bar = make("div", { class: "bar", style: `width: ${probabilities[k] * 100}%` });
@@ -155,7 +160,7 @@ function showWaveformAttack() {
     ? `The perturbation, amplified by ${Math.round(attack.gain_db)} dB` : "Nothing was changed.";
   at("attack-text").textContent = `Prediction for this file: ${prediction(attack.probabilities)};`
     + ` with white noise at the same ratio: ${prediction(attack.noise)}.`
-    + ` True genre: ${segment().genre}.`;
+    + (segment().own ? "" : ` True genre: ${segment().genre}.`);
 }
 
 function showNearest() {
@@ -290,6 +295,8 @@ function showNumbers() {
 // ---------- start
 
 function show() {
+  at("explains").options[1].text = segment().own
+    ? "the genre predicted before attacks" : "the true genre";
   showEps();
   showPictures();
   showAnswer();
@@ -306,7 +313,8 @@ function showCorpus() {
   at("silent").hidden = PAGE.has_audio;
   at("silent").textContent = `The corpus ${PAGE.corpus} has spectrograms and no audio.`;
   at("players").hidden = !PAGE.has_audio;
-  at("rights").hidden = PAGE.embedded || !PAGE.has_audio;
+  const owned = PAGE.embedded && !PAGE.segments.some((each) => each.own);
+  at("rights").hidden = owned || !PAGE.has_audio;
   at("rights").textContent = "These sounds are excerpts of copyrighted recordings: do not share this"
     + " folder without the consent of their owners.";
 }
@@ -337,7 +345,8 @@ function offerRatios() {
 }
 
 function offerChoices() {
-  const genres = PAGE.genres.filter((genre) => PAGE.segments.some((each) => each.genre === genre));
+  const groups = new Set(PAGE.segments.map(group));
+  const genres = [...PAGE.genres, OWN].filter((genre) => groups.has(genre));
   fill(at("genre"), genres.map((genre) => [genre, genre]));
   fill(at("model"), PAGE.models.map((model) => [model, model]));
   fill(at("attack"), PAGE.attacks);

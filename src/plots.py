@@ -111,7 +111,7 @@ def band_levels(ax: Axes, X: np.ndarray, y: np.ndarray, genres: list[str]) -> Ax
     louder = pd.DataFrame(mean - np.nanmean(mean, axis=0), genres)
     bar = {"label": "level (dB above the mean genre)"}
     sns.heatmap(louder, ax=ax, cmap=CHANGE_MAP, center=0, yticklabels=True, cbar_kws=bar)
-    ax.set_xticks(_mel_places() + 0.5, HERTZ_TICKS, rotation=0)
+    ax.set_xticks(mel_places() + 0.5, HERTZ_TICKS, rotation=0)
     ax.tick_params(axis="y", rotation=0)
     ax.set(xlabel="frequency (Hz)", ylabel="genre")
     return ax
@@ -285,6 +285,12 @@ def slant(ax: Axes) -> None:
     ax.tick_params(axis="y", rotation=0)
 
 
+def mel_places() -> np.ndarray:
+    """Return the places of `HERTZ_TICKS` on an axis that counts mel bands."""
+    bands = mel_frequencies()
+    return np.interp(HERTZ_TICKS, bands, np.arange(len(bands)))
+
+
 def hertz_axis(ax: Axes) -> None:
     """Give an axis over frequency its logarithmic scale and ticks in Hz."""
     ax.set_xscale("log")
@@ -393,12 +399,6 @@ def _percent(rows: pd.DataFrame, *columns: str) -> list[pd.Series]:
     return [rows[column].astype(float) * 100 for column in columns]
 
 
-def _mel_places() -> np.ndarray:
-    """Return the places of `HERTZ_TICKS` on an axis that counts mel bands."""
-    bands = mel_frequencies()
-    return np.interp(HERTZ_TICKS, bands, np.arange(len(bands)))
-
-
 def _mel_image(ax: Axes, values: np.ndarray, cmap: str, low: float, high: float) -> AxesImage:
     """Draw (n_mels, frames) with time in seconds and mel bands labelled in Hz."""
     times, half = frame_times(values.shape[1]), HOP_LENGTH / SAMPLE_RATE / 2
@@ -406,6 +406,6 @@ def _mel_image(ax: Axes, values: np.ndarray, cmap: str, low: float, high: float)
     image = ax.imshow(
         values, cmap=cmap, vmin=low, vmax=high, origin="lower", aspect="auto", extent=extent
     )
-    ax.set_yticks(_mel_places(), HERTZ_TICKS)
+    ax.set_yticks(mel_places(), HERTZ_TICKS)
     ax.set(xlabel="time (s)", ylabel="frequency (Hz)", xlim=(0, extent[1]))
     return image

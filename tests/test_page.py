@@ -1,6 +1,7 @@
 import json
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from PIL import Image
 from app import pictures, sounds
 from app.__main__ import main
 from app.build import build, robustness_rows
-from app.selection import checkpoint_names, easiest
+from app.selection import add_own, checkpoint_names, choose_segments, easiest
 from src import labels
 from src.attacks.codecs import librosa_log_mel
 from src.attacks.waveform import ratio_db
@@ -23,7 +24,7 @@ from src.explainability.gradcam import explain
 from src.models import cnn
 from src.models.evaluation import predict_logits, softmax
 from src.models.recipes import DOCUMENTED, Training
-from src.models.runs import load_named
+from src.models.runs import load_named, load_networks
 from src.models.trainer import fit
 from src.paths import ROOT, RunPaths
 from src.results import read_json, write_csv, write_json
@@ -355,6 +356,21 @@ def test_segments_are_those_with_the_most_probable_true_genre():
         easiest(y, probabilities, tracks, 0)
 
 
+def test_own_tracks_are_shown_after_those_of_the_corpus(tiny, silent, tmp_path):
+    sf.write(tmp_path / "my song.flac", np.tile(music(1, 9), 2), 22_050)
+    loaded = load_networks(tiny, MODELS)
+    shown = choose_segments(tiny, loaded, 1)
+    more = add_own(tiny, shown, loaded, [tmp_path / "my song.flac"])
+    assert more.table["own"].tolist() == [False] * 3 + [True]
+    assert more.table.iloc[-1][["track", "start_s"]].tolist() == ["my song.flac", 6]
+    assert np.allclose(librosa_log_mel(more.samples), more.X, atol=1e-4)
+    p = np.mean([softmax(predict_logits(model, more.X)) for model, _ in loaded.values()], axis=0)
+    assert more.y[-1] == p[-1].argmax()
+    assert more.table["genre"].iloc[-1] == GENRES[more.y[-1]]
+    with pytest.raises(ValueError, match=r"^The corpus of run silent has .* no audio"):
+        add_own(silent, shown._replace(samples=None), loaded, [tmp_path / "my song.flac"])
+
+
 def test_a_run_without_checkpoints_is_refused(tiny):
     assert checkpoint_names(tiny) == MODELS
     with pytest.raises(FileNotFoundError, match=r"results/models/none has no checkpoint: .*\.$"):
@@ -541,6 +557,21 @@ def test_the_chart_shows_each_model_with_its_intervals(visit, tiny):
     page.select_option("#attack", "noise_linf")
     assert page.locator("#numbers tr").count() == len(rows) + 1
     assert page.locator("#chart .chance").count() == 1
+
+
+def test_the_page_names_no_true_genre_of_an_own_track(visit, tiny, tmp_path):
+    shutil.copytree(tiny.page, tmp_path / "page")
+    content = data(tiny)
+    content["segments"].append(content["segments"][0] | {"own": True, "track": "my song"})
+    (tmp_path / "page" / "data.js").write_text(f"const PAGE = {json.dumps(content)};\n")
+    page = visit(SimpleNamespace(page=tmp_path / "page"))
+    assert "the true genre" in page.inner_text("#explains")
+    page.select_option("#genre", "your tracks")
+    assert "my song" in page.inner_text("#segment")
+    assert not re.search("correct|wrong", page.inner_text("#answer"))
+    assert "True genre" not in page.inner_text("#attack-text")
+    assert "true" not in page.inner_text("#bars")
+    assert "the true genre" not in page.inner_text("#explains")
 
 
 def test_a_corpus_without_audio_says_so(visit, silent):

@@ -36,7 +36,7 @@ CUT = "the copy may have been cut, copy the file again"
 
 
 class Decoded(NamedTuple):
-    """The first minute of an audio file.
+    """The first minute of an audio file, or more.
 
     Attributes
     ----------
@@ -44,12 +44,14 @@ class Decoded(NamedTuple):
     rate : in Hz
     stated : length of the whole file in frames by its header; None if it states none
     unread : bytes behind the last one that was decoded; 0 for a WAV, whose tags may be long
+    promised_s : seconds that should have been decoded by the header; 0 if it states none
     """
 
     samples: np.ndarray
     rate: int
     stated: int | None
     unread: int
+    promised_s: float
 
 
 class _File(io.FileIO):
@@ -149,8 +151,8 @@ def read_audio(path: Path) -> np.ndarray:
     return to_mono(samples, rate)
 
 
-def read_samples(path: Path) -> Decoded:
-    """Return the first minute of a file: bounded memory, whatever the header says.
+def read_samples(path: Path, longest_s: float = LONGEST_S) -> Decoded:
+    """Return the first `longest_s` of a file: bounded memory, whatever the header says.
 
     libsndfile estimates the length of an MP3 without a header from the size of the file, and stops
     there: such a file is opened as if it were much longer, and read to its end.
@@ -167,11 +169,12 @@ def read_samples(path: Path) -> Decoded:
         rate, channels = file.samplerate, file.channels
         if not (RATES_HZ[0] <= rate <= RATES_HZ[1] and channels <= MOST_CHANNELS):
             raise ValueError(f"{channels} channels at {rate} Hz, the header may be damaged")
-        frames = min(file.frames, LONGEST_S * rate)
+        frames = min(file.frames, round(longest_s * rate))
         samples = file.read(frames, dtype="float32", always_2d=True)
         unread = path.stat().st_size - raw.seek(0, os.SEEK_CUR)
         tags = kind.startswith("WAV") and len(samples)  # in chunks of any size
-        return Decoded(samples, rate, stated, 0 if tags else unread)
+        promised_s = min(stated or 0, frames) / rate
+        return Decoded(samples, rate, stated, 0 if tags else unread, promised_s)
 
 
 def to_mono(samples: np.ndarray, rate: int) -> np.ndarray:
@@ -199,13 +202,18 @@ def audio_row(path: Path, folder: Path) -> dict:
         decoded = read_samples(path)
         row |= measure(decoded.samples, decoded.rate)
         row["duration_s"] = (decoded.stated or len(decoded.samples)) / decoded.rate
-        fault = _fault(row, path, decoded)
+        fault = file_fault(row, path, decoded) or _mostly_silent(row)
     except UNREADABLE as error:
-        found = getattr(error, "error_string", None) or str(error)
-        found = " ".join(found.replace(str(path), path.name).split()).rstrip(".")
-        cause = f"the file may be damaged or no {path.suffix[1:].upper()}"
-        return row | {"reason": f"unreadable: {found}; {cause}, {CONVERT} or remove it"}
+        return row | {"reason": unreadable(path, error)}
     return row | {"reason": fault or _silence(row), "used": not fault}
+
+
+def unreadable(path: Path, error: Exception) -> str:
+    """Return the fault of a file that raised one of UNREADABLE when it was read."""
+    found = getattr(error, "error_string", None) or str(error)
+    found = " ".join(found.replace(str(path), path.name).split()).rstrip(".")
+    cause = f"the file may be damaged or no {path.suffix[1:].upper()}"
+    return f"unreadable: {found}; {cause}, {CONVERT} or remove it"
 
 
 def measure(samples: np.ndarray, rate: int) -> dict:
@@ -234,6 +242,29 @@ def measure(samples: np.ndarray, rate: int) -> dict:
     }
 
 
+def file_fault(row: dict, path: Path, decoded: Decoded) -> str:
+    """Return the fault for which a decoded file is not used; empty if it has none.
+
+    `row` holds what `measure` found. Silence is no fault of the file.
+    """
+    n, seconds = row["n_segments"], len(decoded.samples) / decoded.rate
+    if lost := _truncation(path):
+        return f"truncated: {lost}; {CUT}"
+    if decoded.promised_s > seconds:
+        return f"truncated: {decoded.promised_s:.2f} s stated and {seconds:.2f} s there; {CUT}"
+    if decoded.unread > TAG_BYTES and n < SEGMENTS_PER_TRACK:
+        found = f"{decoded.unread} bytes behind the end that the header states, {seconds:.2f} s"
+        return f"unread: {found}; files may have been joined or never finished, {CONVERT}"
+    if not np.isfinite(row["peak"]):
+        return f"damaged: samples that are not finite; the encoder may have failed, {CONVERT} again"
+    if row["peak"] > LOUDEST:
+        found = f"samples up to {row['peak']:.3g}, full scale is 1"
+        return f"damaged: {found}; the bytes may be of another type, {CONVERT} again"
+    if n == 0:
+        return f"too short: {seconds:.2f} s; a segment takes 3 s, give a longer excerpt"
+    return ""
+
+
 def _row(track: str, path: Path, folder: Path) -> dict:
     """Return the row of an audio file that is not used."""
     names = {"track": track, "genre": _as_text(genre_of(path))}
@@ -253,25 +284,9 @@ def _other_row(path: Path, folder: Path) -> dict:
     return row | {"reason": "name: bytes that are not UTF-8, of an old system; rename the file"}
 
 
-def _fault(row: dict, path: Path, decoded: Decoded) -> str:
-    """Return the fault for which a decoded file is not used; empty if it has none."""
-    n, seconds = row["n_segments"], len(decoded.samples) / decoded.rate
-    if lost := _truncation(path):
-        return f"truncated: {lost}; {CUT}"
-    promised = min(decoded.stated or 0, LONGEST_S * decoded.rate) / decoded.rate
-    if promised > seconds:
-        return f"truncated: {promised:.2f} s stated and {seconds:.2f} s there; {CUT}"
-    if decoded.unread > TAG_BYTES and n < SEGMENTS_PER_TRACK:
-        found = f"{decoded.unread} bytes behind the end that the header states, {seconds:.2f} s"
-        return f"unread: {found}; files may have been joined or never finished, {CONVERT}"
-    if not np.isfinite(row["peak"]):
-        return f"damaged: samples that are not finite; the encoder may have failed, {CONVERT} again"
-    if row["peak"] > LOUDEST:
-        found = f"samples up to {row['peak']:.3g}, full scale is 1"
-        return f"damaged: {found}; the bytes may be of another type, {CONVERT} again"
-    if n == 0:
-        return f"too short: {seconds:.2f} s; a segment takes 3 s, give a longer excerpt"
-    return _silence(row) if row["n_silent"] > n / 2 else ""
+def _mostly_silent(row: dict) -> str:
+    """Return the fault of a track of which more than half is silent; empty if less is."""
+    return _silence(row) if row["n_silent"] > row["n_segments"] / 2 else ""
 
 
 def _silence(row: dict) -> str:

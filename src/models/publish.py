@@ -19,6 +19,7 @@ from torch import nn
 
 from src.data.corpus import load_tracks
 from src.data.segments import file_hash, load_metadata, load_split
+from src.models.calibration import calibration
 from src.models.checkpoints import CHECKPOINT_FILE, fill_weights, first_infinite, load_checkpoint
 from src.models.cnn import count_parameters
 from src.models.evaluation import evaluate, predict_logits, softmax
@@ -80,6 +81,7 @@ def publish(paths: RunPaths, checkpoint: str) -> str:
         "split_seed": data["seed"],
         "training": {fact: facts[fact] for fact in training},
         "versions": provenance(None, {})["versions"],
+        **_calibration(model, paths),
         "test": _test_accuracy(model, paths, facts["genres"]),
         "results": [],  # filled by `fill_cards`
     }
@@ -187,6 +189,12 @@ def _test_accuracy(model: nn.Module, paths: RunPaths, genres: list[str]) -> dict
     test = load_split(paths, "test")
     found = evaluate(softmax(predict_logits(model, test.X)), test.y, test.tracks, genres)
     return {measure: found[measure] for measure in ACCURACIES}
+
+
+def _calibration(model: nn.Module, paths: RunPaths) -> dict:
+    """Return temperature and sound of a run's validation set."""
+    val = load_split(paths, "val")
+    return calibration(predict_logits(model, val.X), val.X, val.y, val.tracks)
 
 
 def main(arguments: list[str]) -> int:
