@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from functools import partial
 from types import SimpleNamespace
 
