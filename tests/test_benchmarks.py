@@ -64,7 +64,7 @@ def test_the_bench_measures_each_stage_with_its_cpu_precision_and_layout(
     measure, seen = bench.measure, []
 
     def look(options, apart):
-        seen.append(apart(os.environ.get, "GLIBC_TUNABLES"))
+        seen.append(apart(os.getenv, "GLIBC_TUNABLES"))
         return measure(options, apart)
 
     monkeypatch.setattr(bench, "measure", look)
