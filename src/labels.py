@@ -25,12 +25,19 @@ ATTACKS = {  # on spectrograms, in the order of figures
     "hop_skip_jump": Style("HopSkipJump, few correct segments", "#999999", "h--"),
     "worst_case": Style("worst case of all attacks", "#000000", ".-"),
 }
+EQUALIZERS = {  # one gain per band
+    "equalizer_10_random": Style("random equaliser, 10 bands", "#56B4E9", "^:"),
+    "equalizer_10": Style("worst equaliser, 10 bands", "#0072B2", "o-"),
+    "equalizer_64_random": Style("random equaliser, 64 bands", "#E69F00", "v:"),
+    "equalizer_64": Style("worst equaliser, 64 bands", "#D55E00", "s-"),
+}
 AUDIO_ATTACKS = {
     "noise": Style("white noise (control)", "#009E73", "^-"),
     "fgsm_waveform": Style("FGSM on the waveform", "#0072B2", "o-"),
     "pgd_waveform": Style("PGD on the waveform", "#E69F00", "s-"),
     "pgd_masked": Style("PGD below the masking threshold", "#CC79A7", "D-"),
     "pgd_spectrogram_resynthesized": Style("spectrogram PGD, resynthesized", "#D55E00", "v-"),
+    "equalizer_file": Style("worst equaliser, 10 bands", "#56B4E9", "P-"),
 }
 CODECS = {
     "mp3_64k": "MP3, 64 kbit/s",
@@ -48,6 +55,13 @@ CORRUPTIONS = {  # severities carry their unit in `corruptions.csv`
     "time_stretch": "time stretch",
     "pitch_shift": "pitch shift",
 }
-NAMES = {name: style.label for name, style in (ATTACKS | AUDIO_ATTACKS).items()}
+NAMES = {name: style.label for name, style in (ATTACKS | AUDIO_ATTACKS | EQUALIZERS).items()}
 NAMES |= CODECS | CORRUPTIONS
+NAMES |= {
+    "equalizer_10_random_worst": "worst of the random equalisers, 10 bands",
+    "equalizer_64_random_worst": "worst of the random equalisers, 64 bands",
+    "equalizer_spectrogram": "worst equaliser, 10 bands, no sound",
+    "tempo_pitch_random": "mean of 5 x 5 tempi and pitches",
+    "tempo_pitch": "worst of 5 x 5 tempi and pitches",
+}
 NAMES |= {"wav16": "WAV, 16 bits", "pgd_spectrogram": "spectrogram PGD, no sound"}

@@ -18,6 +18,7 @@ def success_over_ratio(ax: Axes, table: pd.DataFrame, title: str = "") -> Axes:
     audible are to the right.
     """
     files = table[(table["codec"] == WAV) & table["snr_db"].notna()]
+    files = files[files["attack"] != "equalizer_file"]  # its change is a filter and no noise
     for name, (label, colour, line) in labels.AUDIO_ATTACKS.items():
         rows = files[(files["attack"] == name) & files["attack_success_rate"].notna()]
         rows = rows.sort_values("snr_db")
@@ -41,7 +42,7 @@ def survival(ax: Axes, table: pd.DataFrame, title: str = "") -> Axes:
         value, errors = _percent(rows, "survival")
         place = np.array([codecs.index(codec) for codec in rows["codec"]])
         place = place + (i - (len(groups) - 1) / 2) * width
-        label = f"{label}, {rows['snr_db'].iloc[0]:.0f} dB"
+        label = f"{label}, SNR {rows['snr_db'].iloc[0]:.0f} dB"
         ax.bar(place, value, 0.9 * width, yerr=errors, capsize=2, color=colour, label=label)
     if groups:
         ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.25))

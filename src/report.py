@@ -39,6 +39,7 @@ TABLES = (
     "recipe_gains",
     "robustness",
     "comparison",
+    "equalizer",
     "transfer",
     "transfer_tracks",
     "corruptions",

@@ -17,6 +17,7 @@ from src.attacks.audio import (
     COLUMNS,
     MASKING_MARGINS_DB,
     audio_table,
+    equalize_samples,
     evaluate,
     load_samples,
     make_audio_target,
@@ -25,6 +26,7 @@ from src.attacks.audio import (
 )
 from src.attacks.codecs import CODECS, encode_decode, file_logits, librosa_log_mel, to_16_bit
 from src.attacks.codecs import write_audio as write
+from src.attacks.equalizer import equalize
 from src.attacks.listening import (
     attack_track_files,
     captions,
@@ -195,10 +197,12 @@ def test_there_is_one_record_per_segment_attack_budget_and_codec(records):
     assert (records.groupby(keys, dropna=False).size() == 6).all()
     found = records.groupby(["attack", "budget_db"], dropna=False)["codec"].nunique().to_dict()
     every = {("pgd_waveform", 40), ("pgd_masked", 0), ("pgd_spectrogram_resynthesized", 1.6)}
+    every |= {("equalizer_file", 3)}
+    drawn = {("pgd_spectrogram", 1.6), ("equalizer_spectrogram", 3)}
     waveform = {*product(("noise", "fgsm_waveform", "pgd_waveform"), SNR_DB)}
     waveform |= {*product(["pgd_masked"], MASKING_MARGINS_DB)}
     known = {key: n for key, n in found.items() if key[0] != "clean"}
-    assert set(known) == waveform | every | {("pgd_spectrogram", 1.6)}
+    assert set(known) == waveform | every | drawn
     assert {key for key, n in known.items() if n == len(CODECS)} == every
     assert {n for key, n in known.items() if key not in every} == {1}
     assert set(records.loc[records["attack"] == "clean", "codec"]) == set(CODECS)
@@ -273,6 +277,16 @@ def test_the_resynthesized_sound_holds_part_of_the_change(evaluated, target):
     drawn = records[records["attack"] == "pgd_spectrogram"]
     assert set(drawn["codec"]) == {"spectrogram"}
     assert drawn["budget_db"].tolist() == [1.6] * 6
+
+
+def test_an_equaliser_filters_the_samples_within_its_limit(target):
+    rows = target.clean["wav16"] == target.data.y
+    samples, y = target.data.samples[rows], target.data.y[rows]
+    sounds, gains = equalize_samples(target.model, samples, y, SEARCH)
+    assert np.array_equal(sounds, to_16_bit(sounds))
+    assert 0 < np.abs(gains).max() <= 3
+    expected, heard = equalize(librosa_log_mel(samples), gains), librosa_log_mel(sounds)
+    assert 80 * np.abs(expected - heard)[:, :, 2:-2].mean() < 1
 
 
 def test_the_table_has_one_row_per_attack_budget_and_codec(records):
@@ -376,8 +390,8 @@ def test_examples_are_attacked_captioned_and_written(target, records, tmp_path):
     found = write_examples(target, pgd, genres, tmp_path, budgets, SEARCH)
     assert {one.case: one.segment["segment"] for one in found} == choose_examples(pgd)
     for one in found:
-        assert list(one.attacked) == list(budgets)
-        assert list(one.captions) == ["clean", *budgets]
+        assert list(one.attacked) == [*budgets, "equalizer_file"]
+        assert list(one.captions) == ["clean", *one.attacked]
         assert all(path.exists() for path in one.files.values())
 
 
@@ -430,7 +444,7 @@ def test_figures_show_every_attack_and_codec(records, samples):
     drawn = success.get_legend_handles_labels()[1]
     assert {labels.AUDIO_ATTACKS[name].label for name in ("noise", "pgd_masked")} <= set(drawn)
     shown = survival.get_legend_handles_labels()[1]
-    assert any(label.startswith("PGD on the waveform, 40 dB") for label in shown)
+    assert any(label.startswith("PGD on the waveform, SNR 40 dB") for label in shown)
     bars = [bar for group in survival.containers for bar in getattr(group, "patches", [])]
     expected = table.loc[table["codec"].isin(labels.CODECS), "survival"].dropna()
     heights = sorted(bar.get_height() for bar in bars)

@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 
 from src.attacks.adversarial import Search, attack
 from src.attacks.codecs import CODECS, WAV, file_logits, librosa_log_mel, to_16_bit
+from src.attacks.equalizer import equalize, worst_equalizer
 from src.attacks.records import CLEAN
 from src.attacks.waveform import (
     NESTED,
@@ -25,6 +27,7 @@ from src.attacks.waveform import (
 from src.data.corpus import read_segments
 from src.data.features import DYNAMIC_RANGE_DB
 from src.data.segments import Segments
+from src.models.augment import gain_curve
 from src.models.evaluation import predict_logits
 from src.paths import RunPaths
 from src.progress import progress
@@ -32,7 +35,9 @@ from src.statistics import mean_over_tracks
 
 SPECTROGRAM = "spectrogram"  # in place of a codec: a log-mel without a file
 RESYNTHESIZED = "pgd_spectrogram_resynthesized"
-BEFORE_FILE = {RESYNTHESIZED: "pgd_spectrogram"}
+EQUALIZED = "equalizer_file"
+BEFORE_FILE = {RESYNTHESIZED: "pgd_spectrogram", EQUALIZED: "equalizer_spectrogram"}
+EQUALIZER_BANDS, EQUALIZER_DB = 10, 3
 MASKING_MARGINS_DB = (0, 10)
 RECORD_COLUMNS = (
     "segment track true codec snr_db linf clean_prediction adversarial_prediction success attack "
@@ -82,7 +87,8 @@ def evaluate(
     """Return records of all attacks on audio and of the clean segments, and surviving shares.
 
     White noise, FGSM and PGD run at each signal-to-noise ratio, PGD below the masking threshold at
-    each margin, and PGD on log-mels at `eps` with the sound resynthesized from it.
+    each margin, and PGD on log-mels at `eps` with the sound resynthesized from it; the worst
+    equaliser of 10 bands within 3 dB runs on log-mels and as a filter.
 
     Parameters
     ----------
@@ -101,7 +107,8 @@ def evaluate(
         for method, levels in budgets.items():
             own.append(sweep(method, target, levels, search, all_codecs.get(method)))
         resynthesized, shares[name] = sweep_resynthesis(target, eps, search)
-        tables += [table.assign(checkpoint=name) for table in (*own, resynthesized)]
+        own += [resynthesized, sweep_equalizer(target, search)]
+        tables += [table.assign(checkpoint=name) for table in own]
     empty = pd.DataFrame(columns=RECORD_COLUMNS)
     return pd.concat(tables, ignore_index=True) if tables else empty, shares
 
@@ -163,17 +170,43 @@ def sweep_resynthesis(
     """
     samples, y, clean = target.data.samples, target.data.y, target.clean[WAV]
     X, rows = librosa_log_mel(samples), np.flatnonzero(clean == y)
-    wanted, sounds, predicted = np.zeros_like(X), samples.copy(), clean.copy()
+    attacked, sounds = X.copy(), samples.copy()
     if len(rows):
-        attacked = attack("pgd", target.model, X[rows], y[rows], eps, search)
-        wanted[rows] = attacked - X[rows]
-        predicted[rows] = predict_logits(target.model, attacked).argmax(axis=1)
-        sounds[rows] = to_16_bit(resynthesize(samples[rows], wanted[rows]))
-    drawn = _table(target, SPECTROGRAM, predicted, ratio_db(samples, sounds))
-    tables = {BEFORE_FILE[RESYNTHESIZED]: drawn, RESYNTHESIZED: _records(target, sounds, CODECS)}
-    records = pd.concat([table.assign(attack=name) for name, table in tables.items()])
-    shares = surviving_share(wanted, librosa_log_mel(sounds) - X)
-    return records.assign(budget_db=eps * DYNAMIC_RANGE_DB).reset_index(drop=True), shares
+        attacked[rows] = attack("pgd", target.model, X[rows], y[rows], eps, search)
+        sounds[rows] = to_16_bit(resynthesize(samples[rows], attacked[rows] - X[rows]))
+    records = _both_records(target, RESYNTHESIZED, attacked, sounds)
+    shares = surviving_share(attacked - X, librosa_log_mel(sounds) - X)
+    return records.assign(budget_db=eps * DYNAMIC_RANGE_DB), shares
+
+
+def sweep_equalizer(target: AudioTarget, search: Search) -> pd.DataFrame:
+    """Return records of the worst equaliser on log-mels and as a filter of the samples.
+
+    "equalizer_spectrogram" is the log-mel (codec "spectrogram"), "equalizer_file" the filtered
+    sound after each codec; `budget_db` is the limit of the gains.
+    """
+    samples, y = target.data.samples, target.data.y
+    X, rows = librosa_log_mel(samples), np.flatnonzero(target.clean[WAV] == y)
+    attacked, sounds = X.copy(), samples.copy()
+    if len(rows):
+        sounds[rows], gains = equalize_samples(target.model, samples[rows], y[rows], search)
+        attacked[rows] = equalize(X[rows], gains)
+    records = _both_records(target, EQUALIZED, attacked, sounds)
+    return records.assign(budget_db=EQUALIZER_DB)
+
+
+def equalize_samples(
+    model: nn.Module, samples: np.ndarray, y: np.ndarray, search: Search
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return segments (n, 66150) played through their worst equalisers, and its gains (n, bands).
+
+    The filtered samples are 16-bit values, brought below full scale where they exceed it.
+    """
+    X = librosa_log_mel(samples)
+    gains = worst_equalizer(model, X, y, EQUALIZER_BANDS, EQUALIZER_DB, search)
+    curve = gain_curve(torch.from_numpy(gains)).numpy()[:, :, None]
+    sounds = resynthesize(samples, np.broadcast_to(curve, X.shape))
+    return to_16_bit(sounds / np.abs(sounds).max(axis=1, keepdims=True).clip(min=1)), gains
 
 
 def audio_table(records: pd.DataFrame, corpus: str) -> pd.DataFrame:
@@ -199,6 +232,16 @@ def audio_table(records: pd.DataFrame, corpus: str) -> pd.DataFrame:
         line |= _share("attack_success_rate", before) | _share("survival", flipped)
         lines.append(line)
     return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def _both_records(target: AudioTarget, name: str, attacked, sounds) -> pd.DataFrame:
+    """Return records of attacked log-mels (n, 128, 130) and of the sounds made from them."""
+    predicted, clean = predict_logits(target.model, attacked).argmax(axis=1), target.clean[WAV]
+    predicted = np.where(clean == target.data.y, predicted, clean)
+    drawn = _table(target, SPECTROGRAM, predicted, ratio_db(target.data.samples, sounds))
+    tables = {BEFORE_FILE[name]: drawn, name: _records(target, sounds, CODECS)}
+    records = pd.concat([table.assign(attack=attack) for attack, table in tables.items()])
+    return records.reset_index(drop=True)
 
 
 def _records(target: AudioTarget, attacked, codecs, known: dict | None = None) -> pd.DataFrame:

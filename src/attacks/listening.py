@@ -10,7 +10,7 @@ from IPython.display import HTML, Audio
 from torch import nn
 
 from src.attacks.adversarial import Search
-from src.attacks.audio import AudioTarget
+from src.attacks.audio import EQUALIZED, AudioTarget, equalize_samples
 from src.attacks.codecs import WAV, file_logits, librosa_log_mel, write_audio
 from src.attacks.records import CLEAN, first_middle_last
 from src.attacks.waveform import attack_waveform, make_waveform_classifier, ratio_db
@@ -97,7 +97,8 @@ def write_examples(
 ) -> list[Listening]:
     """Attack the examples of `choose_examples` again and write their WAV files to listen to.
 
-    `records` are those of PGD on this target; `budgets_db` has the budget of each attack to play.
+    With each comes the segment played through its worst equaliser. `records` are those of PGD on
+    this target; `budgets_db` has the budget of each attack to play.
     """
     classifier, found = make_waveform_classifier(target.model), []
     for case, number in choose_examples(records).items():
@@ -107,6 +108,7 @@ def write_examples(
             for name, budget in budgets_db.items()
         }
         (clean,) = data.samples
+        (attacked[EQUALIZED],), _ = equalize_samples(target.model, data.samples, data.y, search)
         notes = captions(target.model, clean, attacked, genres)
         files = write_example(folder, case, clean, attacked)
         found.append(Listening(case, data.table.iloc[0], clean, attacked, notes, files))
