@@ -23,7 +23,8 @@ ATTACKS = {  # on spectrograms, in the order of figures
     "apgd_dlr": Style("+ APGD, logit ratio", "#D55E00", "4"),
     "square": Style("+ Square", "#F0E442", "D"),
     "hop_skip_jump": Style("HopSkipJump, few correct segments", "#999999", "h--"),
-    "worst_case": Style("worst case of all attacks", "#000000", ".-"),
+    "square_alone": Style("Square by itself, few correct segments", "#F0E442", "D--"),
+    "worst_case": Style("worst of the attacks run", "#000000", ".-"),
 }
 EQUALIZERS = {  # one gain per band
     "equalizer_10_random": Style("random equaliser, 10 bands", "#56B4E9", "^:"),
@@ -63,5 +64,10 @@ NAMES |= {
     "equalizer_spectrogram": "worst equaliser, 10 bands, no sound",
     "tempo_pitch_random": "mean of 5 x 5 tempi and pitches",
     "tempo_pitch": "worst of 5 x 5 tempi and pitches",
+    "universal": "one pattern for all segments",
+    "universal_shuffled": "this pattern, bins shuffled",
+    "universal_random": "random signs of the same eps",
+    "universal_equalizer": "one equaliser for all segments",
+    "universal_equalizer_random": "mean of random equalisers",
 }
 NAMES |= {"wav16": "WAV, 16 bits", "pgd_spectrogram": "spectrogram PGD, no sound"}

@@ -216,6 +216,24 @@ def equalizers(ax: Axes, table: pd.DataFrame, chance: float, title: str = "") ->
     return ax
 
 
+def universal(learnt: dict[str, tuple], eps: float) -> Figure:
+    """Draw the universal pattern of each model in dB, and its universal equaliser below.
+
+    `learnt` has per model a pattern (128, 130) of at most `eps` and gains (points,) in dB.
+    """
+    figure, axes = grid(2, len(learnt), width=3.6, height=2.5)
+    bands, limit_db = mel_frequencies(), eps * DYNAMIC_RANGE_DB
+    for (above, below), (name, (pattern, gains)) in zip(axes.T, learnt.items(), strict=True):
+        image = change(above, pattern, limit_db, name)
+        points = np.linspace(0, len(bands) - 1, len(gains))
+        below.plot(bands, np.interp(np.arange(len(bands)), points, gains))
+        hertz_axis(below)
+        below.axhline(0, color="grey", linewidth=0.8)
+        below.set(xlabel="frequency (Hz)", ylabel="gain (dB)")
+    colour_bar(figure, image, axes[0], "change (dB)")
+    return figure
+
+
 def fragility(ax: Axes, table: pd.DataFrame, genres: list[str], title: str = "") -> Axes:
     """Draw the smallest eps (dB) that flips each segment, by genre, and each genre's median.
 

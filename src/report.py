@@ -40,6 +40,7 @@ TABLES = (
     "robustness",
     "comparison",
     "equalizer",
+    "universal",
     "transfer",
     "transfer_tracks",
     "corruptions",

@@ -96,6 +96,19 @@ def test_equalisers_are_drawn_over_their_limit_in_decibel(ax):
     assert ax.get_xticks().tolist() == [1, 3]
 
 
+def test_universal_changes_are_drawn_in_decibel_over_hertz():
+    learnt = {"one": (np.full((128, 130), 0.01), np.linspace(-3, 3, 10))}
+    learnt["two"] = (np.zeros((128, 130)), np.zeros(10))
+    figure = plots.universal(learnt, 0.01)
+    above, _, below, *_ = figure.axes
+    (image,) = above.get_images()
+    assert image.get_clim() == (-0.8, 0.8)
+    np.testing.assert_allclose(image.get_array(), 0.8)
+    hertz, gain = below.get_lines()[0].get_data()
+    assert (gain[0], gain[-1]) == (-3, 3)
+    assert 0 < hertz[0] < hertz[-1] < 11_025
+
+
 def test_fragility_shows_each_segment_in_the_row_of_its_genre(ax):
     table = pd.DataFrame({"true": [0, 0, 1, 1], "minimal_eps_db": [0.2, 0.8, 4, np.nan]})
     plots.fragility(ax, table, ["blues", "jazz"])

@@ -4,11 +4,12 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from src.attacks import adversarial, suite
 from src.attacks.adversarial import Search, hop_skip_jump, make_oracle
 from src.attacks.flags import flag_table
-from src.attacks.records import NOISES, WORST_CASE, make_target
+from src.attacks.records import NOISES, WORST_CASE, make_target, robustness_table
 from src.attacks.suite import (
     BLACK_BOX,
     PAIR,
@@ -17,12 +18,14 @@ from src.attacks.suite import (
     eps_bounds,
     evaluate,
     example,
+    ladder,
     minimal_eps,
     robust_mask,
     runner_up,
     stages,
 )
 from src.effort import choose_effort
+from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits
 
 EPSILONS = (0.002, 0.01, 0.1)
@@ -49,6 +52,7 @@ def test_there_is_one_row_a_segment_attack_and_eps(records):
     assert counts.loc["pgd_doubled"].notna().tolist() == [False, True, False]
     assert counts.loc[SLOW, 0.1].isna().all()
     assert (counts.loc["hop_skip_jump"] == 3).all()
+    assert counts.loc["square_alone"].dropna().to_dict() == {0.01: 3}
     assert not records.duplicated(["attack", "eps", "segment"]).any()
 
 
@@ -58,6 +62,16 @@ def test_the_worst_case_is_the_least_of_all_attacks_for_every_segment(records):
         within = attacks[(attacks["eps"] <= eps) & attacks["success"]]
         assert broken(records, WORST_CASE, eps) == set(within["segment"])
     assert broken(records, WORST_CASE, 0.1) > broken(records, WORST_CASE, 0.002)
+
+
+def test_the_ladder_has_each_attack_and_the_distance_of_hop_skip_jump(records):
+    records = records.assign(checkpoint="one")
+    found = records[records["attack"] == "hop_skip_jump"].drop_duplicates("segment")
+    assert (found["distance"] > 0).all()
+    table = ladder(robustness_table(records, "tiny", "random"), records, 0.01)
+    assert table.index[-1] == ("HopSkipJump, median L-infinity norm reached", 3)
+    assert table["one"].iloc[-1] == f"{80 * found['distance'].median():.2g} dB"
+    assert ("+ Square", 24) in table.index
 
 
 def test_what_is_broken_stays_broken_at_every_larger_eps(records):
@@ -99,7 +113,7 @@ def test_records_stay_in_the_ball_and_name_their_maker(records):
     assert (records["lowest"].min(), records["highest"].max()) >= (0, 0)
     assert records["highest"].max() <= 1
     worst = records[(records["attack"] == WORST_CASE) & records["success"]]
-    assert set(worst["made_by"]) <= {"fgsm", "pgd", *SLOW, "hop_skip_jump"}
+    assert set(worst["made_by"]) <= {"fgsm", "pgd", *SLOW, "hop_skip_jump", "square_alone"}
     assert (worst["made_by"] != "").all()
 
 
@@ -231,27 +245,45 @@ def test_the_example_is_flipped_by_fgsm_and_pgd_if_any_segment_is(target):
             assert 0 < np.abs(changed - part.data.X).max() <= 0.01 + 1e-6
 
 
-@pytest.fixture(scope="module")
-def mqueried(slim_model):
-    """Return the slim network with outputs so large that the softmax leaves no gradient."""
-    network = copy.deepcopy(slim_model)
-    network.output.weight.data *= 1e4
-    network.output.bias.data *= 1e4
-    return network
+class Quantized(GenreClassifierCNN):
+    """A network whose input is rounded: its gradient is zero."""
+
+    def forward(self, x):
+        return super().forward(x.round(decimals=2))
 
 
-def test_a_network_that_masks_its_gradients_raises_flags(mqueried, slim_model, target):
-    hidden = make_target(mqueried, target.data)
-    budgets, effort = BUDGETS._replace(suite=(0.01,)), EFFORT._replace(n_hard_label=2)
-    targets = {"mqueried": hidden, "open": target}
-    flags = flag_table(targets, evaluate(targets, budgets, effort, seed=1), n_restarts=2)
-    raised = {
-        name: {f["flag"] for f in flags if f["raised"] and f["checkpoint"] == name}
-        for name in targets
-    }
-    signs = {"zero_gradients", "above_chance_at_large_eps"}
-    assert signs <= raised["mqueried"]
-    assert not signs & raised["open"]
+class Saturated(GenreClassifierCNN):
+    """A network whose logits are so large that the softmax leaves no gradient in float32."""
+
+    def forward(self, x):
+        return super().forward(x) * 1e4
+
+
+class Shattered(GenreClassifierCNN):
+    """A network whose input has a ripple too small to matter, whose slope covers the gradient."""
+
+    def forward(self, x):
+        return super().forward(x + 1e-3 * torch.sin(1e5 * x))
+
+
+MASKED = {  # the flags that each raises
+    Quantized: {"zero_gradients", "black_box_stronger"},
+    Saturated: {"zero_gradients"},  # the logit ratio still flips its segments
+    Shattered: {"black_box_stronger"},
+}
+
+
+@pytest.mark.parametrize("kind", [*MASKED, GenreClassifierCNN], ids=lambda kind: kind.__name__)
+def test_a_network_that_masks_its_gradients_raises_flags(kind, slim_model, target):
+    masked = copy.deepcopy(slim_model)
+    masked.__class__ = kind
+    few = make_target(masked, target.data.take(np.arange(8)))
+    budgets = Budgets((0.1,), suite=(0.1,), doubled=0.1)
+    effort = EFFORT._replace(n_hard_label=0, square_queries=200)
+    flags = flag_table({"one": few}, evaluate({"one": few}, budgets, effort, seed=1), effort)
+    raised = {flag["flag"] for flag in flags if flag["raised"]}
+    everything = set().union(*MASKED.values())
+    assert raised & everything == MASKED.get(kind, set())
 
 
 def test_black_boxes_are_told_apart(records):
