@@ -36,8 +36,10 @@ AUDIO_ATTACKS = {
     "noise": Style("white noise (control)", "#009E73", "^-"),
     "fgsm_waveform": Style("FGSM on the waveform", "#0072B2", "o-"),
     "pgd_waveform": Style("PGD on the waveform", "#E69F00", "s-"),
+    "noise_masked": Style("noise below the masking threshold (control)", "#999999", "d-"),
     "pgd_masked": Style("PGD below the masking threshold", "#CC79A7", "D-"),
-    "pgd_spectrogram_resynthesized": Style("spectrogram PGD, resynthesized", "#D55E00", "v-"),
+    "pgd_spectrogram_resynthesized": Style("spectrogram PGD, filtered sound", "#D55E00", "v-"),
+    "pgd_spectrogram_optimized": Style("spectrogram PGD, optimised sound", "#F0E442", "*-"),
     "equalizer_file": Style("worst equaliser, 10 bands", "#56B4E9", "P-"),
 }
 CODECS = {
@@ -61,6 +63,7 @@ NAMES |= CODECS | CORRUPTIONS
 NAMES |= {
     "equalizer_10_random_worst": "worst of the random equalisers, 10 bands",
     "equalizer_64_random_worst": "worst of the random equalisers, 64 bands",
+    "pgd_waveform_doubled": "+ twice the steps, another start",
     "equalizer_spectrogram": "worst equaliser, 10 bands, no sound",
     "tempo_pitch_random": "mean of 5 x 5 tempi and pitches",
     "tempo_pitch": "worst of 5 x 5 tempi and pitches",

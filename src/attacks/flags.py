@@ -9,6 +9,8 @@ import pandas as pd
 from torch import nn
 
 from src.attacks.adversarial import TOLERANCE, make_classifier
+from src.attacks.audio import DOUBLED
+from src.attacks.codecs import WAV
 from src.attacks.records import CLEAN, NOISES, WORST_CASE, Target
 from src.attacks.suite import BLACK_BOX
 from src.effort import Effort
@@ -59,6 +61,26 @@ FLAGS = {  # name: raised if, remedy
         "conclude nothing on adversarial examples at these eps: any change has the same effect",
     ),
 }
+
+AUDIO_FLAG = {
+    "flag": "audio_steps_matter",
+    "raised_if": "PGD on samples with twice the steps from another start flips over a point more",
+    "what_to_do": "increase audio_iterations until this flag is not raised",
+}
+
+
+def audio_flags(records: pd.DataFrame) -> list[dict[str, object]]:
+    """Return the flag of attacks on samples for each checkpoint; `records` of `audio.evaluate`."""
+    flags = []
+    for name, own in records[records["attack"] == DOUBLED].groupby("checkpoint", sort=False):
+        same = (records["checkpoint"] == name) & (records["budget_db"] == own["budget_db"].iloc[0])
+        pgd = records[same & (records["attack"] == "pgd_waveform") & (records["codec"] == WAV)]
+        more = float(own["success"].mean() - pgd["success"].mean())
+        found = [f"{more:.3f} more at {own['budget_db'].iloc[0]:g} dB"] * (more > POINT)
+        left = (~pgd["success"] & (pgd["clean_prediction"] == pgd["true"])).any()
+        state = {"checkpoint": name, "raised": bool(found), "power": bool(left), "found": found}
+        flags.append(AUDIO_FLAG | state)
+    return flags
 
 
 def flag_table(
