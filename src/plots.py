@@ -231,6 +231,7 @@ def universal(learnt: dict[str, tuple], eps: float) -> Figure:
         below.axhline(0, color="grey", linewidth=0.8)
         below.set(xlabel="frequency (Hz)", ylabel="gain (dB)")
     colour_bar(figure, image, axes[0], "change (dB)")
+    figure.suptitle("One change for all segments, learnt on other tracks")
     return figure
 
 

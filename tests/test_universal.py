@@ -55,7 +55,7 @@ def test_the_universal_equaliser_of_a_linear_network_has_the_signs_of_its_weight
 
 @pytest.fixture(scope="module")
 def evaluated(target):
-    train = Segments(*planted(5, 60), pd.DataFrame({"segment": range(60)}))
+    train = Segments(*planted(5, 60), pd.DataFrame({"segment": range(60), "track": "other"}))
     return universal_records({"one": target, "two": target}, train, 0.05, Search(20, 0))
 
 

@@ -52,13 +52,17 @@ def universal_records(
 ) -> tuple[pd.DataFrame, dict[str, Universal]]:
     """Return records of all segments of every target under every change, and what was learnt.
 
-    `made_on` names the model on which a change was learnt from the segments `train`. Attacks:
-    `universal` and, as controls, its bins shuffled (`universal_shuffled`) and random signs of the
-    same eps (`universal_random`); `universal_equalizer` and ten random equalisers of the same limit
+    Segments of tracks that are among those of `train` are left out. `made_on` names the model on
+    which a change was learnt from the segments `train`. Attacks: `universal` and, as controls, its
+    bins shuffled (`universal_shuffled`) and random signs of the same eps (`universal_random`);
+    `universal_equalizer` and ten random equalisers of the same limit
     (`universal_equalizer_random`, counted by `start`). Other columns are those of `make_records`
     and checkpoint; eps of an equaliser is its limit divided by 80.
     """
     learnt, tables = {}, []
+    for name, target in targets.items():
+        others = np.flatnonzero(~np.isin(target.data.tracks, train.tracks))
+        targets = targets | {name: target.take(others)}
     for made_on, target in progress(targets.items(), "universal", unit="checkpoint"):
         learnt[made_on] = learn(target.model, train, eps, LIMIT_DB, search)
         for name, other in targets.items():
