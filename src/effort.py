@@ -15,6 +15,7 @@ class Effort(NamedTuple):
     n_hard_label: int  # segments of HopSkipJump
     hard_label_steps: int  # of HopSkipJump; step k takes 50 * sqrt(k) queries
     n_minimal: int  # segments whose minimal eps is found by bisection
+    n_universal: int  # training segments from which universal perturbations are learnt
     n_tracks: int  # whole tracks under attack, for transfer and the track-level vote
     n_corrupted: int  # test segments whose audio is corrupted
     n_audio: int  # test segments attacked as audio
@@ -38,6 +39,7 @@ EFFORTS = {
         n_hard_label=0,
         hard_label_steps=5,
         n_minimal=8,
+        n_universal=64,
         n_tracks=2,
         n_corrupted=10,
         n_audio=12,
@@ -54,10 +56,11 @@ EFFORTS = {
         n_segments=100,
         iterations=40,
         n_restarts=5,
-        square_queries=1000,
+        square_queries=5000,
         n_hard_label=30,
         hard_label_steps=20,
         n_minimal=40,
+        n_universal=512,
         n_tracks=20,
         n_corrupted=100,
         n_audio=100,

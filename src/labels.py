@@ -23,14 +23,24 @@ ATTACKS = {  # on spectrograms, in the order of figures
     "apgd_dlr": Style("+ APGD, logit ratio", "#D55E00", "4"),
     "square": Style("+ Square", "#F0E442", "D"),
     "hop_skip_jump": Style("HopSkipJump, few correct segments", "#999999", "h--"),
-    "worst_case": Style("worst case of all attacks", "#000000", ".-"),
+    "square_alone": Style("Square by itself, few correct segments", "#F0E442", "D--"),
+    "worst_case": Style("worst of the attacks run", "#000000", ".-"),
+}
+EQUALIZERS = {  # one gain per band
+    "equalizer_10_random": Style("random equaliser, 10 bands", "#56B4E9", "^:"),
+    "equalizer_10": Style("worst equaliser, 10 bands", "#0072B2", "o-"),
+    "equalizer_64_random": Style("random equaliser, 64 bands", "#E69F00", "v:"),
+    "equalizer_64": Style("worst equaliser, 64 bands", "#D55E00", "s-"),
 }
 AUDIO_ATTACKS = {
     "noise": Style("white noise (control)", "#009E73", "^-"),
     "fgsm_waveform": Style("FGSM on the waveform", "#0072B2", "o-"),
     "pgd_waveform": Style("PGD on the waveform", "#E69F00", "s-"),
+    "noise_masked": Style("noise below the masking threshold (control)", "#999999", "d-"),
     "pgd_masked": Style("PGD below the masking threshold", "#CC79A7", "D-"),
-    "pgd_spectrogram_resynthesized": Style("spectrogram PGD, resynthesized", "#D55E00", "v-"),
+    "pgd_spectrogram_resynthesized": Style("spectrogram PGD, filtered sound", "#D55E00", "v-"),
+    "pgd_spectrogram_optimized": Style("spectrogram PGD, optimised sound", "#F0E442", "*-"),
+    "equalizer_file": Style("worst equaliser, 10 bands", "#56B4E9", "P-"),
 }
 CODECS = {
     "mp3_64k": "MP3, 64 kbit/s",
@@ -48,6 +58,19 @@ CORRUPTIONS = {  # severities carry their unit in `corruptions.csv`
     "time_stretch": "time stretch",
     "pitch_shift": "pitch shift",
 }
-NAMES = {name: style.label for name, style in (ATTACKS | AUDIO_ATTACKS).items()}
+NAMES = {name: style.label for name, style in (ATTACKS | AUDIO_ATTACKS | EQUALIZERS).items()}
 NAMES |= CODECS | CORRUPTIONS
+NAMES |= {
+    "equalizer_10_random_worst": "worst of the random equalisers, 10 bands",
+    "equalizer_64_random_worst": "worst of the random equalisers, 64 bands",
+    "pgd_waveform_doubled": "+ twice the steps, another start",
+    "equalizer_spectrogram": "worst equaliser, 10 bands, no sound",
+    "tempo_pitch_random": "mean of 5 x 5 tempi and pitches",
+    "tempo_pitch": "worst of 5 x 5 tempi and pitches",
+    "universal": "one pattern for all segments",
+    "universal_shuffled": "this pattern, bins shuffled",
+    "universal_random": "random signs of the same eps",
+    "universal_equalizer": "one equaliser for all segments",
+    "universal_equalizer_random": "mean of random equalisers",
+}
 NAMES |= {"wav16": "WAV, 16 bits", "pgd_spectrogram": "spectrogram PGD, no sound"}

@@ -193,13 +193,46 @@ def robustness(ax: Axes, table: pd.DataFrame, chance: float, title: str = "") ->
             bold = 2.2 if name == "worst_case" else 1.2
             ax.plot(rows["eps"], rows["accuracy"] * 100, style, c=colour, lw=bold, label=label)
             ax.fill_between(rows["eps"], *_percent(rows, "low", "high"), color=colour, alpha=0.12)
-    clean = table.loc[table["attack"] == "clean", "accuracy"].iloc[0]
-    ax.axhline(clean * 100, color="grey", label="clean")
-    ax.axhline(chance * 100, color="black", linestyle=":", label="chance")
+    _reference_lines(ax, table, chance)
     ax.set(xlabel="eps (of the range [0, 1])", ylabel="accuracy (%)", ylim=(-2, 102))
     ax.set_title(title, fontsize=10)
     eps_axes(ax, np.sort(table.loc[table["eps"] > 0, "eps"].unique()))
     return ax
+
+
+def equalizers(ax: Axes, table: pd.DataFrame, chance: float, title: str = "") -> Axes:
+    """Draw accuracy over the limit of the gains in dB with intervals, of one checkpoint.
+
+    `table` has rows of `equalizer.equalizer_table`.
+    """
+    for name, (label, colour, style) in labels.EQUALIZERS.items():
+        rows = table[table["attack"] == name].sort_values("eps_db")
+        ax.plot(rows["eps_db"], rows["accuracy"] * 100, style, c=colour, label=label)
+        ax.fill_between(rows["eps_db"], *_percent(rows, "low", "high"), color=colour, alpha=0.12)
+    _reference_lines(ax, table, chance)
+    ax.set(xlabel="largest gain (dB)", ylabel="accuracy (%)", ylim=(-2, 102))
+    ax.set_xticks(np.sort(table.loc[table["eps"] > 0, "eps_db"].unique()))
+    ax.set_title(title, fontsize=10)
+    return ax
+
+
+def universal(learnt: dict[str, tuple], eps: float) -> Figure:
+    """Draw the universal pattern of each model in dB, and its universal equaliser below.
+
+    `learnt` has per model a pattern (128, 130) of at most `eps` and gains (points,) in dB.
+    """
+    figure, axes = grid(2, len(learnt), width=3.6, height=2.5)
+    bands, limit_db = mel_frequencies(), eps * DYNAMIC_RANGE_DB
+    for (above, below), (name, (pattern, gains)) in zip(axes.T, learnt.items(), strict=True):
+        image = change(above, pattern, limit_db, name)
+        points = np.linspace(0, len(bands) - 1, len(gains))
+        below.plot(bands, np.interp(np.arange(len(bands)), points, gains))
+        hertz_axis(below)
+        below.axhline(0, color="grey", linewidth=0.8)
+        below.set(xlabel="frequency (Hz)", ylabel="gain (dB)")
+    colour_bar(figure, image, axes[0], "change (dB)")
+    figure.suptitle("One change for all segments, learnt on other tracks")
+    return figure
 
 
 def fragility(ax: Axes, table: pd.DataFrame, genres: list[str], title: str = "") -> Axes:
@@ -387,6 +420,13 @@ def _fonts_for(letters: str) -> list[str]:
             stacklevel=3,
         )
     return names
+
+
+def _reference_lines(ax: Axes, table: pd.DataFrame, chance: float) -> None:
+    """Draw the clean accuracy of a table of attacks, and chance."""
+    clean = table.loc[table["attack"] == "clean", "accuracy"].iloc[0]
+    ax.axhline(clean * 100, color="grey", label="clean")
+    ax.axhline(chance * 100, color="black", linestyle=":", label="chance")
 
 
 def _interval(low: float, high: float) -> str:

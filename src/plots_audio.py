@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from src import labels, plots
 from src.attacks.codecs import WAV, librosa_log_mel
 
+FILTERS = ("pgd_spectrogram_resynthesized", "equalizer_file")  # their ratio measures no noise
+
 
 def success_over_ratio(ax: Axes, table: pd.DataFrame, title: str = "") -> Axes:
     """Draw the success rate of files over their signal-to-noise ratio, with intervals over tracks.
@@ -19,6 +21,8 @@ def success_over_ratio(ax: Axes, table: pd.DataFrame, title: str = "") -> Axes:
     """
     files = table[(table["codec"] == WAV) & table["snr_db"].notna()]
     for name, (label, colour, line) in labels.AUDIO_ATTACKS.items():
+        if name in FILTERS:
+            continue
         rows = files[(files["attack"] == name) & files["attack_success_rate"].notna()]
         rows = rows.sort_values("snr_db")
         if len(rows):
@@ -41,7 +45,7 @@ def survival(ax: Axes, table: pd.DataFrame, title: str = "") -> Axes:
         value, errors = _percent(rows, "survival")
         place = np.array([codecs.index(codec) for codec in rows["codec"]])
         place = place + (i - (len(groups) - 1) / 2) * width
-        label = f"{label}, {rows['snr_db'].iloc[0]:.0f} dB"
+        label = f"{label}, SNR {rows['snr_db'].iloc[0]:.0f} dB"
         ax.bar(place, value, 0.9 * width, yerr=errors, capsize=2, color=colour, label=label)
     if groups:
         ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.25))

@@ -21,6 +21,7 @@ PACKAGES = (
 )
 GENRE_COLUMNS = {"true", "predicted", "explained", "track_predicted"}
 GENRE_COLUMNS |= {"clean_prediction", "adversarial_prediction"}
+GENRE_COLUMNS |= {"clean_prediction_shifted", "adversarial_prediction_shifted"}
 
 
 def provenance(seed: int | None, parameters: dict, **data: object) -> dict:

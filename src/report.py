@@ -39,6 +39,8 @@ TABLES = (
     "recipe_gains",
     "robustness",
     "comparison",
+    "equalizer",
+    "universal",
     "transfer",
     "transfer_tracks",
     "corruptions",

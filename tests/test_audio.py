@@ -17,6 +17,7 @@ from src.attacks.audio import (
     COLUMNS,
     MASKING_MARGINS_DB,
     audio_table,
+    equalize_samples,
     evaluate,
     load_samples,
     make_audio_target,
@@ -25,6 +26,8 @@ from src.attacks.audio import (
 )
 from src.attacks.codecs import CODECS, encode_decode, file_logits, librosa_log_mel, to_16_bit
 from src.attacks.codecs import write_audio as write
+from src.attacks.equalizer import equalize
+from src.attacks.flags import audio_flags
 from src.attacks.listening import (
     attack_track_files,
     captions,
@@ -33,7 +36,7 @@ from src.attacks.listening import (
     write_example,
     write_examples,
 )
-from src.attacks.waveform import attack_waveform, resynthesize, surviving_share
+from src.attacks.waveform import MASKED, approach, attack_waveform, resynthesize, surviving_share
 from src.data import preprocessor
 from src.data.audio import read_audio
 from src.data.corpus import AudioFolder, claim_run, corpus_of
@@ -195,10 +198,12 @@ def test_there_is_one_record_per_segment_attack_budget_and_codec(records):
     assert (records.groupby(keys, dropna=False).size() == 6).all()
     found = records.groupby(["attack", "budget_db"], dropna=False)["codec"].nunique().to_dict()
     every = {("pgd_waveform", 40), ("pgd_masked", 0), ("pgd_spectrogram_resynthesized", 1.6)}
+    every |= {("pgd_spectrogram_optimized", 1.6), ("equalizer_file", 3)}
+    drawn = {("pgd_waveform_doubled", 40), ("pgd_spectrogram", 1.6), ("equalizer_spectrogram", 3)}
     waveform = {*product(("noise", "fgsm_waveform", "pgd_waveform"), SNR_DB)}
-    waveform |= {*product(["pgd_masked"], MASKING_MARGINS_DB)}
+    waveform |= {*product(MASKED, MASKING_MARGINS_DB)}
     known = {key: n for key, n in found.items() if key[0] != "clean"}
-    assert set(known) == waveform | every | {("pgd_spectrogram", 1.6)}
+    assert set(known) == waveform | every | drawn
     assert {key for key, n in known.items() if n == len(CODECS)} == every
     assert {n for key, n in known.items() if key not in every} == {1}
     assert set(records.loc[records["attack"] == "clean", "codec"]) == set(CODECS)
@@ -273,6 +278,59 @@ def test_the_resynthesized_sound_holds_part_of_the_change(evaluated, target):
     drawn = records[records["attack"] == "pgd_spectrogram"]
     assert set(drawn["codec"]) == {"spectrogram"}
     assert drawn["budget_db"].tolist() == [1.6] * 6
+    share = records[records["codec"] == "wav16"].groupby("attack")["share"].median()
+    filtered, optimised = (f"pgd_spectrogram_{way}" for way in ("resynthesized", "optimized"))
+    assert share[filtered] == pytest.approx(np.nanmedian(shares))
+    assert share[optimised] > share[filtered]
+    assert share.drop([filtered, optimised]).isna().all()
+
+
+def test_optimised_samples_come_closer_to_a_log_mel_than_a_filter(samples):
+    X, rng = librosa_log_mel(samples[:2]), np.random.default_rng(0)
+    wanted = (X + rng.choice(np.float32([-0.01, 0.01]), X.shape)).clip(0, 1)
+    filtered = resynthesize(samples[:2], wanted - X)
+    shares = [
+        surviving_share(wanted - X, librosa_log_mel(made) - X)
+        for made in (filtered, approach(filtered, wanted))
+    ]
+    assert (shares[1] > shares[0] + 0.1).all()
+    assert (shares[1] < 1.1).all()
+
+
+def test_twice_the_steps_keep_what_is_flipped_and_raise_a_flag_where_more_is(target, monkeypatch):
+    search, seen = Search(3, 5), []
+
+    def attack(name, classifier, samples, y, budget, search):
+        seen.append((search.iterations, search.seed))
+        return samples
+
+    monkeypatch.setattr(audio, "attack_waveform", attack)
+    pgd = sweep("pgd_waveform", target, [40.0], search)
+    none = audio.sweep_doubled(target, pgd, 40.0, search)
+    assert seen == [(3, 5), (6, 6)]
+    assert not none["success"].any()
+    right = target.clean["wav16"] == target.data.y
+    wrong = np.eye(3)[(target.data.y[right] + 1) % 3]
+    monkeypatch.setattr(audio, "file_logits", lambda model, samples: wrong)
+    every = audio.sweep_doubled(target, pgd, 40.0, search)
+    assert every["success"].tolist() == right.tolist()
+    for records, raised in ((none, False), (every, True)):
+        (flag,) = audio_flags(pd.concat([pgd, records]).assign(checkpoint="one"))
+        assert (flag["checkpoint"], flag["raised"], flag["power"]) == ("one", raised, True)
+    flipped = pgd.assign(success=right, adversarial_prediction=every["adversarial_prediction"])
+    kept = audio.sweep_doubled(target, flipped, 40.0, search)
+    (flag,) = audio_flags(pd.concat([flipped, kept]).assign(checkpoint="one"))
+    assert (flag["raised"], flag["power"]) == (False, False)
+
+
+def test_an_equaliser_filters_the_samples_within_its_limit(target):
+    rows = target.clean["wav16"] == target.data.y
+    samples, y = target.data.samples[rows], target.data.y[rows]
+    sounds, gains = equalize_samples(target.model, samples, y, SEARCH)
+    assert np.array_equal(sounds, to_16_bit(sounds))
+    assert 0 < np.abs(gains).max() <= 3
+    expected, heard = equalize(librosa_log_mel(samples), gains), librosa_log_mel(sounds)
+    assert 80 * np.abs(expected - heard)[:, :, 2:-2].mean() < 1
 
 
 def test_the_table_has_one_row_per_attack_budget_and_codec(records):
@@ -321,7 +379,9 @@ def test_a_resynthesized_segment_survives_if_its_spectrogram_was_flipped():
     drawn, sound = "pgd_spectrogram", "pgd_spectrogram_resynthesized"
     rows = [(k, drawn, "spectrogram", 0, 0, after) for k, after in enumerate([1, 1, 1, 0])]
     rows += [(k, sound, "wav16", 0, 0, after) for k, after in enumerate([1, 0, 0, 1])]
-    records = pd.DataFrame(rows, columns=columns).assign(budget_db=0.8, checkpoint="c", snr_db=20)
+    records = pd.DataFrame(rows, columns=columns).assign(
+        budget_db=0.8, checkpoint="c", snr_db=20, share=1
+    )
     records["track"] = records["segment"].map("t{}".format)
     records["success"] = records["adversarial_prediction"] != records["true"]
     found = audio_table(records, "c").set_index("attack")["survival"]
@@ -376,8 +436,8 @@ def test_examples_are_attacked_captioned_and_written(target, records, tmp_path):
     found = write_examples(target, pgd, genres, tmp_path, budgets, SEARCH)
     assert {one.case: one.segment["segment"] for one in found} == choose_examples(pgd)
     for one in found:
-        assert list(one.attacked) == list(budgets)
-        assert list(one.captions) == ["clean", *budgets]
+        assert list(one.attacked) == [*budgets, "equalizer_file"]
+        assert list(one.captions) == ["clean", *one.attacked]
         assert all(path.exists() for path in one.files.values())
 
 
@@ -401,7 +461,7 @@ def test_tracks_are_classified_as_files_by_the_vote_over_their_segments(
     def network(model, X):
         inputs.append(X)
         loud = np.array([[0.9, 0.1], [0.45, 0.55], [0.45, 0.55]])
-        return np.log(loud if len(inputs) % 2 else loud[:, ::-1])
+        return np.log(loud if len(inputs) % 2 else loud[:, ::-1])[: len(X)]
 
     monkeypatch.setattr(listening, "predict_logits", network)
     data = load_samples(*run)
@@ -411,6 +471,10 @@ def test_tracks_are_classified_as_files_by_the_vote_over_their_segments(
     assert tracks["clean_prediction"].tolist() == [0, 0]  # the majority says 1, the mean says 0
     assert tracks["adversarial_prediction"].tolist() == [1, 1]
     assert tracks["success"].tolist() == [True, False]
+    half = data.samples[:3].ravel()[SEGMENT_SAMPLES // 2 :]
+    later = half[: 2 * SEGMENT_SAMPLES].reshape(2, SEGMENT_SAMPLES)
+    np.testing.assert_allclose(inputs[2], librosa_log_mel(later), atol=1e-6)
+    assert tracks["adversarial_prediction_shifted"].tolist() == [1, 1]
     np.testing.assert_allclose(tracks["snr_db"], 6.02, atol=0.01)
     (first, _) = sorted((tmp_path / "out" / "one" / "tracks_40_db").glob("*.wav"))
     file = read_audio(first)
@@ -430,7 +494,7 @@ def test_figures_show_every_attack_and_codec(records, samples):
     drawn = success.get_legend_handles_labels()[1]
     assert {labels.AUDIO_ATTACKS[name].label for name in ("noise", "pgd_masked")} <= set(drawn)
     shown = survival.get_legend_handles_labels()[1]
-    assert any(label.startswith("PGD on the waveform, 40 dB") for label in shown)
+    assert any(label.startswith("PGD on the waveform, SNR 40 dB") for label in shown)
     bars = [bar for group in survival.containers for bar in getattr(group, "patches", [])]
     expected = table.loc[table["codec"].isin(labels.CODECS), "survival"].dropna()
     heights = sorted(bar.get_height() for bar in bars)

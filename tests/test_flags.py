@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from src.attacks.flags import FLAGS, are_probabilities, raise_flags, readable, zero_gradients
+from src.effort import EFFORTS
 from src.models.evaluation import softmax
 
 NOTHING = {"probabilities": False, "zero_gradients": 0}
@@ -41,16 +42,17 @@ def made_up(**changes):
 
 
 def raised(records, evidence=NOTHING):
-    return {f["flag"]: f["raised"] for f in raise_flags(records, evidence, 0.1, n_restarts=5)}
+    return {f["flag"]: f["raised"] for f in raise_flags(records, evidence, 0.1, EFFORTS["full"])}
 
 
 def test_figures_without_a_fault_raise_nothing():
-    flags = raise_flags(made_up(), NOTHING, 0.1, n_restarts=5)
+    flags = raise_flags(made_up(), NOTHING, 0.1, EFFORTS["full"])
     assert [flag["flag"] for flag in flags] == list(FLAGS)
     for flag in flags:
         assert flag["raised"] is False, flag
         assert flag["found"] == []
         assert flag["raised_if"]
+        assert flag["power"] is True
         assert flag["what_to_do"]
 
 
@@ -90,7 +92,7 @@ def test_a_segment_out_of_bounds_raises_a_flag(change):
     records = made_up()
     row = records.index[(records["attack"] == "square")][50]
     records.loc[row, list(change)] = list(change.values())
-    (flag,) = [f for f in raise_flags(records, NOTHING, 0.1, 5) if f["raised"]]
+    (flag,) = [f for f in raise_flags(records, NOTHING, 0.1, EFFORTS["full"]) if f["raised"]]
     assert (flag["flag"], flag["found"]) == ("outside_bounds", ["square at eps 0.01"])
 
 
@@ -123,7 +125,7 @@ def test_what_square_broke_is_not_put_down_to_gradients_at_larger_eps():
     records = made_up(**sizes, square=(0.28, 0.28), hop_skip_jump=None)
     later = (records["attack"] == "pgd_restarts") & records["segment"].isin((28, 29))
     records.loc[later & records["success"], "made_by"] = "square"
-    found = {f["flag"]: f["found"] for f in raise_flags(records, NOTHING, 0.1, 5)}
+    found = {f["flag"]: f["found"] for f in raise_flags(records, NOTHING, 0.1, EFFORTS["full"])}
     assert found["black_box_stronger"] == ["square: 0.020 at eps 0.01", "square: 0.020 at eps 0.1"]
 
 
@@ -151,6 +153,39 @@ def test_what_was_not_run_is_not_called_sound():
     assert raised(small[small["eps"] < 0.1])["above_chance_at_large_eps"] is None
 
 
+def powerless(records, **changes):
+    effort = EFFORTS["full"]._replace(**changes)
+    flags = raise_flags(records, NOTHING, 0.1, effort)
+    return {flag["flag"] for flag in flags if not flag["power"]}
+
+
+def test_a_flag_has_no_power_where_too_little_was_tried():
+    few = made_up(hop_skip_jump=None)
+    assert powerless(few) == set()
+    assert powerless(few, square_queries=999) == {"black_box_stronger"}
+    some = made_up(square=None)
+    assert powerless(some, square_queries=0) == set()
+    some = some[(some["attack"] != "hop_skip_jump") | some["segment"].between(0, 28)]
+    assert powerless(some, square_queries=0) == {"black_box_stronger"}
+
+
+def test_a_flag_has_no_power_where_nothing_is_left_to_flip():
+    everything = dict.fromkeys(("pgd", "pgd_restarts", "pgd_doubled", "square"), (0, 0))
+    records = made_up(**everything, hop_skip_jump=None, worst_case=(0, 0))
+    records["made_by"] = np.where(records["success"], "pgd", "")
+    names = {"single_step_stronger", "restarts_matter", "iterations_matter", "black_box_stronger"}
+    assert powerless(records) == names
+    harmless = dict.fromkeys(ATTACKS, (0.8, 0.8))
+    assert powerless(made_up(**harmless)) == {"noise_as_harmful"}
+
+
+def test_a_flag_without_power_is_shown_so():
+    flags = raise_flags(made_up(hop_skip_jump=None), NOTHING, 0.1, EFFORTS["quick"])
+    table = readable([{"checkpoint": "one"} | flag for flag in flags])
+    assert table["one"].eq("no power").sum() == 1
+    assert table.loc["black_box_stronger", "one"] == "no power"
+
+
 def test_probabilities_are_told_from_logits():
     logits = np.random.default_rng(0).normal(size=(5, 3))
     assert are_probabilities(softmax(logits))
@@ -167,7 +202,9 @@ def test_segments_without_gradient_are_counted(slim_model, clips):
 
 def test_the_readable_table_has_evidence_and_remedy_of_raised_flags_only():
     records = made_up(pgd_doubled=(0.28, None), square=None, hop_skip_jump=None)
-    flags = [{"checkpoint": "one"} | flag for flag in raise_flags(records, NOTHING, 0.1, 5)]
+    flags = [
+        {"checkpoint": "one"} | flag for flag in raise_flags(records, NOTHING, 0.1, EFFORTS["full"])
+    ]
     table = readable(flags)
     assert table.index.tolist() == list(FLAGS)
     assert table["one"].value_counts().to_dict() == {"no": 8, "not checked": 1, "raised": 1}

@@ -3,6 +3,7 @@
 from src import labels
 from src.attacks import codecs, corruptions, waveform
 from src.attacks.audio import BEFORE_FILE
+from src.attacks.equalizer import BANDS
 from src.attacks.records import NOISES, WORST_CASE
 from src.attacks.suite import BLACK_BOX, Budgets, stages
 from src.effort import EFFORTS
@@ -12,8 +13,10 @@ def test_every_attack_has_a_label_and_a_style_of_its_own():
     suite = [s.name for s in stages(Budgets(), EFFORTS["full"], 0.01, n_genres=10)]
     known = {"fgsm", "pgd", *suite, *BLACK_BOX, *NOISES, WORST_CASE}
     assert set(labels.ATTACKS) == known
+    random = {f"equalizer_{bands}_random" for bands in BANDS}
+    assert set(labels.EQUALIZERS) == {f"equalizer_{bands}" for bands in BANDS} | random
     assert set(labels.AUDIO_ATTACKS) == {*waveform.ATTACKS, *BEFORE_FILE}
-    for styles in (labels.ATTACKS, labels.AUDIO_ATTACKS):
+    for styles in (labels.ATTACKS, labels.AUDIO_ATTACKS, labels.EQUALIZERS):
         assert len({style.label for style in styles.values()}) == len(styles)
         assert len({style[1:] for style in styles.values()}) == len(styles)
 

@@ -34,7 +34,7 @@ FIGURES = """
     documented/training_history documented/confusion_matrix documented/genre_accuracy
     robust/training_history robust/confusion_matrix robust/genre_accuracy recipes corruptions
     adversarial_robustness adversarial_fragility adversarial_flow adversarial_perturbations
-    audio_success audio_survival
+    adversarial_equalizer adversarial_universal audio_success audio_survival
     gradcam/baseline_correct gradcam_natural_failure gradcam_fgsm_comparison gradcam_pgd_comparison
     explanations_shift explanations_shift_measures explanations_faithfulness
     explanations_box explanations_manipulated explanations_parts
@@ -48,7 +48,7 @@ TRAINING_COLUMNS = """
 ACCURACIES = ("segment_accuracy", "track_accuracy")
 EFFORT = """
     n_segments 20 iterations 3 n_restarts 2 square_queries 2 n_hard_label 1 hard_label_steps 1
-    n_minimal 4 n_tracks 2 n_corrupted 4 n_audio 4 n_audio_tracks 1 audio_iterations 2
+    n_minimal 4 n_universal 8 n_tracks 2 n_corrupted 4 n_audio 4 n_audio_tracks 1 audio_iterations 2
     n_explained 12 n_methods 2 n_slow 1 explain_iterations 2
     n_per_genre 1 n_failures 2 n_listened 1
 """.split()

@@ -85,6 +85,30 @@ def test_robustness_is_drawn_in_percent_with_eps_in_decibel_above(ax):
     assert top.get_xlim() == pytest.approx(tuple(80 * eps for eps in ax.get_xlim()))
 
 
+def test_equalisers_are_drawn_over_their_limit_in_decibel(ax):
+    columns = ["attack", "eps", "eps_db", "accuracy", "low", "high"]
+    lines = [("clean", 0, 0, 0.9, 0.8, 1), ("equalizer_10", 0.0125, 1, 0.5, None, None)]
+    lines += [("equalizer_10", 0.0375, 3, 0.25, 0, 1), ("tempo_pitch", 0, 0, 0.7, 0, 1)]
+    plots.equalizers(ax, pd.DataFrame(lines, columns=columns), chance=0.1)
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in ax.get_lines()}
+    assert drawn["worst equaliser, 10 bands"] == [[1, 50], [3, 25]]
+    assert len(drawn) == 6
+    assert ax.get_xticks().tolist() == [1, 3]
+
+
+def test_universal_changes_are_drawn_in_decibel_over_hertz():
+    learnt = {"one": (np.full((128, 130), 0.01), np.linspace(-3, 3, 10))}
+    learnt["two"] = (np.zeros((128, 130)), np.zeros(10))
+    figure = plots.universal(learnt, 0.01)
+    above, _, below, *_ = figure.axes
+    (image,) = above.get_images()
+    assert image.get_clim() == (-0.8, 0.8)
+    np.testing.assert_allclose(image.get_array(), 0.8)
+    hertz, gain = below.get_lines()[0].get_data()
+    assert (gain[0], gain[-1]) == (-3, 3)
+    assert 0 < hertz[0] < hertz[-1] < 11_025
+
+
 def test_fragility_shows_each_segment_in_the_row_of_its_genre(ax):
     table = pd.DataFrame({"true": [0, 0, 1, 1], "minimal_eps_db": [0.2, 0.8, 4, np.nan]})
     plots.fragility(ax, table, ["blues", "jazz"])

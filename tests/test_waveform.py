@@ -9,11 +9,14 @@ from src.attacks.codecs import file_logits, to_16_bit
 from src.attacks.psychoacoustics import Masker, hide, masking_levels
 from src.attacks.waveform import (
     ATTACKS,
+    MASKED,
     WITHIN_RATIO,
     WaveformClassifier,
     attack_waveform,
     make_waveform_classifier,
+    noise_to_mask_db,
     ratio_db,
+    segmental_ratio_db,
 )
 from src.data.features import N_FRAMES, SEGMENT_SAMPLES, istft, stft
 from src.models import cnn
@@ -65,7 +68,7 @@ def y(model, clips):
 def attacked(classifier, clips, y):
     """Return clips attacked within 40 dB, or 10 dB beneath the masking level."""
     return {
-        name: attack_waveform(name, classifier, clips, y, 10 if name == "pgd_masked" else 40, STEPS)
+        name: attack_waveform(name, classifier, clips, y, 10 if name in MASKED else 40, STEPS)
         for name in ATTACKS
     }
 
@@ -100,6 +103,33 @@ def test_the_ratio_holds_after_rounding(name, floor_db, classifier, clips, y):
     if name in ("noise", "pgd_waveform"):
         used_up = [0, 1] if floor_db == 20 else [0]  # 60 dB of faint music are below a 16-bit step
         np.testing.assert_allclose(ratio[used_up], floor_db, atol=0.1)
+
+
+def test_the_segmental_ratio_weighs_loud_and_quiet_windows_alike(clips):
+    levels = np.repeat([1, 0.1, 0], [33_075, 22_050, 11_025])
+    clip = (levels * np.sin(TIME * 5e3))[None]
+    noisy = clip + 0.01 * np.sin(TIME * 7e3)
+    (segmental,), (whole,) = segmental_ratio_db(clip, noisy), ratio_db(clip, noisy)
+    assert segmental == pytest.approx((15 * 40 + 10 * 20) / 25, abs=0.1)
+    assert whole > segmental + 4
+    assert np.isnan(segmental_ratio_db(clips, clips)).all()
+
+
+def test_the_noise_to_mask_ratio_is_that_of_the_cells(clips):
+    levels = masking_levels(clips[:2])
+    change = np.random.default_rng(0).normal(size=clips[:2].shape)
+    energy = np.square(stft(torch.from_numpy(change.astype(np.float32))).abs().numpy() / levels)
+    expected = 10 * np.log10(energy.mean(axis=(1, 2)))
+    np.testing.assert_allclose(noise_to_mask_db(change, levels), expected, rtol=1e-4)
+    np.testing.assert_allclose(noise_to_mask_db(change / 10, levels), expected - 20, rtol=1e-4)
+    assert np.isnan(noise_to_mask_db(0 * change, levels)).all()
+
+
+def test_a_masked_change_has_a_noise_to_mask_ratio_below_zero(attacked, clips):
+    levels = masking_levels(clips[:2])
+    ratio = {n: noise_to_mask_db((attacked[n] - clips)[:2], levels) for n in ("noise", *MASKED)}
+    assert (ratio["pgd_masked"] < 0).all()
+    assert (ratio["noise"] > 0).all()
 
 
 def test_white_noise_has_the_ratio_and_no_genre_in_mind(attacked, clips, classifier, y):
@@ -184,9 +214,10 @@ def test_an_attack_that_breaks_its_ratio_is_not_returned(classifier, clips, y, m
         attack_waveform("noise", classifier, clips[:1], y[:1], 40)
 
 
-def test_a_masked_change_lies_beneath_the_level_of_every_cell(attacked, clips):
+@pytest.mark.parametrize("name", MASKED)
+def test_a_masked_change_lies_beneath_the_level_of_every_cell(name, attacked, clips):
     levels = masking_levels(clips[:2])
-    change = (attacked["pgd_masked"] - clips)[:2]
+    change = (attacked[name] - clips)[:2]
     rounding = 6 * 2048**0.5 / 32_768 * (3 / 8 / 12) ** 0.5  # six deviations of a cell's rounding
     magnitude, levels = stft(torch.from_numpy(change)).abs().numpy(), levels * 10**-0.5
     assert (magnitude / (levels + rounding)).max() <= 1.0001

@@ -8,23 +8,31 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 
 from src.attacks.adversarial import Search, attack
 from src.attacks.codecs import CODECS, WAV, file_logits, librosa_log_mel, to_16_bit
+from src.attacks.equalizer import equalize, worst_equalizer
+from src.attacks.psychoacoustics import masking_levels
 from src.attacks.records import CLEAN
 from src.attacks.waveform import (
+    MASKED,
     NESTED,
     WITHIN_RATIO,
+    approach,
     attack_waveform,
     make_waveform_classifier,
+    noise_to_mask_db,
     ratio_db,
     resynthesize,
+    segmental_ratio_db,
     surviving_share,
 )
 from src.data.corpus import read_segments
-from src.data.features import DYNAMIC_RANGE_DB
+from src.data.features import DYNAMIC_RANGE_DB, N_FFT, N_FRAMES
 from src.data.segments import Segments
+from src.models.augment import gain_curve
 from src.models.evaluation import predict_logits
 from src.paths import RunPaths
 from src.progress import progress
@@ -32,14 +40,20 @@ from src.statistics import mean_over_tracks
 
 SPECTROGRAM = "spectrogram"  # in place of a codec: a log-mel without a file
 RESYNTHESIZED = "pgd_spectrogram_resynthesized"
-BEFORE_FILE = {RESYNTHESIZED: "pgd_spectrogram"}
+DOUBLED = "pgd_waveform_doubled"
+EQUALIZED = "equalizer_file"
+OPTIMIZED = "pgd_spectrogram_optimized"
+BEFORE_FILE = {RESYNTHESIZED: "pgd_spectrogram", OPTIMIZED: "pgd_spectrogram"}
+BEFORE_FILE |= {EQUALIZED: "equalizer_spectrogram"}
+EQUALIZER_BANDS, EQUALIZER_DB = 10, 3
 MASKING_MARGINS_DB = (0, 10)
 RECORD_COLUMNS = (
-    "segment track true codec snr_db linf clean_prediction adversarial_prediction success attack "
-    "budget_db checkpoint"
+    "segment track true codec snr_db segmental_snr_db noise_to_mask_db linf clean_prediction "
+    "adversarial_prediction success attack budget_db share checkpoint"
 ).split()
 COLUMNS = (
-    "corpus checkpoint attack budget_db snr_db codec accuracy low high n_segments n_tracks"
+    "corpus checkpoint attack budget_db snr_db segmental_snr_db noise_to_mask_db share codec "
+    "accuracy low high n_segments n_tracks"
 ).split()
 COLUMNS += [
     f"{name}{end}"
@@ -48,12 +62,20 @@ COLUMNS += [
 ]
 
 
+SIZES = ("snr_db", "segmental_snr_db", "noise_to_mask_db", "linf")
+MEDIANS = ["segmental_snr_db", "noise_to_mask_db", "share"]  # over the segments of a row
+
+
 class AudioTarget(NamedTuple):
-    """A model under attack, segments with samples, and its predictions (n,) after each codec."""
+    """A model under attack, segments with samples, and its predictions (n,) after each codec.
+
+    `levels` (n, 1025, 130) are the segments' masking thresholds.
+    """
 
     model: nn.Module
     data: Segments
     clean: dict[str, np.ndarray]
+    levels: np.ndarray
 
 
 def load_samples(paths: RunPaths, data: Segments) -> Segments:
@@ -65,7 +87,9 @@ def make_audio_target(model: nn.Module, data: Segments) -> AudioTarget:
     """Return a target; its clean predictions after each codec are computed here, once."""
     bar = progress(CODECS, CLEAN, unit="codec")
     clean = {codec: file_logits(model, data.samples, codec).argmax(axis=1) for codec in bar}
-    return AudioTarget(model, data, clean)
+    loud, levels = data.samples.any(axis=1), np.ones((len(data), N_FFT // 2 + 1, N_FRAMES))
+    levels[loud] = masking_levels(data.samples[loud])
+    return AudioTarget(model, data, clean, levels.astype(np.float32))
 
 
 def report_budgets(snr_db: list[float]) -> dict[str, float]:
@@ -81,8 +105,10 @@ def evaluate(
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """Return records of all attacks on audio and of the clean segments, and surviving shares.
 
-    White noise, FGSM and PGD run at each signal-to-noise ratio, PGD below the masking threshold at
-    each margin, and PGD on log-mels at `eps` with the sound resynthesized from it.
+    White noise, FGSM and PGD run at each signal-to-noise ratio, PGD and noise below the masking
+    threshold at each margin, PGD with twice the steps from another start at the reported ratio, and
+    PGD on log-mels at `eps` with the sound resynthesized from it; the worst equaliser of 10 bands
+    within 3 dB runs on log-mels and as a filter.
 
     Parameters
     ----------
@@ -94,14 +120,17 @@ def evaluate(
     shares : per checkpoint, see `sweep_resynthesis`
     """
     budgets = dict.fromkeys(("noise", "fgsm_waveform", "pgd_waveform"), snr_db)
-    budgets |= {"pgd_masked": MASKING_MARGINS_DB}
+    budgets |= dict.fromkeys(MASKED, MASKING_MARGINS_DB)
     all_codecs, tables, shares = report_budgets(snr_db), [], {}
     for name, target in targets.items():
         own = [clean_records(target)]
         for method, levels in budgets.items():
             own.append(sweep(method, target, levels, search, all_codecs.get(method)))
+        pgd = pd.concat(own).query("attack == 'pgd_waveform'")
+        own.append(sweep_doubled(target, pgd, all_codecs["pgd_waveform"], search))
         resynthesized, shares[name] = sweep_resynthesis(target, eps, search)
-        tables += [table.assign(checkpoint=name) for table in (*own, resynthesized)]
+        own += [resynthesized, sweep_equalizer(target, search)]
+        tables += [table.assign(checkpoint=name) for table in own]
     empty = pd.DataFrame(columns=RECORD_COLUMNS)
     return pd.concat(tables, ignore_index=True) if tables else empty, shares
 
@@ -149,6 +178,26 @@ def sweep(
     return pd.concat(tables, ignore_index=True)
 
 
+def sweep_doubled(
+    target: AudioTarget, pgd: pd.DataFrame, budget_db: float, search: Search
+) -> pd.DataFrame:
+    """Return records of PGD with twice the steps from another start, where PGD has not flipped.
+
+    `pgd` are records of PGD; segments that these flip within the budget stay flipped.
+    """
+    rows = pgd[(pgd["budget_db"] == budget_db) & (pgd["codec"] == WAV)]
+    predicted, y = rows["adversarial_prediction"].to_numpy().copy(), target.data.y
+    left = np.flatnonzero((target.clean[WAV] == y) & (predicted == y))
+    if len(left):
+        classifier = make_waveform_classifier(target.model)
+        further = search._replace(iterations=2 * search.iterations, seed=search.seed + 1)
+        samples = target.data.samples[left]
+        attacked = attack_waveform("pgd_waveform", classifier, samples, y[left], budget_db, further)
+        predicted[left] = file_logits(target.model, attacked).argmax(axis=1)
+    table = _table(target, WAV, predicted, {name: rows[name].to_numpy() for name in SIZES})
+    return table.assign(attack=DOUBLED, budget_db=budget_db)
+
+
 def sweep_resynthesis(
     target: AudioTarget, eps: float, search: Search
 ) -> tuple[pd.DataFrame, np.ndarray]:
@@ -157,23 +206,56 @@ def sweep_resynthesis(
     Returns
     -------
     records : "pgd_spectrogram" is the adversarial log-mel itself (codec "spectrogram"),
-        "pgd_spectrogram_resynthesized" the filtered sound after each codec; `budget_db` is 80 *
-        eps, `snr_db` that of the sound in both
-    shares : (n,) share of the wanted change in the sound, NaN for segments that were not attacked
+        "pgd_spectrogram_resynthesized" the filtered sound and "pgd_spectrogram_optimized" one whose
+        samples are optimised towards the log-mel, after each codec; `budget_db` is 80 * eps,
+        `snr_db` that of the (filtered) sound, `share` the share of the wanted change in it
+    shares : (n,) this share of the filter, NaN for segments that were not attacked
     """
     samples, y, clean = target.data.samples, target.data.y, target.clean[WAV]
     X, rows = librosa_log_mel(samples), np.flatnonzero(clean == y)
-    wanted, sounds, predicted = np.zeros_like(X), samples.copy(), clean.copy()
+    attacked, sounds, nearer = X.copy(), samples.copy(), samples.copy()
     if len(rows):
-        attacked = attack("pgd", target.model, X[rows], y[rows], eps, search)
-        wanted[rows] = attacked - X[rows]
-        predicted[rows] = predict_logits(target.model, attacked).argmax(axis=1)
-        sounds[rows] = to_16_bit(resynthesize(samples[rows], wanted[rows]))
-    drawn = _table(target, SPECTROGRAM, predicted, ratio_db(samples, sounds))
-    tables = {BEFORE_FILE[RESYNTHESIZED]: drawn, RESYNTHESIZED: _records(target, sounds, CODECS)}
-    records = pd.concat([table.assign(attack=name) for name, table in tables.items()])
-    shares = surviving_share(wanted, librosa_log_mel(sounds) - X)
-    return records.assign(budget_db=eps * DYNAMIC_RANGE_DB).reset_index(drop=True), shares
+        attacked[rows] = attack("pgd", target.model, X[rows], y[rows], eps, search)
+        filtered = resynthesize(samples[rows], attacked[rows] - X[rows])
+        sounds[rows] = to_16_bit(filtered)
+        nearer[rows] = to_16_bit(approach(filtered, attacked[rows]))
+    tables, wanted = [_both_records(target, RESYNTHESIZED, attacked, sounds)], attacked - X
+    tables.append(_records(target, nearer, CODECS).assign(attack=OPTIMIZED))
+    shares = [surviving_share(wanted, librosa_log_mel(made) - X) for made in (sounds, nearer)]
+    for table, share in zip(tables, shares, strict=True):
+        table["share"] = table["segment"].map(dict(zip(target.data.numbers, share, strict=True)))
+    records = pd.concat(tables, ignore_index=True)
+    return records.assign(budget_db=eps * DYNAMIC_RANGE_DB), shares[0]
+
+
+def sweep_equalizer(target: AudioTarget, search: Search) -> pd.DataFrame:
+    """Return records of the worst equaliser on log-mels and as a filter of the samples.
+
+    "equalizer_spectrogram" is the log-mel (codec "spectrogram"), "equalizer_file" the filtered
+    sound after each codec; `budget_db` is the limit of the gains.
+    """
+    samples, y = target.data.samples, target.data.y
+    X, rows = librosa_log_mel(samples), np.flatnonzero(target.clean[WAV] == y)
+    attacked, sounds = X.copy(), samples.copy()
+    if len(rows):
+        sounds[rows], gains = equalize_samples(target.model, samples[rows], y[rows], search)
+        attacked[rows] = equalize(X[rows], gains)
+    records = _both_records(target, EQUALIZED, attacked, sounds)
+    return records.assign(budget_db=EQUALIZER_DB)
+
+
+def equalize_samples(
+    model: nn.Module, samples: np.ndarray, y: np.ndarray, search: Search
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return segments (n, 66150) played through their worst equalisers, and its gains (n, bands).
+
+    The filtered samples are 16-bit values, brought below full scale where they exceed it.
+    """
+    X = librosa_log_mel(samples)
+    gains = worst_equalizer(model, X, y, EQUALIZER_BANDS, EQUALIZER_DB, search)
+    curve = gain_curve(torch.from_numpy(gains)).numpy()[:, :, None]
+    sounds = resynthesize(samples, np.broadcast_to(curve, X.shape))
+    return to_16_bit(sounds / np.abs(sounds).max(axis=1, keepdims=True).clip(min=1)), gains
 
 
 def audio_table(records: pd.DataFrame, corpus: str) -> pd.DataFrame:
@@ -184,7 +266,7 @@ def audio_table(records: pd.DataFrame, corpus: str) -> pd.DataFrame:
     correct after this codec unattacked. Flipped before means: by the WAV file; for the WAV file of
     a resynthesized segment, by its spectrogram. Each has an interval over tracks and its number of
     segments; all are missing without a segment. `snr_db` is the budget where that is a ratio, else
-    the median reached.
+    the median reached; `share` is the median share of a wanted log-mel change in the sound.
     """
     keys, lines = ["checkpoint", "attack", "budget_db", "codec"], []
     for key, rows in records.groupby(keys, dropna=False, sort=False):
@@ -193,6 +275,7 @@ def audio_table(records: pd.DataFrame, corpus: str) -> pd.DataFrame:
         flipped = before[before["segment"].isin(_flipped_before(records, line))]
         within = line["attack"] in WITHIN_RATIO
         line["snr_db"] = line["budget_db"] if within else rows["snr_db"].median()
+        line |= rows.reindex(columns=MEDIANS).median().to_dict()
         correct = rows["adversarial_prediction"] == rows["true"]
         line |= mean_over_tracks(correct, rows["track"])
         line["accuracy"] = line.pop("value")
@@ -201,22 +284,41 @@ def audio_table(records: pd.DataFrame, corpus: str) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
+def _both_records(target: AudioTarget, name: str, attacked, sounds) -> pd.DataFrame:
+    """Return records of attacked log-mels (n, 128, 130) and of the sounds made from them."""
+    predicted, clean = predict_logits(target.model, attacked).argmax(axis=1), target.clean[WAV]
+    predicted = np.where(clean == target.data.y, predicted, clean)
+    drawn = _table(target, SPECTROGRAM, predicted, _sizes(target, sounds) | {"linf": np.nan})
+    tables = {BEFORE_FILE[name]: drawn, name: _records(target, sounds, CODECS)}
+    records = pd.concat([table.assign(attack=attack) for attack, table in tables.items()])
+    return records.reset_index(drop=True)
+
+
 def _records(target: AudioTarget, attacked, codecs, known: dict | None = None) -> pd.DataFrame:
     """Return one row per segment and codec; `known` predictions are not computed again."""
     samples, known, tables = target.data.samples, known or {}, []
     changed = np.flatnonzero((attacked != samples).any(axis=1))
-    sizes = ratio_db(samples, attacked), np.abs(attacked - samples).max(axis=1)
+    sizes = _sizes(target, attacked)
     for codec in codecs:
         predicted = known.get(codec, target.clean[codec]).copy()
         if codec not in known and len(changed):
             logits = file_logits(target.model, attacked[changed], codec)
             predicted[changed] = logits.argmax(axis=1)
-        tables.append(_table(target, codec, predicted, *sizes))
+        tables.append(_table(target, codec, predicted, sizes))
     return pd.concat(tables, ignore_index=True)
 
 
-def _table(target: AudioTarget, codec: str, predicted, snr_db=np.nan, linf=np.nan) -> pd.DataFrame:
-    """Return the records of one codec."""
+def _sizes(target: AudioTarget, attacked: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the sizes (n,) of the changes of all segments by name."""
+    samples = target.data.samples
+    change = attacked - samples
+    ratios = ratio_db(samples, attacked), segmental_ratio_db(samples, attacked)
+    masked = noise_to_mask_db(change, target.levels)
+    return dict(zip(SIZES, (*ratios, masked, np.abs(change).max(axis=1)), strict=True))
+
+
+def _table(target: AudioTarget, codec: str, predicted, sizes: dict | None = None) -> pd.DataFrame:
+    """Return the records of one codec; `sizes` are those of the changes, if there are any."""
     clean, data = target.clean.get(codec, target.clean[WAV]), target.data
     return pd.DataFrame(
         {
@@ -224,8 +326,7 @@ def _table(target: AudioTarget, codec: str, predicted, snr_db=np.nan, linf=np.na
             "track": data.tracks,
             "true": data.y,
             "codec": codec,
-            "snr_db": snr_db,
-            "linf": linf,
+            **(sizes or dict.fromkeys(SIZES, np.nan)),
             "clean_prediction": clean,
             "adversarial_prediction": predicted,
             "success": (clean == data.y) & (predicted != data.y),

@@ -9,12 +9,16 @@ import pandas as pd
 from torch import nn
 
 from src.attacks.adversarial import TOLERANCE, make_classifier
+from src.attacks.audio import DOUBLED
+from src.attacks.codecs import WAV
 from src.attacks.records import CLEAN, NOISES, WORST_CASE, Target
 from src.attacks.suite import BLACK_BOX
+from src.effort import Effort
 from src.statistics import mean_over_tracks
 
 POINT = 0.01 + 1e-9  # a percentage point, and an allowance for rounding
 LARGE_EPS = 0.1
+FEWEST_QUERIES, FEWEST_SEGMENTS = 1000, 30  # that attacks without gradients need for power
 FLAGS = {  # name: raised if, remedy
     "no_better_than_chance": (
         "the interval of clean accuracy contains chance (with too few tracks: clean <= chance)",
@@ -58,14 +62,34 @@ FLAGS = {  # name: raised if, remedy
     ),
 }
 
+AUDIO_FLAG = {
+    "flag": "audio_steps_matter",
+    "raised_if": "PGD on samples with twice the steps from another start flips over a point more",
+    "what_to_do": "increase audio_iterations until this flag is not raised",
+}
+
+
+def audio_flags(records: pd.DataFrame) -> list[dict[str, object]]:
+    """Return the flag of attacks on samples for each checkpoint; `records` of `audio.evaluate`."""
+    flags = []
+    for name, own in records[records["attack"] == DOUBLED].groupby("checkpoint", sort=False):
+        same = (records["checkpoint"] == name) & (records["budget_db"] == own["budget_db"].iloc[0])
+        pgd = records[same & (records["attack"] == "pgd_waveform") & (records["codec"] == WAV)]
+        more = float(own["success"].mean() - pgd["success"].mean())
+        found = [f"{more:.3f} more at {own['budget_db'].iloc[0]:g} dB"] * (more > POINT)
+        left = (~pgd["success"] & (pgd["clean_prediction"] == pgd["true"])).any()
+        state = {"checkpoint": name, "raised": bool(found), "power": bool(left), "found": found}
+        flags.append(AUDIO_FLAG | state)
+    return flags
+
 
 def flag_table(
-    targets: dict[str, Target], records: pd.DataFrame, n_restarts: int
+    targets: dict[str, Target], records: pd.DataFrame, effort: Effort
 ) -> list[dict[str, object]]:
-    """Return every flag of every model: checkpoint, flag, raised, found, raised_if, what_to_do.
+    """Return flags of every model: checkpoint, flag, raised, power, found, raised_if, what_to_do.
 
-    `records` come from `suite.evaluate`, with `n_restarts` random starts of PGD. `raised` is None
-    where the attack that a flag needs did not run.
+    `records` come from `suite.evaluate` with this effort. `raised` is None where the attack that a
+    flag needs did not run; `power` is false where a flag could not have risen in this run.
     """
     return [
         {"checkpoint": name} | flag
@@ -74,7 +98,7 @@ def flag_table(
             records[records["checkpoint"] == name],
             inspect_model(target),
             1 / target.n_genres,
-            n_restarts,
+            effort,
         )
     ]
 
@@ -88,6 +112,7 @@ def readable(flags: list[dict]) -> pd.DataFrame:
     found = table["checkpoint"] + ": " + table["found"].str.join("; ")
     table["found"] = found.where(table["found"].str.len() > 0, "")
     table["state"] = table["raised"].map({True: "raised", False: "no"}).fillna("not checked")
+    table.loc[(table["state"] == "no") & ~table["power"], "state"] = "no power"
     states = table.pivot(index="flag", columns="checkpoint", values="state")
     rows = table.groupby("flag", sort=False)
     evidence = rows["found"].agg(lambda texts: "; ".join(filter(None, texts)))
@@ -105,9 +130,7 @@ def inspect_model(target: Target) -> dict[str, object]:
     }
 
 
-def raise_flags(
-    records: pd.DataFrame, evidence: dict, chance: float, n_restarts: int
-) -> list[dict]:
+def raise_flags(records: pd.DataFrame, evidence: dict, chance: float, effort: Effort) -> list[dict]:
     """Return every flag of one model; `evidence` comes from `inspect_model`; see `flag_table`."""
     right = records["adversarial_prediction"] == records["true"]
     accuracy = right.groupby([records["attack"], records["eps"]]).mean().unstack("eps")
@@ -121,20 +144,50 @@ def raise_flags(
         "single_step_stronger": _weaker(accuracy, "pgd", "fgsm"),
         "black_box_stronger": _black_box(records),
         "iterations_matter": _weaker(accuracy, _before_doubling(accuracy), "pgd_doubled"),
-        "restarts_matter": _restarts(records, n_restarts),
+        "restarts_matter": _restarts(records, effort.n_restarts),
         "above_chance_at_large_eps": _above_chance(accuracy, chance),
         "noise_as_harmful": _noise(accuracy),
     }
+    power = _power(records, accuracy, effort)
     return [
         {
             "flag": name,
             "raised": None if findings is None else bool(findings),
+            "power": findings is not None and power.get(name, True),
             "found": findings or [],
             "raised_if": FLAGS[name][0],
             "what_to_do": FLAGS[name][1],
         }
         for name, findings in found.items()
     ]
+
+
+def _power(records: pd.DataFrame, accuracy: pd.DataFrame, effort: Effort) -> dict[str, bool]:
+    """Return which flags could have risen: something was left to flip, and enough was tried."""
+    right = records[records["clean_prediction"] == records["true"]]
+    left = right[~right["success"] | (right["made_by"] == right["attack"])]
+    left = dict.fromkeys(left["attack"], True)
+    harm = accuracy.loc[CLEAN] - accuracy.loc[WORST_CASE]
+    return {
+        "single_step_stronger": bool((accuracy.loc["pgd"] > POINT).any()),
+        "black_box_stronger": _black_box_power(records, effort),
+        "iterations_matter": left.get("pgd_doubled", False),
+        "restarts_matter": left.get("pgd_restarts", False),
+        "noise_as_harmful": bool((harm > POINT).any()),
+    }
+
+
+def _black_box_power(records: pd.DataFrame, effort: Effort) -> bool:
+    """Return whether attacks without gradients tried enough on a segment that others left."""
+    correct = records["clean_prediction"] == records["true"]
+    left = records[correct & ~_flipped_by_gradients(records)]
+    n_alone = records.loc[records["attack"] == "hop_skip_jump", "segment"].nunique()
+    enough = {
+        "square": effort.square_queries >= FEWEST_QUERIES,
+        "square_alone": effort.square_queries >= FEWEST_QUERIES and n_alone >= FEWEST_SEGMENTS,
+        "hop_skip_jump": n_alone >= FEWEST_SEGMENTS,
+    }
+    return any(enough.get(attack, False) for attack in left["attack"].unique())
 
 
 def _no_better(first: pd.DataFrame, chance: float) -> list[str]:
@@ -186,19 +239,25 @@ def _before_doubling(accuracy: pd.DataFrame) -> str:
 
 def _black_box(records: pd.DataFrame) -> list[str] | None:
     """Return at which eps attacks without gradients flip segments that no other attack flips."""
-    black = records[records["attack"].isin(BLACK_BOX)]
-    if black.empty:
+    black = records["attack"].isin(BLACK_BOX)
+    if not black.any():
         return None
-    attacks = records[~records["attack"].isin((*NOISES, WORST_CASE, *BLACK_BOX))]
-    white = attacks[attacks["success"] & ~attacks["made_by"].isin(BLACK_BOX)]
-    flipped_at = white.groupby("segment")["eps"].min()
-    alone = black["success"] & ~(black["segment"].map(flipped_at) <= black["eps"])
+    alone = (records["success"] & ~_flipped_by_gradients(records))[black]
+    black = records[black]
     share = alone.groupby([black["attack"], black["eps"]]).mean()
     return [
         f"{attack}: {value:.3f} at eps {eps:g}"
         for (attack, eps), value in share.items()
         if value > POINT
     ]
+
+
+def _flipped_by_gradients(records: pd.DataFrame) -> pd.Series:
+    """Return whether attacks with gradients flip each record's segment at its eps or below."""
+    attacks = records[~records["attack"].isin((*NOISES, WORST_CASE, *BLACK_BOX))]
+    white = attacks[attacks["success"] & ~attacks["made_by"].isin(BLACK_BOX)]
+    flipped_at = white.groupby("segment")["eps"].min()
+    return records["segment"].map(flipped_at) <= records["eps"]
 
 
 def _restarts(records: pd.DataFrame, n_restarts: int) -> list[str] | None:

@@ -10,7 +10,7 @@ from IPython.display import HTML, Audio
 from torch import nn
 
 from src.attacks.adversarial import Search
-from src.attacks.audio import AudioTarget
+from src.attacks.audio import EQUALIZED, AudioTarget, equalize_samples
 from src.attacks.codecs import WAV, file_logits, librosa_log_mel, write_audio
 from src.attacks.records import CLEAN, first_middle_last
 from src.attacks.waveform import attack_waveform, make_waveform_classifier, ratio_db
@@ -54,7 +54,8 @@ def attack_track_files(
 
     Returns
     -------
-    Columns checkpoint, track, true, clean_prediction, adversarial_prediction, snr_db, success.
+    Columns checkpoint, track, true, clean_prediction, adversarial_prediction, both of these once
+    more with the segments' grid `shifted` by 1.5 s, snr_db, success.
     """
     rows = []
     jobs = [*product(models.items(), pd.unique(data.tracks))]
@@ -68,6 +69,8 @@ def attack_track_files(
         facts = {"checkpoint": checkpoint, "track": track, "true": own.y[0]}
         facts |= {"clean_prediction": _vote(model, own.samples)}
         facts |= {"adversarial_prediction": _vote(model, read), "snr_db": float(ratio)}
+        for version, samples in (("clean", own.samples), ("adversarial", read)):
+            facts[f"{version}_prediction_shifted"] = _vote(model, _shifted(samples))
         rows.append(facts)
     tracks = pd.DataFrame(rows)
     correct = tracks["clean_prediction"] == tracks["true"]
@@ -97,7 +100,8 @@ def write_examples(
 ) -> list[Listening]:
     """Attack the examples of `choose_examples` again and write their WAV files to listen to.
 
-    `records` are those of PGD on this target; `budgets_db` has the budget of each attack to play.
+    With each comes the segment played through its worst equaliser. `records` are those of PGD on
+    this target; `budgets_db` has the budget of each attack to play.
     """
     classifier, found = make_waveform_classifier(target.model), []
     for case, number in choose_examples(records).items():
@@ -107,6 +111,7 @@ def write_examples(
             for name, budget in budgets_db.items()
         }
         (clean,) = data.samples
+        (attacked[EQUALIZED],), _ = equalize_samples(target.model, data.samples, data.y, search)
         notes = captions(target.model, clean, attacked, genres)
         files = write_example(folder, case, clean, attacked)
         found.append(Listening(case, data.table.iloc[0], clean, attacked, notes, files))
@@ -162,6 +167,17 @@ def _norm(samples: np.ndarray) -> float:
 
 def _write(path: Path, samples: np.ndarray) -> Path:
     return save_with(path, lambda part: write_audio(part, samples))
+
+
+def _shifted(samples: np.ndarray) -> np.ndarray:
+    """Return the segments (n - 1, 66150) of one track that begin half a segment later.
+
+    A track of one segment stays as it is.
+    """
+    half, length = samples.shape[1] // 2, samples.shape[1]
+    if len(samples) == 1:
+        return samples
+    return samples.ravel()[half : half - length].reshape(-1, length)
 
 
 def _vote(model: nn.Module, samples: np.ndarray) -> int:

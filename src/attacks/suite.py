@@ -17,13 +17,13 @@ from src.attacks.adversarial import (
     noise_l2,
     noise_linf,
 )
-from src.attacks.records import WORST_CASE, Target, make_records, worst_case
+from src.attacks.records import WORST_CASE, Target, make_records, percent_table, worst_case
 from src.data.features import DYNAMIC_RANGE_DB
 from src.data.segments import draw_segments
 from src.effort import Effort
 from src.progress import progress
 
-BLACK_BOX = ("square", "hop_skip_jump")
+BLACK_BOX = ("square", "square_alone", "hop_skip_jump")
 NO_BEST_POINT = ("apgd_ce", "apgd_dlr")  # where they fail, they return their starting point
 SIZES = ["linf", "l2", "snr_db", "lowest", "highest"]
 HALVINGS = 3  # of the interval that contains a segment's minimal eps
@@ -55,8 +55,8 @@ def evaluate(
     FGSM and PGD (one start) run at every eps; at `budgets.suite` then, each on the segments that
     all before it left correct: PGD from more random starts, PGD with twice the iterations (at
     `budgets.doubled`), targeted PGD, APGD on two losses, Square. Their rows combine this attack and
-    all before it. HopSkipJump runs on a few segments by itself. The worst case is over all of them,
-    without noise. PGD stops early on each segment that it flips.
+    all before it. HopSkipJump and Square run on a few segments by themselves. The worst case is
+    over all of them, without noise. PGD stops early on each segment that it flips.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def evaluate(
 
     Returns
     -------
-    The columns of `make_records`, and checkpoint.
+    The columns of `make_records`, distance (of HopSkipJump) and checkpoint.
 
     Raises
     ------
@@ -82,12 +82,13 @@ def evaluate(
         ]
         for stage, eps in progress(runs, "suite", unit="attack"):
             records = pd.concat([records, _run(target, records, stage, eps, seed)])
-        found = _hard_label(target, budgets, effort, seed)
+        found = _alone(target, budgets, effort, seed)
         records = pd.concat([found, records], ignore_index=True)
         worst = [worst_case(records, eps) for eps in sorted(budgets.sweep)]
         records = pd.concat([records, *worst, noise_records(target, pgd, seed)])
         tables.append(records.assign(checkpoint=name))
-    return pd.concat(tables, ignore_index=True)
+    records = pd.concat(tables, ignore_index=True)
+    return records if "distance" in records else records.assign(distance=np.nan)
 
 
 def sweep(name: str, target: Target, epsilons: tuple, search: Search) -> pd.DataFrame:
@@ -161,6 +162,21 @@ def stages(budgets: Budgets, effort: Effort, eps: float, n_genres: int) -> list[
         Stage("square", "square", effort.square_queries),
     ]
     return [stage for stage in ladder if stage.iterations > 0 and stage.starts > 0]
+
+
+def ladder(robustness: pd.DataFrame, records: pd.DataFrame, eps: float) -> pd.DataFrame:
+    """Return a table to read: accuracy of every attack at `eps`, and what HopSkipJump reached.
+
+    `robustness` comes from `records.robustness_table`. The last row is the median size in dB of
+    the change that HopSkipJump needs, whether it lies within eps or not.
+    """
+    table = percent_table(robustness[robustness["eps"] == eps], ["attack", "n_segments"])
+    found = records[records["attack"] == "hop_skip_jump"]
+    found = found.drop_duplicates(["checkpoint", "segment"]).groupby("checkpoint")
+    for name, own in found["distance"]:
+        row = ("HopSkipJump, median L-infinity norm reached", len(own))
+        table.loc[row, name] = f"{own.median() * DYNAMIC_RANGE_DB:.2g} dB"
+    return table.fillna("")
 
 
 def runner_up(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -278,20 +294,30 @@ def _run(
     return worst_case(pd.concat(made), eps, stage.name)
 
 
-def _hard_label(target: Target, budgets: Budgets, effort: Effort, seed: int) -> pd.DataFrame:
-    """Return records of HopSkipJump on a few correct segments, at each eps that its change fits."""
+def _alone(target: Target, budgets: Budgets, effort: Effort, seed: int) -> pd.DataFrame:
+    """Return records of the attacks without gradients by themselves, on a few correct segments.
+
+    HopSkipJump counts at each eps that its change fits; `distance` is the size of this change.
+    Square runs at `budgets.doubled`.
+    """
     correct = np.flatnonzero(target.correct)
     if min(effort.n_hard_label, effort.hard_label_steps, len(correct)) < 1:
         return pd.DataFrame()
     drawn = draw_segments(target.data.tracks[correct], effort.n_hard_label, seed)
     few = target.take(correct[drawn])
+    X, y, tables = few.data.X, few.data.y, []
     found = hop_skip_jump(target, few, effort.hard_label_steps, seed)
-    tables = []
+    distance = np.abs(found - X).max(axis=(1, 2))
     for eps in sorted(budgets.sweep):
-        fits = np.abs(found - few.data.X).max(axis=(1, 2)) <= eps
-        attacked = np.where(fits[:, None, None], found, few.data.X)
-        check_contract(few.data.X, attacked, eps)
-        tables.append(make_records(few, "hop_skip_jump", eps, attacked, target.predict(attacked)))
+        attacked = np.where((distance <= eps)[:, None, None], found, X)
+        check_contract(X, attacked, eps)
+        records = make_records(few, "hop_skip_jump", eps, attacked, few.predict(attacked))
+        tables.append(records.assign(distance=distance))
+    if effort.square_queries and budgets.doubled in budgets.sweep:
+        search = Search(effort.square_queries, seed)
+        attacked = attack("square", few.model, X, y, budgets.doubled, search)
+        predicted = few.predict(attacked)
+        tables.append(make_records(few, "square_alone", budgets.doubled, attacked, predicted))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -23,11 +23,14 @@ from src.runtime import device, set_seed
 
 WITHIN_RATIO = ("noise", "fgsm_waveform", "pgd_waveform")
 NESTED = ("pgd_waveform", "pgd_masked")  # a larger budget holds the smaller
-ATTACKS = (*WITHIN_RATIO, "pgd_masked")
+MASKED = ("noise_masked", "pgd_masked")
+ATTACKS = (*WITHIN_RATIO, *MASKED)
 ITERATIONS = 10
 STEP_SHARE = 0.25
 BATCH_SIZE = 32
 ROUNDS = 8
+WINDOW_SAMPLES = 2205  # of the segmental signal-to-noise ratio: 100 ms
+APPROACH_STEPS, APPROACH_RATE = 150, 1e-3  # of Adam; the rate is a share of the segment's level
 DEFAULT_SEARCH = Search(ITERATIONS)
 
 
@@ -68,11 +71,12 @@ def attack_waveform(
     Parameters
     ----------
     name : "noise" is white noise of exactly the budget, the control; "fgsm_waveform" one step of
-        FGSM; "pgd_waveform" PGD in the L2 ball; "pgd_masked" PGD below the masking threshold.
+        FGSM; "pgd_waveform" PGD in the L2 ball; "pgd_masked" PGD below the masking threshold, and
+        "noise_masked" its control, noise that fills the same levels.
     samples : (n, 66150) 16-bit values in [-1, 1] (`to_16_bit`); silence is returned unchanged.
     y : true genre numbers (n,).
-    budget_db : lowest signal-to-noise ratio allowed, after rounding; for "pgd_masked" the margin
-        between the perturbation and the masking threshold in each cell, before rounding.
+    budget_db : lowest signal-to-noise ratio allowed, after rounding; for MASKED the margin between
+        the perturbation and the masking threshold in each cell, before rounding.
     search : iterations and seed.
 
     Raises
@@ -89,7 +93,7 @@ def attack_waveform(
     set_seed(search.seed)
     attacked = np.array(samples, dtype=np.float32)
     loud = np.flatnonzero(np.abs(attacked).max(axis=1, initial=0) > 0)
-    make = _masked if name == "pgd_masked" else partial(_within_ratio, name)
+    make = partial(_masked if name in MASKED else _within_ratio, name)
     for start in range(0, len(loud), BATCH_SIZE):
         rows = loud[start : start + BATCH_SIZE]
         part = attacked[rows], np.asarray(y)[rows]
@@ -104,11 +108,36 @@ def ratio_db(samples: np.ndarray, attacked: np.ndarray) -> np.ndarray:
         return np.where(noise > 0, 20 * np.log10(signal / noise), np.nan)
 
 
+def segmental_ratio_db(samples: np.ndarray, attacked: np.ndarray) -> np.ndarray:
+    """Return the mean (n,) of the signal-to-noise ratios in dB of windows of 100 ms.
+
+    Windows without signal or change do not count; NaN for unchanged segments (n, time).
+    """
+    n_windows = samples.shape[1] // WINDOW_SAMPLES
+    shape = len(samples) * n_windows, WINDOW_SAMPLES
+    parts = [x[:, : n_windows * WINDOW_SAMPLES].reshape(shape) for x in (samples, attacked)]
+    ratio = ratio_db(*parts).reshape(len(samples), n_windows)
+    counts = np.isfinite(ratio)
+    total = np.where(counts, ratio, 0).sum(axis=1)
+    return total / np.where(counts.any(axis=1), counts.sum(axis=1), np.nan)
+
+
+def noise_to_mask_db(change: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Return the noise-to-mask ratio (n,) in dB of changes (n, time); NaN without a change.
+
+    The mean over all cells of the change's energy over that of `levels` (`masking_levels`), after
+    ITU-R BS.1387: above 0 the change is audible on average.
+    """
+    magnitude = stft(torch.from_numpy(np.asarray(change, dtype=np.float32))).abs().numpy()
+    mean = np.square(magnitude / levels, dtype=np.float64).mean(axis=(1, 2))
+    return 10 * np.log10(np.where(mean > 0, mean, np.nan))
+
+
 def resynthesize(samples: np.ndarray, change: np.ndarray) -> np.ndarray:
     """Return samples (n, time) filtered by the gains that a change of log-mels requires.
 
     Each FFT bin gets the weighted gain of its mel bands; phases stay. Frames overlap and bands
-    share bins: the result approximates the wanted log-mel and does not reach it.
+    share bins: one filter approximates the wanted log-mel; `approach` comes closer.
 
     Parameters
     ----------
@@ -119,6 +148,28 @@ def resynthesize(samples: np.ndarray, change: np.ndarray) -> np.ndarray:
     gain = torch.from_numpy(10 ** (gain_db / 20)).float()
     cells = stft(torch.from_numpy(np.asarray(samples, dtype=np.float32)))
     return istft(cells * gain, samples.shape[1]).numpy()
+
+
+def approach(samples: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return samples (n, time) whose log-mels come close to `wanted` (n, 128, frames).
+
+    Adam (Kingma and Ba 2015) changes `samples` to reduce the squared error of their log-mels; the
+    best point of each is kept. A local optimum: nearer sounds may exist.
+    """
+    start, aim = torch.from_numpy(np.asarray(samples, dtype=np.float32)), torch.from_numpy(wanted)
+    level, front_end = start.square().mean(dim=1, keepdim=True).sqrt(), LogMel()
+    change = torch.zeros_like(start, requires_grad=True)
+    optimizer = torch.optim.Adam([change], APPROACH_RATE)
+    best, lowest = start.clone(), torch.full((len(start),), torch.inf)
+    for _ in range(APPROACH_STEPS + 1):
+        sounds = start + level * change
+        error = (front_end(sounds) - aim).square().sum(dim=(1, 2))
+        better = error < lowest
+        best[better], lowest = sounds.detach()[better], torch.minimum(error.detach(), lowest)
+        optimizer.zero_grad()
+        error.sum().backward()
+        optimizer.step()
+    return best.numpy()
 
 
 def surviving_share(wanted: np.ndarray, obtained: np.ndarray) -> np.ndarray:
@@ -176,16 +227,16 @@ def _method(name, classifier, eps, iterations):
     )
 
 
-def _masked(classifier, samples, y, margin_db, iterations) -> np.ndarray:
+def _masked(name, classifier, samples, y, margin_db, iterations) -> np.ndarray:
     """Return segments (n, time) changed below their masking threshold less a margin.
 
     PGD whose ball is the set of masked changes: a step follows the gradient's phase, as far in each
-    cell as its level allows; the sum is projected by `hide`.
+    cell as its level allows; the sum is projected by `hide`. "noise_masked" is its random start.
     """
     targets = to_categorical(y, classifier.nb_classes)
     levels = torch.from_numpy(masking_levels(samples)) * 10 ** (-margin_db / 20)
     change = hide(towards(torch.randn(samples.shape), levels), levels)
-    for _ in range(iterations):
+    for _ in range(iterations if name == "pgd_masked" else 0):
         gradient = classifier.loss_gradient(samples + change.numpy(), targets)
         step = towards(torch.from_numpy(gradient), levels)
         change = hide(change + STEP_SHARE * step, levels)

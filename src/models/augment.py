@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from src.data.features import DYNAMIC_RANGE_DB, N_FRAMES
+from src.data.features import DYNAMIC_RANGE_DB, N_FRAMES, N_MELS
 from src.runtime import forget_read
 
 CROPS_PER_TRACK = 10
@@ -85,10 +85,23 @@ def filtered(X: torch.Tensor, largest_db: float) -> torch.Tensor:
     """
     if not largest_db:
         return X
-    points = (2 * torch.rand(len(X), 1, FILTER_POINTS) - 1) * largest_db / DYNAMIC_RANGE_DB
-    gains = nn.functional.interpolate(points, X.shape[2], mode="linear", align_corners=True)
-    X = X + gains[..., None].to(X.device)
+    return equalized(X, (2 * torch.rand(len(X), FILTER_POINTS) - 1) * largest_db)
+
+
+def equalized(X: torch.Tensor, gains_db: torch.Tensor) -> torch.Tensor:
+    """Play segments (n, 1, 128, 130) through filters, each brought to its maximum.
+
+    `gains_db` (n, points), or (1, points) for one filter, lie evenly along the mel bands; between
+    them the gain runs linearly.
+    """
+    X = X + gain_curve(gains_db)[:, None, :, None].to(X.device)
     return (X + 1 - X.amax(dim=(2, 3), keepdim=True)).clamp(0, 1)
+
+
+def gain_curve(gains_db: torch.Tensor) -> torch.Tensor:
+    """Return the change (n, 128) of log-mel values by filters with gains (n, points) in dB."""
+    points = gains_db[:, None] / DYNAMIC_RANGE_DB
+    return nn.functional.interpolate(points, N_MELS, mode="linear", align_corners=True)[:, 0]
 
 
 def warped(X: torch.Tensor, largest: float) -> torch.Tensor:
@@ -100,7 +113,11 @@ def warped(X: torch.Tensor, largest: float) -> torch.Tensor:
     """
     if not largest:
         return X
-    octaves = (2 * torch.rand(2, len(X)) - 1) * math.log2(1 + largest)
+    return retimed(X, (2 * torch.rand(2, len(X)) - 1) * math.log2(1 + largest))
+
+
+def retimed(X: torch.Tensor, octaves: torch.Tensor) -> torch.Tensor:
+    """Play segments (n, 1, 128, 130) faster and lower by octaves (2, n); see `warped`."""
     grid = torch.zeros(len(X), 2, 3)
     grid[:, 0, 0] = 2 ** octaves[0]
     grid[:, 1, 1] = 1

@@ -1,0 +1,129 @@
+"""Universal perturbations: one change for all segments, learnt on training tracks.
+
+A pattern of at most eps per bin (Moosavi-Dezfooli et al. 2017; learnt over batches as by Shafahi et
+al. 2020) and one equaliser. They are evaluated on test segments and on the other models.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from src.attacks.adversarial import FastGradients, Search
+from src.attacks.equalizer import SURE, equalize, margin, random_gains
+from src.attacks.records import Target, accuracy_table, make_records
+from src.data.features import DYNAMIC_RANGE_DB, N_FRAMES, N_MELS
+from src.data.segments import Segments
+from src.models.augment import equalized
+from src.models.cnn import GenreClassifierCNN
+from src.progress import progress
+from src.runtime import device
+
+BANDS, LIMIT_DB = 10, 3
+BATCH_SIZE = 32
+MOMENTUM = 0.9
+DRAWS = 10  # of random equalisers
+TINY = 1e-30
+
+
+class Universal(NamedTuple):
+    """What was learnt on one model: a pattern (128, 130) and the gains (10,) in dB."""
+
+    pattern: np.ndarray
+    gains_db: np.ndarray
+
+
+def learn(
+    model: GenreClassifierCNN, data: Segments, eps: float, limit_db: float, search: Search
+) -> Universal:
+    """Return the pattern, |bin| <= `eps`, and the gains, |gain| <= `limit_db`, for all of `data`.
+
+    Each is learnt in `search.iterations` steps, of a batch each.
+    """
+    pattern = _learn(model, data, _add, eps, np.zeros((N_MELS, N_FRAMES)), search)
+    gains = _learn(model, data, _filter, limit_db, np.zeros(BANDS), search)
+    return Universal(pattern, gains)
+
+
+def universal_records(
+    targets: dict[str, Target], train: Segments, eps: float, search: Search
+) -> tuple[pd.DataFrame, dict[str, Universal]]:
+    """Return records of all segments of every target under every change, and what was learnt.
+
+    Segments of tracks that are among those of `train` are left out. `made_on` names the model on
+    which a change was learnt from the segments `train`. Attacks: `universal` and, as controls, its
+    bins shuffled (`universal_shuffled`) and random signs of the same eps (`universal_random`);
+    `universal_equalizer` and ten random equalisers of the same limit
+    (`universal_equalizer_random`, counted by `start`). Other columns are those of `make_records`
+    and checkpoint; eps of an equaliser is its limit divided by 80.
+    """
+    learnt, tables = {}, []
+    for name, target in targets.items():
+        others = np.flatnonzero(~np.isin(target.data.tracks, train.tracks))
+        targets = targets | {name: target.take(others)}
+    for made_on, target in progress(targets.items(), "universal", unit="checkpoint"):
+        learnt[made_on] = learn(target.model, train, eps, LIMIT_DB, search)
+        for name, other in targets.items():
+            versions = _versions(learnt[made_on], other.data.X, eps, search.seed)
+            for attack, start, size, attacked in versions:
+                table = make_records(other, attack, size, attacked, other.predict(attacked))
+                tables.append(table.assign(start=start, checkpoint=name, made_on=made_on))
+    return pd.concat(tables, ignore_index=True), learnt
+
+
+def universal_table(records: pd.DataFrame, corpus: str, split: str) -> pd.DataFrame:
+    """Return accuracy by model of origin, evaluated model, attack and eps, with intervals.
+
+    Columns: corpus, split, made_on, checkpoint, attack, eps, eps_db, accuracy, low, high,
+    n_segments, n_tracks. The clean accuracy is in `robustness.csv`, for the same segments.
+    """
+    by = ["made_on", "checkpoint", "attack", "eps", "eps_db"]
+    table = accuracy_table(records["adversarial_prediction"] == records["true"], records, by)
+    table["n_segments"] = records["segment"].nunique()
+    table.insert(0, "split", split)
+    table.insert(0, "corpus", corpus)
+    return table
+
+
+def _versions(learnt: Universal, X: np.ndarray, eps: float, seed: int) -> Iterator[tuple]:
+    """Yield name, number of the draw, eps and the segments under each learnt change and control."""
+    rng, shape = np.random.default_rng(seed), learnt.pattern.shape
+    patterns = {"universal": learnt.pattern}
+    patterns["universal_shuffled"] = rng.permutation(learnt.pattern.ravel()).reshape(shape)
+    patterns["universal_random"] = eps * rng.choice(np.float32([-1, 1]), shape)
+    for name, pattern in patterns.items():
+        yield name, 1, eps, (X + pattern).clip(0, 1)
+    size = LIMIT_DB / DYNAMIC_RANGE_DB
+    yield "universal_equalizer", 1, size, equalize(X, learnt.gains_db[None])
+    for start, gains in enumerate(random_gains(DRAWS, BANDS, LIMIT_DB, seed), start=1):
+        yield "universal_equalizer_random", start, size, equalize(X, gains[None])
+
+
+def _learn(model, data: Segments, apply: Callable, limit: float, change, search) -> np.ndarray:
+    """Return a change, at most `limit`, that raises the mean margin of all segments.
+
+    Steps follow the sign of the gradient with momentum (Dong et al. 2018) and shrink linearly from
+    half of the limit. A segment that is surely wrong has no gradient: the others count.
+    """
+    network, rng = FastGradients(model), np.random.default_rng(search.seed)
+    change = torch.from_numpy(change).float().to(device())
+    velocity = torch.zeros_like(change)
+    for step in np.linspace(limit / 2, 0, search.iterations, endpoint=False):
+        rows = rng.choice(len(data), min(BATCH_SIZE, len(data)), replace=False)
+        X, y = (torch.from_numpy(np.asarray(part[rows])).to(device()) for part in (data.X, data.y))
+        tried = change.clone().requires_grad_()
+        reached = margin(network(apply(X[:, None], tried)), y).clamp(max=SURE).mean()
+        (gradient,) = torch.autograd.grad(reached, tried)
+        velocity = MOMENTUM * velocity + gradient / gradient.abs().mean().clamp(min=TINY)
+        change = (change + step * velocity.sign()).clamp(-limit, limit)
+    return change.cpu().numpy()
+
+
+def _add(X: torch.Tensor, pattern: torch.Tensor) -> torch.Tensor:
+    return (X + pattern).clamp(0, 1)
+
+
+def _filter(X: torch.Tensor, gains_db: torch.Tensor) -> torch.Tensor:
+    return equalized(X, gains_db[None])

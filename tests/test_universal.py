@@ -1,0 +1,82 @@
+"""The universal change of a linear network is known; a learnt one beats its controls."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import planted
+from test_equalizer import BandMeans
+from torch import nn
+
+from src.attacks.adversarial import Search
+from src.attacks.universal import (
+    BANDS,
+    DRAWS,
+    LIMIT_DB,
+    learn,
+    universal_records,
+    universal_table,
+)
+from src.data.segments import Segments
+from src.models.augment import gain_curve
+
+
+class Linear(nn.Module):
+    """Two genres whose logits are weighted sums of all bins."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2, 128, 130, generator=torch.manual_seed(0)))
+
+    def forward(self, x):
+        return torch.einsum("nchw,khw->nk", x, self.weight) / 1000
+
+
+def one_genre():
+    X = np.random.default_rng(0).uniform(0.5, 0.9, (40, 128, 130)).astype(np.float32)
+    return Segments(X, np.zeros(40, dtype=int), pd.DataFrame({"segment": range(40)}))
+
+
+def test_the_universal_pattern_of_a_linear_network_has_the_signs_of_its_weights():
+    network = Linear()
+    network.weight.data[0] += 1  # no segment is wrong for sure
+    found = learn(network, one_genre(), 0.01, LIMIT_DB, Search(20, 0)).pattern
+    expected = 0.01 * torch.sign(network.weight[1] - network.weight[0]).detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
+def test_the_universal_equaliser_of_a_linear_network_has_the_signs_of_its_weights():
+    network = BandMeans()
+    found = learn(network, one_genre(), 0.01, LIMIT_DB, Search(20, 0)).gains_db
+    weights = (network.weight[1] - network.weight[0]).detach()
+    expected = LIMIT_DB * torch.sign(gain_curve(torch.eye(BANDS)) @ weights)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def evaluated(target):
+    train = Segments(*planted(5, 60), pd.DataFrame({"segment": range(60), "track": "other"}))
+    return universal_records({"one": target, "two": target}, train, 0.05, Search(20, 0))
+
+
+def test_a_learnt_pattern_harms_segments_that_it_was_not_learnt_on(evaluated):
+    records, learnt = evaluated
+    pattern, gains = learnt["one"]
+    assert np.abs(pattern).max() <= 0.05 + 1e-7
+    assert np.abs(gains).max() <= LIMIT_DB
+    own = records[(records["made_on"] == "one") & (records["checkpoint"] == "one")]
+    accuracy = (own["adversarial_prediction"] == own["true"]).groupby(own["attack"]).mean()
+    controls = accuracy[["universal_shuffled", "universal_random"]]
+    assert accuracy["universal"] < controls.min() - 0.1
+
+
+def test_every_model_is_evaluated_under_every_change(evaluated):
+    records, _ = evaluated
+    counts = records.groupby(["made_on", "checkpoint", "attack"]).size().unstack()
+    assert counts.shape == (4, 5)
+    drawn = counts.pop("universal_equalizer_random")
+    assert (drawn == 24 * DRAWS).all()
+    assert (counts == 24).all(axis=None)
+    table = universal_table(records, "tiny", "random")
+    assert (table["n_segments"] == 24).all()
+    np.testing.assert_allclose(table["eps_db"].unique(), [0.05 * 80, LIMIT_DB])
