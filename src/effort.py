@@ -9,7 +9,7 @@ class Effort(NamedTuple):
     """Sizes of the evaluation; `quick` and `full` are in EFFORTS."""
 
     n_segments: int  # test segments under attack, drawn evenly over the test tracks
-    iterations: int  # of PGD (steps of eps / 4) and APGD
+    iterations: int  # of PGD (steps of eps / 4), APGD and attacks on maps
     n_restarts: int  # random starts of PGD in the suite
     square_queries: int  # of Square per segment
     n_hard_label: int  # segments of HopSkipJump

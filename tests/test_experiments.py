@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -7,19 +8,23 @@ import torch
 
 from src.data.segments import Segments
 from src.effort import choose_effort
-from src.explainability import experiments
+from src.explainability import attributions, experiments
 from src.explainability.attributions import CONTROLS, METHODS, Subject, attribute, blurred_random
-from src.explainability.experiments import MapSet, Plan
-from src.explainability.faithfulness import LAYERS, randomized
+from src.explainability.experiments import Manipulated, MapSet, Plan
+from src.explainability.faithfulness import LAYERS, confidence, curves, randomized
+from src.explainability.manipulation import MANIPULATED
 from src.explainability.records import (
     CLAIMS,
     COLUMNS,
+    FEWEST_SEGMENTS,
     KEYS,
     LABELS,
+    NULLS,
     RATE,
     answers,
     differences,
     headline,
+    model_differences,
     records,
     results_table,
     success_rates,
@@ -27,7 +32,7 @@ from src.explainability.records import (
     verdict,
     write_results,
 )
-from src.explainability.selection import Attacked, Case, Confined, make_case, shuffled_perturbation
+from src.explainability.selection import Attacked, Case, Confined, make_case, null_segments
 from src.explainability.similarity import class_specificity
 from src.models import cnn
 from src.models.evaluation import predict_logits
@@ -59,7 +64,7 @@ def case(subject):
     data = Segments(X, y, table([*"aabb"], ["blues", "blues", "jazz", "jazz"]))
     predicted = y.copy()
     predicted[:2] = (predicted[:2] + 1) % 10
-    attacked = Attacked(np.clip(X + 0.05, 0, 1), predicted, X.copy())
+    attacked = Attacked(np.clip(X + 0.05, 0, 1), predicted)
     return Case(subject, data, {0.05: attacked})
 
 
@@ -78,26 +83,49 @@ def rows_of(experiment, *options):
     return joined([pd.DataFrame(), *experiment(*options)])
 
 
-def shift(case, of_prediction=False):
+def shift(case, in_full=False):
     """Return the records of the shift of Grad-CAM maps at the one eps of a case."""
-    return rows_of(experiments.shift, case, "gradcam", 0.05, clean_maps(case), of_prediction)
+    return rows_of(experiments.shift, case, "gradcam", 0.05, clean_maps(case), in_full)
 
 
 def clean_maps(case):
     return attribute(case.subject, "gradcam", case.data.X, case.data.y)
 
 
-def test_noise_has_the_norms_of_the_attack_in_other_places():
-    rng = np.random.default_rng(0)
-    X = rng.uniform(0.3, 0.7, (2, 128, 130)).astype(np.float32)
-    change = rng.uniform(-0.1, 0.1, X.shape).astype(np.float32)
-    noise = shuffled_perturbation(X, X + change, 1) - X
+@pytest.fixture
+def perturbed():
+    """Segments and a smooth perturbation of each: one whose spectrum is not flat."""
+    X = np.random.default_rng(0).uniform(0.3, 0.7, (2, 128, 130)).astype(np.float32)
+    return X, X + (blurred_random(X.shape, 1) - 0.5) / 10
+
+
+def test_noise_has_the_norms_of_the_attack_in_other_places(perturbed):
+    X, attacked = perturbed
+    change, noise = attacked - X, null_segments(X, attacked, 1)["noise"] - X
     for power in (1, 2, np.inf):
         expected = np.linalg.norm(change.reshape(2, -1), power, axis=1)
         np.testing.assert_allclose(
             np.linalg.norm(noise.reshape(2, -1), power, axis=1), expected, rtol=1e-4
         )
-    assert abs(np.corrcoef(noise.ravel(), change.ravel())[0, 1]) < 0.05
+    assert abs(np.corrcoef(noise[0].ravel(), change[0].ravel())[0, 1]) < 0.05
+
+
+def test_each_null_keeps_its_part_of_the_perturbation(perturbed):
+    X, attacked = perturbed
+    change = attacked - X
+    nulls = {name: null - X for name, null in null_segments(X, attacked, 1).items()}
+    np.testing.assert_allclose(nulls["minus"], -change, atol=1e-6)
+    np.testing.assert_allclose(nulls["other_segment"], change[::-1], atol=1e-6)
+    spectra = [np.abs(np.fft.rfft2(part)) for part in (nulls["same_spectrum"], change)]
+    np.testing.assert_allclose(*spectra, atol=0.01)
+    same = nulls["same_spectrum"][0]
+    assert abs(np.corrcoef(same.ravel(), change[0].ravel())[0, 1]) < 0.2
+
+
+def test_perturbed_segments_stay_in_their_range(perturbed):
+    X, attacked = perturbed
+    for null in null_segments(np.round(X), np.round(X) + attacked - X, 1).values():
+        assert (null.min(), null.max(), null.dtype) == (0, 1, np.float32)
 
 
 def test_correct_segments_are_attacked_inside_each_eps(subject, case):
@@ -117,7 +145,7 @@ def test_correct_segments_are_attacked_inside_each_eps(subject, case):
 def test_a_case_of_its_first_segments_has_their_attacks(case):
     few = case.take(3)
     assert few.data.numbers.tolist() == [0, 1, 2]
-    for name in ("X", "predicted", "noise"):
+    for name in ("X", "predicted"):
         whole = getattr(case.attacked[0.05], name)
         np.testing.assert_array_equal(getattr(few.attacked[0.05], name), whole[:3])
 
@@ -133,8 +161,8 @@ def test_shift_is_recorded_by_the_success_of_the_attack(case):
         "failed": robust,
         "noise": flipped + robust,
     }
-    still = found.get_group("noise")["value"]  # this noise changes nothing
-    np.testing.assert_allclose(still, 1, atol=1e-6)
+    still = found.get_group("noise")["value"]  # the same level more in all bins changes nothing
+    np.testing.assert_allclose(still, 1, atol=0.05)
     assert (found.get_group("succeeded_true")["value"] < 1).all()
     assert set(rows["eps"]) == {0.05}
 
@@ -143,7 +171,7 @@ def test_maps_of_the_prediction_are_compared_with_the_same_target_on_the_clean_s
     found = {}
     unchanged = case.attacked[0.05]._replace(X=case.data.X)
     for name, shown in (("attack", case), ("none", case._replace(attacked={0.05: unchanged}))):
-        rows = shift(shown, of_prediction=True)
+        rows = shift(shown, in_full=True)
         predicted = rows["condition"].isin(["succeeded_predicted", "target_predicted"])
         rows = rows[predicted & (rows["measure"] == "ssim")]
         found[name] = rows.pivot_table(index="segment", columns="condition", values="value")
@@ -154,8 +182,15 @@ def test_maps_of_the_prediction_are_compared_with_the_same_target_on_the_clean_s
     assert (target < 0.999).all()
 
 
+def test_the_nulls_are_recorded_on_flipped_segments(case):
+    rows = shift(case, in_full=True)
+    found = rows[(rows["measure"] == "spearman") & rows["condition"].isin(NULLS)]
+    segments = found.groupby("condition")["segment"].agg(list).to_dict()
+    assert segments == {null: [0, 1] for null in NULLS}
+
+
 def test_an_attack_that_flips_nothing_has_no_records_of_success(calm):
-    assert set(shift(calm, of_prediction=True)["condition"]) == {"failed", "noise"}
+    assert set(shift(calm, in_full=True)["condition"]) == {"failed", "noise"}
     none, nothing = np.arange(0), np.zeros((0, 128, 130), dtype=np.float32)
     found = Confined(calm.subject, calm.data.take(none), nothing, none, nothing > 0)
     effort = choose_effort("quick", {})
@@ -209,6 +244,24 @@ def test_methods_are_compared_with_controls_on_the_same_segments(case):
     assert set(rows.loc[rows["control"] != "", "method"]) == {"gradcam"}
 
 
+def test_attacks_on_maps_are_recorded_with_noise_of_the_same_norm(case):
+    """Grad-CAM's segments are left alone, those of the other methods are changed a little."""
+    maps = {name: clean_maps(case)[:2] for name in MANIPULATED}
+    found = experiments.attack_maps(
+        MapSet(case, maps, {}), 0.02, choose_effort("quick", {"iterations": 2})
+    )
+    for X in found.X.values():
+        assert np.abs(X - case.data.X[:2]).max() <= 0.02 + 1e-6
+    X = {"gradcam": case.data.X[:2]}
+    rows = rows_of(experiments.manipulation, Manipulated(MapSet(case, maps, {}), X), 0.02)
+    means = rows.groupby(["condition", "measure"])["value"].mean()
+    for condition in ("manipulated", "manipulated_noise"):
+        assert means[condition, "kept"] == 1
+        assert means[condition, "probability_change"] == 0
+        assert means[condition, "spearman"] == pytest.approx(1)
+    assert set(rows["segment"]) == {0, 1}
+
+
 def test_the_box_is_localized_on_attacked_and_on_clean_segments(case):
     attacked, flipped = case.attacked[0.05], np.arange(2)
     boxes = np.zeros((2, 128, 130), dtype=bool)
@@ -223,6 +276,29 @@ def test_the_box_is_localized_on_attacked_and_on_clean_segments(case):
         name: 1 if name in ("scorecam", "integrated_gradients") else 2
         for name in (*METHODS, *CONTROLS)
     }
+    above = rows[(rows["measure"] == "mass_above_area") & (rows["control"] == "randomcam")]
+    assert set(above["method"]) == {*METHODS, *CONTROLS} - {"randomcam"}
+    values = rows[(rows["measure"] == "mass_above_area") & (rows["condition"] == "confined")]
+    wide = values.pivot_table(index="segment", columns=["control", "method"], values="value")
+    np.testing.assert_allclose(
+        wide["randomcam", "gradcam"], wide["", "gradcam"] - wide["", "randomcam"], atol=1e-7
+    )
+
+
+def test_a_random_control_is_averaged_over_its_draws(case, monkeypatch):
+    monkeypatch.setattr(attributions, "DRAWS", 3)
+    effort = choose_effort("quick", {"n_methods": 2, "n_slow": 1})
+    few = case.take(2)
+    drawn = attributions.draws(few.subject, "blurred_random", few.data.X, few.data.y)
+    assert len({maps.tobytes() for maps in drawn}) == 3
+    monkeypatch.setattr(experiments, "METHODS", ())
+    found = experiments.map_by_all_methods(case, effort)
+    np.testing.assert_array_equal(found.maps["blurred_random"], drawn[0])
+    score = confidence(few.subject.model)
+    options = few.subject.background, few.subject.seed
+    each = [curves(score, few.data.X, few.data.y, maps, *options)["deletion"] for maps in drawn]
+    np.testing.assert_allclose(found.curves["blurred_random"]["deletion"], np.mean(each, axis=0))
+    assert len(attributions.draws(few.subject, "gradcam", few.data.X, few.data.y)) == 1
 
 
 def test_mass_is_recorded_by_band_before_and_after_the_attack(case):
@@ -384,6 +460,30 @@ def test_a_difference_of_one_track_has_no_interval(subject):
     assert (line["value"], line["low"]) == (pytest.approx(-0.2), None)
 
 
+def test_models_are_compared_on_the_segments_that_both_have():
+    """The second model's maps move by 0.2 more, and it lacks the first of eight segments."""
+    first = np.linspace(0.3, 0.8, 8)
+    segments = table([f"t{k}" for k in range(8)], ["blues"] * 8)
+    models = {"one": first, "two": np.where(first > 0.3, first - 0.2, np.nan)}
+    rows = [
+        records(SimpleNamespace(name=name), "gradcam", segments, {"spearman": values}, **labels)
+        for name, moved in models.items()
+        for values, labels in (
+            (moved, {"condition": "succeeded_true", "eps": 0.01}),
+            (moved + 0.1, {"condition": "minus", "eps": 0.01}),
+            (moved - 9, {"condition": "succeeded_true", "eps": 0.05}),
+        )
+    ]
+    plain, contrast = model_differences(joined(rows), 0.01, "c").to_dict("records")
+    assert (plain["checkpoint"], plain["compared_with"]) == ("two", "one")
+    assert (plain["value"], plain["n_segments"]) == (pytest.approx(-0.2), 7)
+    assert plain["low"] - 1e-9 <= plain["value"] <= plain["high"] + 1e-9
+    assert (plain["condition"], plain["eps"]) == ("succeeded_true", 0.01)
+    assert contrast["condition"] == "succeeded_true less minus"
+    assert contrast["value"] == pytest.approx(0, abs=1e-9)
+    assert model_differences(joined(rows[:3]), 0.01, "c").empty
+
+
 def test_the_table_has_means_and_contrasts_in_the_order_of_methods(subject):
     segments = table([*"ab"], ["blues"] * 2)
     rows = [
@@ -399,7 +499,7 @@ def test_the_table_has_means_and_contrasts_in_the_order_of_methods(subject):
 
 def interval(measure, condition, low, high, **labels):
     """Return a line of the table of the measures of Grad-CAM."""
-    means = {"value": (low + high) / 2, "low": low, "high": high, "n_segments": 9, "p_holm": 0.01}
+    means = {"value": (low + high) / 2, "low": low, "high": high, "n_segments": 20, "p_holm": 0.01}
     keys = {"checkpoint": "tiny", "method": "gradcam", "measure": measure, "genre": ""}
     return dict.fromkeys(COLUMNS, "") | LABELS | keys | {"condition": condition} | means | labels
 
@@ -430,6 +530,7 @@ def success_of(low, high):
 def test_an_answer_follows_from_the_interval(claim, low, high, answer):
     (line,) = pd.DataFrame([interval("", "", low, high)]).itertuples()
     assert verdict(CLAIMS[claim], line) == answer
+    assert verdict(CLAIMS[claim], line._replace(n_segments=FEWEST_SEGMENTS - 1)) == "too few"
 
 
 @pytest.mark.parametrize(("p_holm", "answer"), [(0.049, "supported"), (0.051, "undecided")])
@@ -443,33 +544,37 @@ def test_each_claim_is_answered_by_its_contrast():
         interval("class_specificity", "clean", 0.1, 0.3, compared_with="target_any"),
         interval("class_specificity", "clean", -0.3, -0.1),  # a mean, no contrast
         interval("prototype_margin", "natural", -0.1, 0.1, compared_with="adversarial", eps=0.01),
+        interval("spearman", "succeeded_true", -0.6, -0.5, compared_with="minus", eps=0.01),
         interval("spearman", "succeeded_true", 0.1, 0.2, compared_with="noise_succeeded", eps=0.01),
+        interval("spearman", "succeeded_true", -0.7, -0.6, compared_with="other_segment", eps=0.01),
         interval("spearman", "succeeded_true", -1, -1, compared_with="noise_succeeded", eps=0.05),
     ]
     found = answers(pd.DataFrame(lines), success_of(0.7, 0.9), "gradcam", 0.01)
     assert found["answer"].tolist() == ["supported", "undecided", "not supported", "supported"]
-    assert found["value"].tolist()[::3] == ["0.20 [0.10, 0.30], n = 9", "80% [70%, 90%], n = 9"]
+    assert found["value"].tolist()[::3] == ["0.20 [0.10, 0.30], n = 20", "80% [70%, 90%], n = 20"]
     assert found["claim"].tolist() == [claim.text for claim in CLAIMS]
     assert found[["claim", "measured by"]].map(len).max(axis=None) < 50  # what pandas displays
 
 
 def test_the_headline_has_one_column_per_model_and_no_interval_where_there_is_none():
-    line = interval("mass_above_area", "confined", 0.1, 0.3, eps=0.2)
+    line = interval("mass_above_area", "confined", 0.1, 0.3, control="randomcam", eps=0.2)
     other = line | {"checkpoint": "other", "low": None, "high": None}
     parts = [line, other, line | {"part": "drums"}]
     shown = headline(pd.DataFrame(parts), success_of(0.2, 0.4), "gradcam", 0.01)
     assert shown.to_dict("index") == {
-        RATE: {"tiny": "30% [20%, 40%], n = 9", "other": ""},
-        "localization: mass in the box above its area": {
-            "tiny": "0.20 [0.10, 0.30], n = 9",
-            "other": "0.20, n = 9",
+        RATE: {"tiny": "30% [20%, 40%], n = 20", "other": ""},
+        "localization: mass in the box above randomcam": {
+            "tiny": "0.20 [0.10, 0.30], n = 20",
+            "other": "0.20, n = 20",
         },
     }
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_all_experiments_run_and_their_results_are_written(shuffled, case, calm, tmp_path):
-    sizes = {"n_explained": 1, "n_methods": 1, "n_slow": 1, "explain_iterations": 1}
+    sizes = dict.fromkeys(
+        ("n_explained", "n_methods", "n_slow", "explain_iterations", "iterations"), 1
+    )
     model = case.subject.model if shuffled else None
     plan = Plan("gradcam", 0.05, choose_effort("quick", sizes), None, model)
     test = replace(case.data, y=(case.data.y + np.eye(4, dtype=int)[3]) % 10)

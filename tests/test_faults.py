@@ -315,7 +315,7 @@ def test_half_an_array_of_whole_tracks_is_refused(written):
             load_whole_tracks(written)
         assert SENTENCE.fullmatch(str(error.value))
     np.save(path, tracks[:1])
-    with pytest.raises(ValueError, match=r"\(1, 128, \d+\), the metadata states float16"):
+    with pytest.raises(ValueError, match=r"\(1, 5, 128, \d+\), the metadata states float16"):
         load_whole_tracks(written)
 
 

@@ -15,7 +15,7 @@ from src.paths import short_name
 
 SEGMENT = SimpleNamespace(track="blues.00003", start_s=6.0, genre="blues", segment=12)
 
-ENDS = {"value": 0.5, "low": 0.4, "high": 0.6}
+ENDS = {"value": 0.5, "low": 0.4, "high": 0.6, "n_segments": 20}
 
 
 def table(*rows, names):
@@ -36,6 +36,14 @@ def test_a_model_keeps_its_colour_and_marker_where_another_has_no_value():
     assert alone.get_offsets()[0, 1] == second.get_offsets()[0, 1]
     assert nothing == []
     assert [text.get_text() for text in axes[0, 2].texts] == ["no segment to measure"]
+
+
+def test_values_of_few_segments_are_faint():
+    rows = table(("one", "gradcam"), ("one", "scorecam"), names=("checkpoint", "method"))
+    _, axes = plots.grid(1, 1)
+    figures.by_method(axes[0, 0], rows.assign(n_segments=[20, 19]), ["one"], "value")
+    (points,) = (c for c in axes[0, 0].collections if c.get_label() == "one")
+    assert points.get_alpha().tolist() == [1, 0.3]
 
 
 def test_a_point_stands_at_its_layer_whatever_is_missing():
@@ -134,8 +142,9 @@ def test_panels_of_methods_hold_no_contrasts_controls_or_parts():
         "eps",
         "layer",
     )
-    wanted = ("one", "gradcam", "mass_above_area", "", "confined", "", "", 0.2, "")
+    wanted = ("one", "gradcam", "mass_above_area", "randomcam", "confined", "", "", 0.2, "")
     rows = [wanted, (*wanted[:6], "drums", 0.2, ""), (*wanted[:5], "clean", "", 0.2, "")]
+    rows += [(*wanted[:3], "", *wanted[4:])]  # above its area, not above the control
     rows += [
         ("one", "hirescam", "insertion", control, "clean", "", "", 0, "")
         for control in ("", "randomcam")
@@ -145,7 +154,7 @@ def test_panels_of_methods_hold_no_contrasts_controls_or_parts():
         sum(len(c.get_offsets()) for c in ax.collections if c.get_label() == "one")
         for ax in figure.axes
     ]
-    assert drawn == [0, 1, 0, 0]
+    assert drawn == [0, 0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("n", [0, 2])

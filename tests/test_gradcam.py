@@ -103,6 +103,18 @@ def test_a_frozen_network_can_be_explained(X):
     assert not is_empty(maps).any()
 
 
+@pytest.mark.parametrize("layer", ["bn4_2", "pool", "relu", "dense1", "conv5_1", ""])
+def test_a_layer_other_than_a_convolution_is_refused(layer, X, model):
+    with pytest.raises(ValueError, match=f"TARGET_LAYER={layer} is no convolution of the model: g"):
+        explain(model, X, np.zeros(5, dtype=int), layer)
+
+
+@pytest.mark.parametrize("layer", [f"conv{block}_{k}" for block in (1, 2, 3, 4) for k in (1, 2)])
+def test_every_convolution_has_a_map(layer, X, model):
+    maps = explain(model, X[:1], np.array([3]), layer)
+    assert (maps.shape, np.isfinite(maps).all()) == ((1, 128, 130), True)
+
+
 @pytest.mark.parametrize(
     ("targets", "method", "said"),
     [

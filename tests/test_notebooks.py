@@ -37,7 +37,7 @@ FIGURES = """
     audio_success audio_survival
     gradcam/baseline_correct gradcam_natural_failure gradcam_fgsm_comparison gradcam_pgd_comparison
     explanations_shift explanations_shift_measures explanations_faithfulness
-    explanations_box explanations_parts
+    explanations_box explanations_manipulated explanations_parts
     explanations_sanity explanations_bands explanations_methods
 """.split()
 TRAINING_COLUMNS = """

@@ -13,6 +13,7 @@ from conftest import audit, corpus_at
 from src.data import preprocessor
 from src.data.audio import read_audio
 from src.data.features import (
+    edged_log_mel,
     log_mel_starts,
     segment_audio,
     segment_log_mel,
@@ -20,7 +21,7 @@ from src.data.features import (
     to_unit,
 )
 from src.data.log_mel_archive import fill_frames
-from src.data.preprocessor import write_processed
+from src.data.preprocessor import _pad, write_processed
 from src.data.segments import (
     SegmentDataset,
     file_hash,
@@ -30,6 +31,7 @@ from src.data.segments import (
     make_loader,
 )
 from src.data.splits import SPLITS, split_tracks
+from src.models.augment import CropDataset
 from src.paths import RunPaths
 from src.results import read_json, save_with, write_csv, write_json
 
@@ -357,9 +359,25 @@ def test_whole_tracks_of_audio_follow_their_segments(corpus, paths):
     tracks, lengths, _ = load_whole_tracks(paths)
     counts = table.groupby("track", sort=False).size().to_numpy()
     assert lengths.tolist() == (counts * 66_150 // 512 + 1).tolist()
-    crop = tracks[0, :, :126].astype(np.float32)  # the segment's last frames hear what follows
-    difference = X[0][:, :126] - crop
-    assert difference.std() < 0.01  # one gain apart
+    crops = CropDataset(tracks, lengths, np.zeros(len(tracks)))
+    crop = crops._crop(tracks[0], 0).astype(np.float32)
+    difference = (crop + 1 - crop.max()).clip(0, 1) - X[0]
+    assert np.abs(difference).max() < 0.01
+
+
+def test_crops_of_audio_have_the_edges_of_segments(noise):
+    """Anywhere in a track, at frames that no segment begins with."""
+    samples = noise(1, seconds=9)
+    tracks = _pad(edged_log_mel(samples)).astype(np.float16)
+    crops = CropDataset(tracks, np.array([387]), np.array([0]))
+    for start in (37, 200):
+        segment = segment_audio(samples[start * 512 : start * 512 + 66_150], 1)[0]
+        crop = crops._crop(tracks[0], start).astype(np.float32)
+        apart = np.abs((crop + 1 - crop.max()).clip(0, 1) - segment)
+        assert to_decibel(1 + apart.max()) < 0.1
+        plain = tracks[0, 0, :, start : start + 130].astype(np.float32)
+        before = np.abs((plain + 1 - plain.max()).clip(0, 1) - segment).mean(axis=0)
+        assert (80 * before[[0, -1]] > 2).all()
 
 
 def test_a_track_changed_since_the_audit_is_refused(corpus):

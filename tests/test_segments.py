@@ -34,6 +34,21 @@ def test_samples_of_segments_are_those_that_are_drawn(data):
     assert sorted(set(whole.y)) == [0, 1]
 
 
+def test_genres_take_turns_and_tracks_in_each():
+    """Eleven segments of four tracks, of which three are of one genre."""
+    tracks, y = np.repeat([*"abcd"], [3, 3, 3, 2]), np.repeat([0, 1], [9, 2])
+    data = Segments(np.zeros((11, 1, 1)), y, pd.DataFrame({"track": tracks, "segment": range(11)}))
+    orders = [data.sample_genres(11, seed) for seed in (1, 1, 2)]
+    for drawn in orders:
+        assert sorted(drawn.numbers) == list(range(11))
+        assert [sorted(drawn.y[k : k + 2]) for k in (0, 2)] == [[0, 1], [0, 1]]
+        first = drawn.tracks[drawn.y == 0]
+        assert [sorted(first[k : k + 3]) for k in (0, 3, 6)] == [[*"abc"]] * 3
+    one, two, other = (drawn.numbers.tolist() for drawn in orders)
+    assert one == two != other
+    assert data.sample_genres(4, 1).numbers.tolist() == one[:4]
+
+
 def test_segments_are_drawn_evenly_over_tracks():
     tracks = np.repeat([*"abcdefg"], 10)
     drawn = draw_segments(tracks, 25, seed=0)

@@ -15,10 +15,10 @@ from src.explainability.selection import (
     example_records,
     failure_examples,
     make_examples,
+    manipulated_example,
     natural_failures,
     partners,
     spread,
-    take_turns,
 )
 from src.models.evaluation import predict_logits
 
@@ -61,15 +61,6 @@ def test_natural_failures_are_misclassified_segments_of_different_tracks(slim_mo
     assert (predicted != found.y).all()
     right = clips.take(np.arange(4))
     assert len(natural_failures(slim_model, right, 2, seed=1)[0]) == 0
-
-
-def test_genres_take_turns():
-    y = np.repeat([0, 1, 2], [5, 1, 3])
-    order = take_turns(y, 1)
-    assert sorted(order) == list(range(9))
-    assert sorted(y[order[:3]]) == [0, 1, 2]
-    assert sorted(y[order[3:5]]) == [0, 2]
-    assert not np.array_equal(order, take_turns(y, 2))
 
 
 def test_partners_are_other_tracks_of_the_same_genre():
@@ -115,6 +106,21 @@ def test_attacked_segments_are_explained_for_the_genre_predicted_after_the_attac
             assert example.predicted == example.explained == "abc"[now]
     assert np.isnan(pairs[1][0].eps)
     assert [(a.eps, b.eps) for a, b in pairs[:1]] == [(0.05, 0.1)]
+
+
+def test_the_median_of_manipulated_segments_is_shown_before_and_after(
+    slim_model, clips, monkeypatch
+):
+    monkeypatch.setattr(selection, "spearman", lambda *maps: np.array([1, 0.5, 0]))
+    view, few = View(slim_model, "conv4_2", [*"abc"]), few_of(clips)
+    X = few.X[[1, 2, 0]]
+    before, after = manipulated_example(view, few, X, 0.05)
+    assert before.segment == after.segment == [*few.table.itertuples()][1]
+    np.testing.assert_array_equal(before.x, few.X[1])
+    np.testing.assert_array_equal(after.x, X[1])
+    assert (before.explained, after.explained) == ("abc"[few.y[1]],) * 2
+    assert after.predicted == "abc"[predict_logits(slim_model, X).argmax(axis=1)[1]]
+    assert (before.eps, after.attack, after.eps) == (0, "map attack", 0.05)
 
 
 def test_records_of_examples_say_which_genre_each_map_explains(slim_model, clips):

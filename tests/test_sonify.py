@@ -69,7 +69,7 @@ def test_flipped_segments_are_written_in_place_of_earlier_ones(tmp_path, noise, 
     table = pd.DataFrame({"segment": [0, 1, 2], "track": ["a", "b", LONG], "start_s": 0.0})
     X, y = np.zeros((3, 128, 130), dtype=np.float32), np.zeros(3, dtype=int)
     subject = Subject("tiny", None, "", 1, blurred_random((2, 128, 130), 1), X[0])
-    case = Case(subject, Segments(X, y, table), {0.01: Attacked(X, np.array([0, 1, 1]), X)})
+    case = Case(subject, Segments(X, y, table), {0.01: Attacked(X, np.array([0, 1, 1]))})
     samples = [noise(k, 3.0) for k in range(3)]
     monkeypatch.setattr(
         sonify, "read_segments", lambda paths, rows: [samples[k] for k in rows.segment]

@@ -19,6 +19,7 @@ from src.data.features import (
     SAMPLE_RATE,
     SEGMENT_SAMPLES,
     SEGMENT_SECONDS,
+    edged_log_mel,
     front_end,
     log_mel_starts,
     segment_audio,
@@ -78,6 +79,10 @@ class AudioFolder:
         with torch.inference_mode():
             return front_end().decibel(samples[None]).numpy()[0]
 
+    def for_crops(self, track) -> np.ndarray:
+        """Return what crops are cut from: `edged_log_mel` (5, 128, frames) in dB."""
+        return edged_log_mel(self.read(track))
+
     def starts(self, n: int) -> np.ndarray:
         """Return the starts (n,) of a track's first segments in seconds."""
         return np.arange(n) * SEGMENT_SECONDS
@@ -114,6 +119,10 @@ class LogMelArchive:
     def log_mel(self, track) -> np.ndarray:
         """Return the log-mel (128, frames) of a whole track in dB, missing frames interpolated."""
         return log_mel_archive.read_decibel(self.path, track.row, track.sha256)
+
+    def for_crops(self, track) -> np.ndarray:
+        """Return what crops are cut from, as segments are: `log_mel`."""
+        return self.log_mel(track)
 
     def starts(self, n: int) -> np.ndarray:
         """Return the starts (n,) of a track's first segments in seconds."""

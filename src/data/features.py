@@ -17,6 +17,14 @@ N_MELS = 128
 N_FRAMES = 130
 FRAMES_BETWEEN_SEGMENTS = SEGMENT_SAMPLES / HOP_LENGTH
 WHOLE_FRAMES = 1 + SEGMENTS_PER_TRACK * SEGMENT_SAMPLES // HOP_LENGTH  # of 30 s
+REST = SEGMENT_SAMPLES - (N_FRAMES - 1) * HOP_LENGTH  # samples after a segment's last centre
+WHOLE_WINDOW = slice(0, N_FFT)
+EDGES = (  # parts of the window that lie in a segment: of its first and its last two frames
+    slice(N_FFT // 2, N_FFT),
+    slice(N_FFT // 2 - HOP_LENGTH, N_FFT),
+    slice(0, N_FFT // 2 + HOP_LENGTH + REST),
+    slice(0, N_FFT // 2 + REST),
+)
 DYNAMIC_RANGE_DB = 80.0
 AMIN = 1e-10
 
@@ -33,9 +41,9 @@ class LogMel(nn.Module):
         mel = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS)
         self.register_buffer("mel", torch.from_numpy(mel), persistent=False)
 
-    def power(self, samples: torch.Tensor) -> torch.Tensor:
+    def power(self, samples: torch.Tensor, part: slice = WHOLE_WINDOW) -> torch.Tensor:
         """Return the mel power spectrogram (n, n_mels, frames) of samples (n, time)."""
-        spectrum = stft(samples)
+        spectrum = stft(samples, part)
         return self.mel @ (spectrum.real.square() + spectrum.imag.square())
 
     def decibel(self, samples: torch.Tensor) -> torch.Tensor:
@@ -59,6 +67,18 @@ def segment_audio(samples: np.ndarray, n_segments: int) -> np.ndarray:
     segments = samples[: n_segments * SEGMENT_SAMPLES].reshape(n_segments, SEGMENT_SAMPLES)
     with torch.inference_mode():
         return front_end()(torch.from_numpy(segments)).numpy()
+
+
+def edged_log_mel(samples: np.ndarray) -> np.ndarray:
+    """Return a track's log-mel, and its frames as edges of segments: (5, 128, frames) in dB.
+
+    Zeros surround a segment, which cut the windows of its first and last two frames: layers 1 to 4
+    have each frame with the window cut by `EDGES`. The reference is arbitrary, the same for all.
+    """
+    with torch.inference_mode():
+        track = torch.from_numpy(samples)[None]
+        power = [front_end().power(track, part) for part in (WHOLE_WINDOW, *EDGES)]
+        return 10 * torch.cat(power).clamp(min=AMIN).log10().numpy()
 
 
 def segment_log_mel(decibel: np.ndarray, n_segments: int) -> np.ndarray:
@@ -86,13 +106,20 @@ def to_decibel(x):
     return DYNAMIC_RANGE_DB * (x - 1)
 
 
-def stft(samples: torch.Tensor) -> torch.Tensor:
-    """Return the front-end's complex STFT (..., 1025, frames) of samples (..., time)."""
+def stft(samples: torch.Tensor, part: slice = WHOLE_WINDOW) -> torch.Tensor:
+    """Return the front-end's complex STFT (..., 1025, frames) of samples (..., time).
+
+    The window is zero outside of `part`.
+    """
+    window = _window(samples.dtype, samples.device)
+    if part != WHOLE_WINDOW:
+        whole, window = window, torch.zeros_like(window)
+        window[part] = whole[part]
     return torch.stft(
         samples,
         N_FFT,
         HOP_LENGTH,
-        window=_window(samples.dtype, samples.device),
+        window=window,
         center=True,
         pad_mode="constant",
         return_complex=True,

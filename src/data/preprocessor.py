@@ -12,6 +12,7 @@ from joblib import Parallel, delayed
 from src.data.corpus import Corpus
 from src.data.features import (
     DYNAMIC_RANGE_DB,
+    EDGES,
     HOP_LENGTH,
     N_FFT,
     N_FRAMES,
@@ -142,6 +143,7 @@ def _write_all(corpus: Corpus, tracks: pd.DataFrame, folder: Path, n_jobs: int) 
     digest.update(table)
     return {
         "front_end": FRONT_END,
+        "n_edges": len(EDGES) if corpus.has_audio else 0,
         "n_tracks": tracks["split"].value_counts().reindex(SPLITS, fill_value=0).to_dict(),
         "n_segments": segments["split"].value_counts().reindex(SPLITS, fill_value=0).to_dict(),
         "segments_sha256": hashlib.sha256(table).hexdigest(),
@@ -158,20 +160,21 @@ def _write_arrays(corpus: Corpus, tracks: pd.DataFrame, folder: Path, n_jobs: in
         shape = (int(rows["n_segments"].sum()), N_MELS, N_FRAMES)
         _write_array(folder / split / "X.npy", blocks, shape, np.float32, digest)
     rows = tracks[tracks["split"] == "train"]
-    blocks = map(_pad, in_order(corpus, corpus.log_mel, rows, n_jobs))
+    blocks = map(_pad, in_order(corpus, corpus.for_crops, rows, n_jobs))
     blocks = progress(blocks, "whole tracks", len(rows), unit="track")
-    shape = (len(rows), N_MELS, WHOLE_FRAMES)
+    shape = (len(rows), *([1 + len(EDGES)] * corpus.has_audio), N_MELS, WHOLE_FRAMES)
     _write_array(folder / "train" / "tracks.npy", blocks, shape, np.float16, digest)
 
 
 def _pad(decibel: np.ndarray) -> np.ndarray:
-    """Return 1 + dB / 80 (1, 128, 1292) of the first 30 s of a track (128, frames) in dB.
+    """Return 1 + dB / 80 (1, ..., 1292) of the first 30 s of a track (..., frames) in dB.
 
     Relative to the track's maximum; negative where it is more than 80 dB below, since a crop is
     scaled to its own maximum; padded with zeros.
     """
-    x = 1 + (decibel[:, :WHOLE_FRAMES] - decibel[:, :WHOLE_FRAMES].max()) / DYNAMIC_RANGE_DB
-    return np.pad(x, ((0, 0), (0, WHOLE_FRAMES - x.shape[1])))[None]
+    x = decibel[..., :WHOLE_FRAMES]
+    x = 1 + (x - x.max()) / DYNAMIC_RANGE_DB
+    return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, WHOLE_FRAMES - x.shape[-1])])[None]
 
 
 def _write_array(path: Path, blocks: Iterator[np.ndarray], shape: tuple, dtype, digest) -> None:

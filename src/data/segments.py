@@ -57,6 +57,13 @@ class Segments:
         """Return `n` segments spread evenly over the tracks; see `draw_segments`."""
         return self.take(draw_segments(self.tracks, n, seed))
 
+    def sample_genres(self, n: int, seed: int) -> "Segments":
+        """Return `n` segments in random order in which genres take turns, and tracks in each."""
+        rows = pd.DataFrame({"track": self.tracks, "y": self.y}).sample(frac=1, random_state=seed)
+        for key in ("track", "y"):
+            rows = rows.iloc[rows.groupby(key).cumcount().argsort(kind="stable")]
+        return self.take(rows.index[:n].to_numpy())
+
     def sample_tracks(self, n: int, seed: int) -> "Segments":
         """Return all segments of `n` tracks spread evenly over the genres; see `draw_tracks`."""
         return self.take(draw_tracks(self.table, n, seed))
@@ -155,16 +162,17 @@ def load_whole_tracks(paths: RunPaths) -> tuple[np.ndarray, np.ndarray, np.ndarr
     Returns
     -------
     spectrograms : (n, 128, 1292) float16, a read-only memory map; 1 + dB / 80 relative to each
-        track's maximum
+        track's maximum. Of audio (n, 5, 128, 1292): see `src.data.features.edged_log_mel`
     lengths : (n,) frames that the whole segments of each track cover
     genres : (n,) int64 numbers
     """
     data = load_split(paths, "train")
     first = (data.table["start_s"] == 0).to_numpy()
-    shape = (int(first.sum()), N_MELS, WHOLE_FRAMES)
+    n_edges = load_metadata(paths).get("n_edges")  # none in arrays of earlier versions
+    shape = (int(first.sum()), *([1 + n_edges] if n_edges else []), N_MELS, WHOLE_FRAMES)
     tracks = _map_array(paths, "train/tracks.npy", shape, np.float16)
     n_segments = np.diff(np.flatnonzero(first), append=len(first))
-    lengths = np.minimum(n_segments * SEGMENT_SAMPLES // HOP_LENGTH + 1, tracks.shape[2])
+    lengths = np.minimum(n_segments * SEGMENT_SAMPLES // HOP_LENGTH + 1, tracks.shape[-1])
     return tracks, lengths, data.y[first]
 
 

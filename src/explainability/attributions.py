@@ -19,6 +19,7 @@ CONTROLS = ("randomcam", "frequency_prior", "blurred_random")
 METHODS = (*(name for name in CAMS if name not in CONTROLS), "integrated_gradients")
 SLOW_METHODS = ("scorecam", "integrated_gradients")  # seconds per map
 REFERENCE_SEGMENTS = 80  # behind the prototypes of all genres
+RANDOM_CONTROLS, DRAWS = ("randomcam", "blurred_random"), 10
 BLUR_BINS = 8  # a cell of the last convolution covers 8 x 8 bins
 STEPS = 16  # of the path of integrated gradients
 BATCH_SIZE = 32
@@ -50,10 +51,10 @@ def make_subject(
 ) -> Subject:
     """Return a model with its prototypes, from `n` segments of the training split `reference`.
 
-    They are spread evenly over the tracks. Misclassified segments do not count; a genre without a
-    correct one has a prototype of zeros.
+    Genres take turns, and the tracks of each. Misclassified segments do not count; a genre without
+    a correct one has a prototype of zeros.
     """
-    drawn = reference.sample(n, seed)
+    drawn = reference.sample_genres(n, seed)
     X, y = drawn.X, drawn.y
     correct = predict_logits(model, X).argmax(axis=1) == y
     maps = explain(model, X[correct], y[correct], layer)
@@ -88,6 +89,12 @@ def attribute(subject: Subject, method: str, X: np.ndarray, targets: np.ndarray)
     if method == "blurred_random":
         return blurred_random(np.shape(X), subject.seed)
     return explain(subject.model, X, targets, subject.layer, method, subject.seed)
+
+
+def draws(subject: Subject, method: str, X: np.ndarray, targets: np.ndarray) -> list[np.ndarray]:
+    """Return the maps of `attribute`; of a random control those of ten seeds."""
+    seeds = range(subject.seed, subject.seed + (DRAWS if method in RANDOM_CONTROLS else 1))
+    return [attribute(subject._replace(seed=seed), method, X, targets) for seed in seeds]
 
 
 def integrated_gradients(

@@ -11,19 +11,21 @@ from torch import nn
 from src.data.segments import Segments
 from src.effort import Effort
 from src.explainability import faithfulness
-from src.explainability.attributions import CONTROLS, METHODS, SLOW_METHODS, attribute
+from src.explainability.attributions import CONTROLS, METHODS, SLOW_METHODS, attribute, draws
 from src.explainability.localization import (
     BOX_EPS,
     box_measures,
     loudest_parts,
     part_mass_above_area,
 )
+from src.explainability.manipulation import MANIPULATED, manipulate, same_prediction
 from src.explainability.records import records
 from src.explainability.selection import (
     Case,
     Confined,
     confine,
     natural_failures,
+    null_segments,
     partners,
 )
 from src.explainability.similarity import (
@@ -32,6 +34,7 @@ from src.explainability.similarity import (
     class_specificity,
     compare_maps,
     mean_known,
+    mean_over_draws,
     prototype_similarity,
     spearman,
     ssim,
@@ -64,12 +67,20 @@ class MapSet(NamedTuple):
     curves: dict[str, dict[str, np.ndarray]]
 
 
+class Manipulated(NamedTuple):
+    """Clean maps of a case, and its first segments after an attack on their maps, by method."""
+
+    clean: MapSet
+    X: dict[str, np.ndarray]
+
+
 class Found(NamedTuple):
-    """The records of all experiments, and the maps and boxes that figures show, by case."""
+    """The records of all experiments, and the maps and segments that figures show, by case."""
 
     records: pd.DataFrame
     mapped: list[MapSet]
     confined: list[Confined]
+    manipulated: list[Manipulated]
 
 
 def check_request(method: str, epsilons: list[float]) -> None:
@@ -90,12 +101,14 @@ def run_all(cases: list[Case], test: Segments, plan: Plan) -> Found:
     method, eps, effort = plan.method, plan.eps, plan.effort
     mapped = [map_by_all_methods(case, effort) for case in _each(cases, "maps")]
     confined = [confine(case, effort.explain_iterations) for case in _each(cases, "boxes")]
+    changed = [attack_maps(each, eps, effort) for each in _each(mapped, "attacks on maps")]
     cells = known_parts(cases, plan.corpus_seed)
     experiments = (
         (shift_under_attack, cases, method),
         (faithfulness_of_methods, mapped, effort.n_slow),
         (shift_of_methods, mapped, method, eps),
         (localization, confined, method, effort),
+        (manipulation, changed, eps),
         (mass_on_parts, cases if cells else [], method, cells),
         (cascading_randomization, cases, effort.n_methods),
         (
@@ -114,7 +127,7 @@ def run_all(cases: list[Case], test: Segments, plan: Plan) -> Found:
         for subject in _each(subjects, experiment.__name__.replace("_", " "))
         for table in experiment(subject, *options)
     ]
-    return Found(pd.concat(tables, ignore_index=True), mapped, confined)
+    return Found(pd.concat(tables, ignore_index=True), mapped, confined, changed)
 
 
 def shift_under_attack(case: Case, method: str) -> Tables:
@@ -129,49 +142,52 @@ def shift_under_attack(case: Case, method: str) -> Tables:
     values = compare_maps(clean[found], clean[other[found]])
     yield records(subject, method, data.table.iloc[found], values, condition="other_track")
     for eps in case.attacked:
-        yield from shift(case, method, eps, clean, of_prediction=True)
+        yield from shift(case, method, eps, clean, in_full=True)
 
 
-def shift(
-    case: Case, method: str, eps: float, clean: np.ndarray, of_prediction: bool = False
-) -> Tables:
+def shift(case: Case, method: str, eps: float, clean: np.ndarray, in_full: bool = False) -> Tables:
     """Yield the shift of maps from `clean`, those of the true genre before the attack.
 
     Conditions for the true genre's maps: `succeeded_true` and `failed`, by whether the attack flips
     the segment; `noise` of the attack's norms on all segments, `noise_succeeded` on those that the
-    attack flips. With `of_prediction` also maps of the predicted genre of flipped segments:
-    `succeeded_predicted` after the attack and `target_predicted` of the clean segment, the effect
-    of another target class without any attack.
+    attack flips. In full also the other `null_segments` of flipped segments, and maps of their
+    predicted genre: `succeeded_predicted` after the attack and `target_predicted` of the clean
+    segment, the effect of another target class without any attack.
     """
     subject, data, attacked = case.subject, case.data, case.attacked[eps]
     flipped = np.flatnonzero(attacked.predicted != data.y)
     failed = np.flatnonzero(attacked.predicted == data.y)
-    true, noise = (attribute(subject, method, X, data.y) for X in (attacked.X, attacked.noise))
+    nulls = null_segments(data.X, attacked.X, subject.seed)
+    true, noise = (attribute(subject, method, X, data.y) for X in (attacked.X, nulls.pop("noise")))
     shown = [
         ("succeeded_true", true[flipped], flipped),
         ("failed", true[failed], failed),
         ("noise", noise, np.arange(len(data))),
         ("noise_succeeded", noise[flipped], flipped),
     ]
-    if of_prediction:
-        targets = attacked.predicted[flipped]
-        for condition, X in (("succeeded_predicted", attacked.X), ("target_predicted", data.X)):
-            shown.append((condition, attribute(subject, method, X[flipped], targets), flipped))
+    others = {"succeeded_predicted": attacked.X, "target_predicted": data.X} | nulls
+    for condition, X in others.items() if in_full else ():
+        targets = data.y if condition in nulls else attacked.predicted
+        maps = attribute(subject, method, X[flipped], targets[flipped])
+        shown.append((condition, maps, flipped))
     for condition, maps, rows in shown:
         values, labels = compare_maps(clean[rows], maps), {"condition": condition, "eps": eps}
         yield records(subject, method, data.table.iloc[rows], values, **labels)
 
 
 def map_by_all_methods(case: Case, effort: Effort) -> MapSet:
-    """Return clean maps of the first segments by all methods and controls, and their curves."""
+    """Return clean maps of the first segments by all methods and controls, and their curves.
+
+    Of a random control the first draw is returned, and the mean curve of all draws.
+    """
     subject, maps, curves = case.subject, {}, {}
     score = faithfulness.confidence(subject.model)
     for name in (*METHODS, *CONTROLS):
         n = min(effort.n_methods, effort.n_slow) if name in SLOW_METHODS else effort.n_methods
         X, y = case.data.X[:n], case.data.y[:n]
-        maps[name] = attribute(subject, name, X, y)
-        options = X, y, maps[name], subject.background, subject.seed
-        curves[name] = faithfulness.curves(score, *options)
+        drawn, options = draws(subject, name, X, y), (subject.background, subject.seed)
+        found = [faithfulness.curves(score, X, y, heat, *options) for heat in drawn]
+        maps[name], curves[name] = drawn[0], mean_over_draws(found)
     return MapSet(case, maps, curves)
 
 
@@ -205,19 +221,53 @@ def shift_of_methods(found: MapSet, method: str, eps: float) -> Tables:
 def localization(found: Confined, method: str, effort: Effort) -> Tables:
     """Yield how well the maps of the predicted genre localize the box, for all methods.
 
-    Conditions: `confined`; for `method` also `target_predicted`, the map of the clean segment for
-    the same target class: the box is unknown to it.
+    Conditions: `confined`, also as the difference from `randomcam`, whose maps show the box by its
+    energy alone; for `method` also `target_predicted`, the map of the clean segment for the same
+    target class: the box is unknown to it.
     """
     n = dict.fromkeys(SLOW_METHODS, effort.n_slow)
     shown = [
         (name, "confined", found.X[: n.get(name, effort.n_explained)])
-        for name in (*METHODS, *CONTROLS)
+        for name in (*CONTROLS, *METHODS)
     ]
     for name, condition, X in (*shown, (method, "target_predicted", found.data.X)):
-        maps = attribute(found.subject, name, X, found.predicted[: len(X)])
-        values, labels = box_measures(maps, found.boxes[: len(X)]), {"condition": condition}
-        table = found.data.table[: len(X)]
-        yield records(found.subject, name, table, values, **labels, eps=BOX_EPS)
+        drawn = draws(found.subject, name, X, found.predicted[: len(X)])
+        values = mean_over_draws([box_measures(maps, found.boxes[: len(X)]) for maps in drawn])
+        options = found.subject, name, found.data.table[: len(X)]
+        labels = {"condition": condition, "eps": BOX_EPS}
+        yield records(*options, values, **labels)
+        if name == "randomcam":
+            random = values["mass_above_area"]
+        elif condition == "confined":
+            above = {"mass_above_area": values["mass_above_area"] - random[: len(X)]}
+            yield records(*options, above, **labels, control="randomcam")
+
+
+def attack_maps(found: MapSet, eps: float, effort: Effort) -> Manipulated:
+    """Attack the clean maps of the first segments by each method of `MANIPULATED`."""
+    subject, data, changed = found.case.subject, found.case.data, {}
+    for method in MANIPULATED:
+        X, y = (part[: len(found.maps[method])] for part in (data.X, data.y))
+        changed[method] = manipulate(subject, method, X, y, eps, effort.iterations)
+    return Manipulated(found, changed)
+
+
+def manipulation(found: Manipulated, eps: float) -> Tables:
+    """Yield the shift of maps where prediction and probability stay, and how well these do.
+
+    Conditions: `manipulated` and, for the same perturbation with its bins shuffled,
+    `manipulated_noise`.
+    """
+    subject = found.clean.case.subject
+    for method, X in found.X.items():
+        data = found.clean.case.data.take(np.arange(len(X)))
+        noise = null_segments(data.X, X, subject.seed)["noise"]
+        for condition, changed in (("manipulated", X), ("manipulated_noise", noise)):
+            maps = attribute(subject, method, changed, data.y)
+            same, change = same_prediction(subject.model, data.X, changed)
+            values = {"kept": same.astype(float), "probability_change": np.abs(change)}
+            values |= compare_maps(found.clean.maps[method], maps)
+            yield records(subject, method, data.table, values, condition=condition, eps=eps)
 
 
 def known_parts(cases: list[Case], corpus_seed: int | None) -> dict[int, np.ndarray]:

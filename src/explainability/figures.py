@@ -17,7 +17,15 @@ from src.data.features import DYNAMIC_RANGE_DB, frame_times, mel_frequencies
 from src.explainability.attributions import CONTROLS, SLOW_METHODS
 from src.explainability.faithfulness import CURVES, FRACTIONS, LAYERS
 from src.explainability.localization import BOX_EPS
-from src.explainability.records import ATTACKED, BOX_MASS, INSERTION, NOISE, pick
+from src.explainability.records import (
+    ATTACKED,
+    BOX_MASS,
+    DELETION,
+    FEWEST_SEGMENTS,
+    INSERTION,
+    NOISE,
+    pick,
+)
 from src.explainability.selection import Confined, Example
 from src.paths import short_name
 
@@ -27,6 +35,9 @@ CONDITION_STYLE = {  # colours of Okabe and Ito
     "succeeded_true": ("#E69F00", "o-", "successful attack, true genre's map"),
     "target_predicted": ("#CC79A7", "^-", "no attack, map of the same predicted genre"),
     "failed": ("#0072B2", "v-", "failed attack, true genre's map"),
+    "minus": ("#56B4E9", "<-", "opposite perturbation, true genre's map"),
+    "other_segment": ("grey", "x-", "another segment's perturbation, true genre's map"),
+    "same_spectrum": ("#B8A600", "P-", "noise of the attack's spectrum, true genre's map"),
     "noise": ("#009E73", "D-", "noise of the attack's norm, true genre's map"),
     "other_track": ("black", ":", "no attack, another track of the genre"),
 }
@@ -46,7 +57,8 @@ SHIFT_LABELS = {
 SIMILARITY_LABELS = {"spearman": "rank correlation", "ssim": "SSIM"}
 PANELS = (  # title, label of the axis, row of the table, value of a map without information
     ("Faithful to the model?", "insertion above smooth noise", INSERTION, 0),
-    ("Does it find the evidence?", "mass in the box above its area", BOX_MASS, 0),
+    ("Faithful to the model?", "deletion below smooth noise", DELETION, 0),
+    ("Does it find the box?", "mass in the box above randomcam", BOX_MASS, 0),
     ("Does an attack move it?", "rank correlation, attacked", ATTACKED, None),
     ("Does noise move it?", "rank correlation, noise", NOISE, None),
 )
@@ -285,7 +297,7 @@ def by_method(
     """Draw one measure with its interval for each method (controls in grey) and model.
 
     A model keeps its place among the `checkpoints` whether or not it has a row. `null` is the value
-    of a map without information.
+    of a map without information. Values of fewer than `FEWEST_SEGMENTS` segments are faint.
     """
     names = list(dict.fromkeys(table["method"]))
     for name, rows in table.groupby("checkpoint", sort=False):
@@ -293,8 +305,10 @@ def by_method(
         at = np.array([names.index(method) for method in rows["method"]]) + 0.25 * k
         colours = ["grey" if method in CONTROLS else f"C{k}" for method in rows["method"]]
         ends = rows[["low", "high"]].astype(float).to_numpy()
-        ax.hlines(at, ends[:, 0], ends[:, 1], colors=colours)
-        ax.scatter(rows["value"], at, c=colours, marker="os^vD"[k % 5], label=name, zorder=3)
+        few = np.where(rows["n_segments"] < FEWEST_SEGMENTS, 0.3, 1)
+        ax.hlines(at, ends[:, 0], ends[:, 1], colors=colours, alpha=few)
+        style = {"marker": "os^vD"[k % 5], "label": name, "zorder": 3}
+        ax.scatter(rows["value"], at, c=colours, alpha=few, **style)
     if null is not None:
         ax.axvline(null, color="black", linestyle=":")
     if table.empty:

@@ -75,12 +75,13 @@ def explain(
     Raises
     ------
     ValueError
-        The method is unknown, a segment has no target, or the model has no such genre (the
-        library would return empty maps).
+        The method is unknown, the target layer is no convolution, a segment has no target, or the
+        model has no such genre (the library would return empty maps).
 
     Source: Selvaraju et al. 2017 for Grad-CAM; the library grad-cam for all.
     """
     _check(model, X, targets, method)
+    _check_layer(model, target_layer)
     if len(X) == 0:
         return np.zeros(np.shape(X), dtype=np.float32)
     cam = Cam(method, target_layer, seed)
@@ -122,10 +123,10 @@ def _mapper(model: nn.Module, cam: Cam):
     IndexErrors. Score-CAM, one forward pass per channel, runs in fast precision and without its
     progress bar per segment.
     """
-    frozen = _frozen(model, cam.layer).to(device(), memory_format=memory_format())
-    layer = frozen.get_submodule(cam.layer)
+    network = frozen(model, cam.layer).to(device(), memory_format=memory_format())
+    layer = network.get_submodule(cam.layer)
     layer.register_forward_hook(_begin_gradients)
-    mapper = CAMS[cam.method](frozen, [layer])
+    mapper = CAMS[cam.method](network, [layer])
     quiet = (contextlib.redirect_stderr(io.StringIO()), fast_precision())
     try:
         with contextlib.ExitStack() as stack:
@@ -136,17 +137,17 @@ def _mapper(model: nn.Module, cam: Cam):
         mapper.activations_and_grads.release()
 
 
-def _frozen(model: nn.Module, target_layer: str) -> nn.Module:
+def frozen(model: nn.Module, target_layer: str) -> nn.Module:
     """Return an evaluation copy without gradients for weights, its batch norms folded.
 
     The target layer keeps its own, because folding changes its output and thus the map.
     """
-    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    plain = copy.deepcopy(model).eval().requires_grad_(False)
     if not isinstance(model, GenreClassifierCNN):
-        return frozen
-    folded = fold_batch_norm(frozen)
+        return plain
+    folded = fold_batch_norm(plain)
     for name in (target_layer, norm_of(target_layer)):
-        setattr(folded, name, frozen.get_submodule(name))
+        setattr(folded, name, plain.get_submodule(name))
     return folded
 
 
@@ -168,4 +169,13 @@ def _check(model: nn.Module, X: np.ndarray, targets: np.ndarray, method: str) ->
     if unknown:
         raise ValueError(
             f"Genre {unknown[0]} cannot be explained: the model's genres are 0 to {n_genres - 1}."
+        )
+
+
+def _check_layer(model: nn.Module, name: str) -> None:
+    """Raise ValueError for another layer than a convolution, where the library fails."""
+    layers = [layer for layer, part in model.named_modules() if isinstance(part, nn.Conv2d)]
+    if name not in layers:
+        raise ValueError(
+            f"TARGET_LAYER={name} is no convolution of the model: give one of {', '.join(layers)}."
         )

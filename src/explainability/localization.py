@@ -1,7 +1,9 @@
 """Localization: relevance mass where the evidence is known to lie.
 
-Attacks confined to a box put the evidence for the predicted genre into it (Praher, Prinz, Flexer
-and Widmer 2021, arXiv 2107.09045). In the embedded corpus the loudest stem of each cell is known.
+Attacks confined to a box put evidence for the predicted genre into it (Praher, Prinz, Flexer and
+Widmer 2021, arXiv 2107.09045), though not all of it: the model standardizes each segment, which
+spreads a part of the change over all bins. In the embedded corpus the loudest stem of each cell is
+known.
 """
 
 import numpy as np

@@ -1,6 +1,7 @@
 """Records of explanations, one row per segment and measure; their table with intervals; answers."""
 
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +13,17 @@ from src.explainability.localization import BOX_EPS
 from src.explainability.selection import Case
 from src.progress import progress
 from src.results import write_csv, write_json
-from src.statistics import LEVEL, difference_of_means, holm, mean_over_tracks
+from src.statistics import (
+    LEVEL,
+    difference_of_means,
+    difference_over_tracks,
+    holm,
+    mean_over_tracks,
+)
 
 LABELS = {"condition": "clean", "control": "", "part": "", "layer": "", "eps": 0.0}
 KEYS = ["checkpoint", "method", "measure", *LABELS]
-PROPORTIONS = ("empty", "pointing_game")
+PROPORTIONS = ("empty", "kept", "pointing_game")
 COLUMNS = [
     *("corpus", "checkpoint", "method", "measure", "control", "part"),
     *("condition", "compared_with", "genre", "layer", "eps"),
@@ -46,22 +53,36 @@ class Claim(NamedTuple):
     bound: float = 0
 
 
+FEWEST_SEGMENTS = 20  # below this number a value enters no claim
 RATE = "attack success rate (PGD)"
 INSERTION = Row("insertion", "clean", "blurred_random")
-BOX_MASS = Row("mass_above_area", "confined")
+DELETION = INSERTION._replace(measure="deletion")
+BOX_MASS = Row("mass_above_area", "confined", "randomcam")
 ATTACKED, NOISE = Row("spearman", "succeeded_true"), Row("spearman", "noise_succeeded")
+NULLS = ("noise_succeeded", "minus", "same_spectrum", "other_segment")
+STRONGEST = "strongest null"  # of NULLS: see `strongest_null`
+MOVED = ATTACKED._replace(compared_with=STRONGEST)
+FOOLED = Row("spearman", "manipulated", compared_with="manipulated_noise")
+SPECIFIC = Row("class_specificity", "clean", compared_with="target_any")
+BETWEEN_MODELS = (
+    *(INSERTION, DELETION, BOX_MASS, SPECIFIC, ATTACKED, FOOLED),
+    ATTACKED._replace(compared_with="minus"),
+)
 HEADLINE = {
     "faithfulness: insertion above smooth noise": INSERTION,
-    "localization: mass in the box above its area": BOX_MASS,
+    "faithfulness: deletion below smooth noise": DELETION,
+    "localization: mass in the box above randomcam": BOX_MASS,
     "rank correlation with the clean map, attack": ATTACKED,
     "rank correlation with the clean map, noise": NOISE,
+    "the same, attack less strongest null": MOVED,
+    "rank correlation, attack on the map, same prediction": FOOLED._replace(compared_with=""),
     "rank correlation with another track's map": Row("spearman", "other_track"),
 }
 CLAIMS = (  # of the specification; pandas cuts texts of 50 characters
     Claim(
         "genre-specific patterns on clean data",
         "class specificity, true genre less any genre",
-        Row("class_specificity", "clean", compared_with="target_any"),
+        SPECIFIC,
     ),
     Claim(
         "only natural failures resemble the prediction",
@@ -70,8 +91,8 @@ CLAIMS = (  # of the specification; pandas cuts texts of 50 characters
     ),
     Claim(
         "attacks create artificial patterns",
-        "rank correlation, attack less noise",
-        ATTACKED._replace(compared_with=NOISE.condition),
+        "rank correlation, attack less strongest null",
+        MOVED,
         sign=-1,
     ),
     Claim("highly vulnerable without adversarial training", RATE, None, bound=0.5),
@@ -107,7 +128,11 @@ def results_table(rows: pd.DataFrame, corpus: str, eps: float) -> pd.DataFrame:
     `p_holm` of a contrast is corrected for the number of contrasts of its method and measure, of
     all models.
     """
-    tables = [summarize(rows, corpus), differences(rows, contrasts(eps), corpus)]
+    tables = [
+        summarize(rows, corpus),
+        differences(rows, contrasts(eps), corpus),
+        model_differences(rows, eps, corpus),
+    ]
     table = pd.concat(tables, ignore_index=True)
     table["p_holm"] = table.groupby(["method", "measure"])["p_value"].transform(holm)
     table["method"] = pd.Categorical(table["method"], [*METHODS, *CONTROLS])
@@ -121,8 +146,9 @@ def contrasts(eps: float) -> list[tuple]:
         ("prototype_margin", "natural", "adversarial", eps),
         ("prototype_margin", "natural", "target_predicted", eps),
         ("prototype_margin", "adversarial", "target_predicted", eps),
-        ("spearman", "succeeded_true", "noise_succeeded", eps),
+        *(("spearman", "succeeded_true", null, eps) for null in NULLS),
         ("spearman", "succeeded_true", "failed", eps),
+        ("spearman", "manipulated", "manipulated_noise", eps),
         ("spearman", "succeeded_predicted", "target_predicted", eps),
         ("spearman", "succeeded_predicted", "other_track", eps),
         ("relevance_mass", "confined", "target_predicted", BOX_EPS),
@@ -169,6 +195,28 @@ def differences(rows: pd.DataFrame, pairs: list[tuple], corpus: str) -> pd.DataF
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
+def model_differences(rows: pd.DataFrame, eps: float, corpus: str) -> pd.DataFrame:
+    """Return by how much each model differs from each one before it, with intervals over tracks.
+
+    Of the rows `BETWEEN_MODELS`, paired on the segments that both models have a value of;
+    `compared_with` is the other model. A row with two conditions is their difference within each
+    model, such as `clean less target_any`.
+    """
+    lines = []
+    for row in BETWEEN_MODELS:
+        for method, own in rows[rows["measure"] == row.measure].groupby("method", sort=False):
+            values, condition = _by_model(own, row, eps)
+            for first, second in combinations(values, 2):
+                both = values[[first, second]].dropna()
+                labels = LABELS | row._asdict() | {"corpus": corpus, "method": method, "genre": ""}
+                labels |= {"condition": condition, "eps": _eps_of(row, eps)}
+                labels |= {"checkpoint": second, "compared_with": first}
+                if len(both):
+                    pair = both[first], both[second], both.index.get_level_values("track")
+                    lines.append(labels | difference_over_tracks(*pair))
+    return pd.DataFrame(lines).reindex(columns=COLUMNS)
+
+
 def success_rates(cases: list[Case]) -> pd.DataFrame:
     """Return the attack success rate of each model at each eps with its interval over tracks."""
     lines = [
@@ -185,9 +233,22 @@ def pick(table: pd.DataFrame, row: Row, eps: float) -> pd.DataFrame:
 
     They are clean, at an eps, or those of the attack confined to a box, at its own.
     """
+    if row.compared_with == STRONGEST:
+        return strongest_null(table, row, eps)
     wanted = row._asdict() | {"part": "", "layer": ""}
     matches = (table[[*wanted]] == [*wanted.values()]).all(axis=1)
-    return table[matches & table["eps"].isin([0, BOX_EPS if row.condition == "confined" else eps])]
+    return table[matches & table["eps"].isin([0, _eps_of(row, eps)])]
+
+
+def strongest_null(table: pd.DataFrame, row: Row, eps: float) -> pd.DataFrame:
+    """Return a row less the null that moves maps most, one line per model and method.
+
+    That is the highest of the differences to `NULLS`: choosing it works against the claim that the
+    attack moves maps more.
+    """
+    nulls = [pick(table, row._replace(compared_with=null), eps) for null in NULLS]
+    rows = pd.concat(nulls, ignore_index=True)
+    return rows.loc[rows.groupby(["checkpoint", "method"], sort=False)["value"].idxmax()]
 
 
 def headline(table: pd.DataFrame, success: pd.DataFrame, method: str, eps: float) -> pd.DataFrame:
@@ -213,8 +274,9 @@ def answers(table: pd.DataFrame, success: pd.DataFrame, method: str, eps: float)
 
     Supported: the 95% interval of the value lies on the claim's side of the bound, and a contrast
     is significant after correction for several ones. Not supported: the same on the other side.
-    Undecided: neither, or there are too few tracks for an interval. `success` are the
-    `success_rates` of the models without adversarial training, which the last claim is about.
+    Undecided: neither, or there are too few tracks for an interval. Too few: fewer than
+    `FEWEST_SEGMENTS` segments. `success` are the `success_rates` of the models without adversarial
+    training, which the last claim is about.
     """
     own = table[table["method"] == method]
     at_eps = success[success["eps"] == eps]
@@ -235,7 +297,9 @@ def answers(table: pd.DataFrame, success: pd.DataFrame, method: str, eps: float)
 
 
 def verdict(claim: Claim, line: tuple) -> str:
-    """Return the answer to a claim from a line with the interval and `p_holm` of its value."""
+    """Return the answer to a claim from a line with the interval, `p_holm` and n of its value."""
+    if line.n_segments < FEWEST_SEGMENTS:
+        return "too few"
     ends = [claim.sign * (end - claim.bound) for end in (line.low, line.high)]
     if not np.isfinite(ends).all() or min(ends) <= 0 <= max(ends) or line.p_holm > 1 - LEVEL:
         return "undecided"
@@ -284,6 +348,23 @@ def _difference(rows: pd.DataFrame, condition: str, baseline: str) -> dict:
     groups = [rows[rows["condition"] == name] for name in (condition, baseline)]
     columns = [group[name].to_numpy() for group in groups for name in ("value", "track")]
     return difference_of_means(*columns) | {"n_segments": rows["segment"].nunique()}
+
+
+def _by_model(rows: pd.DataFrame, row: Row, eps: float) -> tuple[pd.DataFrame, str]:
+    """Return a row's value by segment and track (lines) and model (columns), and its condition."""
+    known = rows[(rows["control"] == row.control) & rows["eps"].isin([0, _eps_of(row, eps)])]
+    values = known.pivot_table(
+        "value", ["segment", "track"], ["condition", "checkpoint"], sort=False
+    )
+    wanted = [name for name in (row.condition, row.compared_with) if name]
+    if not set(wanted) <= {*values.columns.get_level_values(0)}:
+        return pd.DataFrame(), ""
+    first, *others = (values[name] for name in wanted)
+    return (first - others[0] if others else first), " less ".join(wanted)
+
+
+def _eps_of(row: Row, eps: float) -> float:
+    return {"confined": BOX_EPS, "clean": 0.0}.get(row.condition, eps)
 
 
 def _averaged(name: str, values: np.ndarray) -> dict[str, np.ndarray]:

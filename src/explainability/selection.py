@@ -14,15 +14,15 @@ from src.data.segments import Segments, draw_segments
 from src.explainability.attributions import Subject
 from src.explainability.gradcam import explain, is_empty
 from src.explainability.localization import attack_boxes, draw_boxes
+from src.explainability.similarity import spearman
 from src.models.evaluation import predict_logits
 
 
 class Attacked(NamedTuple):
-    """Segments after an attack of one eps, their predictions, and noise of the same norms."""
+    """Segments after an attack of one eps, and their predictions."""
 
     X: np.ndarray
     predicted: np.ndarray
-    noise: np.ndarray
 
 
 class Case(NamedTuple):
@@ -84,19 +84,29 @@ def make_case(subject: Subject, data: Segments, epsilons: list[float], iteration
     search = Search(iterations, subject.seed)
     for eps in epsilons if len(chosen) else []:
         X = attack("pgd", subject.model, chosen.X, chosen.y, eps, search)
-        predicted = predict_logits(subject.model, X).argmax(axis=1)
-        attacked[eps] = Attacked(X, predicted, shuffled_perturbation(chosen.X, X, search.seed))
+        attacked[eps] = Attacked(X, predict_logits(subject.model, X).argmax(axis=1))
     return Case(subject, chosen, attacked)
 
 
-def shuffled_perturbation(X: np.ndarray, attacked: np.ndarray, seed: int) -> np.ndarray:
-    """Return segments (n, 128, 130) with the attack's perturbation, its bins shuffled.
+def null_segments(X: np.ndarray, attacked: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Return segments (n, 128, 130) with perturbations that keep a part of the attack's.
 
-    A control with the attack's norms, except for values clipped at 0 and 1.
+    Returns
+    -------
+    `noise` : its bins shuffled: the same norms
+    `minus` : the opposite perturbation, which strengthens the prediction
+    `same_spectrum` : the same spectrum over bands and frames, random phases
+    `other_segment` : the perturbation of the segment before it, of the last one for the first
+
+    All are clipped to [0, 1].
     """
-    change = (attacked - X).reshape(len(X), -1)
-    noise = np.random.default_rng(seed).permuted(change, axis=1)
-    return np.clip(X + noise.reshape(X.shape), 0, 1).astype(np.float32)
+    change, rng = attacked - X, np.random.default_rng(seed)
+    noise = rng.permuted(change.reshape(len(X), -1), axis=1).reshape(X.shape)
+    phases = np.exp(1j * np.angle(np.fft.rfft2(rng.standard_normal(X.shape))))
+    same = np.fft.irfft2(np.abs(np.fft.rfft2(change)) * phases, s=X.shape[1:])
+    nulls = {"noise": noise, "minus": -change, "same_spectrum": same}
+    nulls["other_segment"] = np.roll(change, 1, axis=0)
+    return {name: np.clip(X + null, 0, 1).astype(np.float32) for name, null in nulls.items()}
 
 
 def confine(case: Case, iterations: int) -> Confined:
@@ -143,13 +153,6 @@ def confident_failures(y: np.ndarray, probabilities: np.ndarray, n: int) -> np.n
     pairs = pd.DataFrame({"true": y[wrong], "predicted": predicted[wrong]})
     repeated = pairs.duplicated().to_numpy()
     return wrong[np.argsort(repeated, kind="stable")][:n]
-
-
-def take_turns(y: np.ndarray, seed: int) -> np.ndarray:
-    """Return a random order of segments in which genres take turns: the first few are of many."""
-    shuffled = pd.Series(y).sample(frac=1, random_state=seed)
-    turn = shuffled.groupby(shuffled).cumcount()
-    return turn.sort_values(kind="stable").index.to_numpy()
 
 
 def partners(data: Segments) -> np.ndarray:
@@ -207,6 +210,21 @@ def attack_examples(
         pairs = zip(examples, eps.tolist(), strict=True)
         found.append([example._replace(attack=name, eps=value) for example, value in pairs])
     return list(zip(*found, strict=True))
+
+
+def manipulated_example(
+    view: View, data: Segments, X: np.ndarray, eps: float
+) -> tuple[Example, Example]:
+    """Return one segment before and after an attack on its map, both explained for `data.y`.
+
+    Of all segments `X` (n, 128, 130) it has the median rank correlation of the two maps.
+    """
+    predicted = predict_logits(view.model, X).argmax(axis=1)
+    before = make_examples(view, "manipulated", data, data.y, data.y)
+    after = make_examples(view, "manipulated", replace(data, X=X), predicted, data.y)
+    maps = (np.stack([example.heat for example in each]) for each in (before, after))
+    k = np.argsort(spearman(*maps), kind="stable")[(len(X) - 1) // 2]
+    return before[k], after[k]._replace(attack="map attack", eps=eps)
 
 
 def example_records(examples: list[Example]) -> pd.DataFrame:

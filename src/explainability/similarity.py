@@ -130,11 +130,16 @@ def class_specificity(maps: np.ndarray, y: np.ndarray, prototypes: np.ndarray) -
 
 
 def mean_known(values: np.ndarray) -> np.ndarray:
-    """Return the mean of each row's numbers, NaN for a row without any."""
+    """Return the mean over the last axis of the numbers there are, NaN where there is none."""
     known = ~np.isnan(values)
-    count = known.sum(axis=1)
-    total = np.where(known, values, 0).sum(axis=1)
-    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
+    count = known.sum(axis=-1)
+    total = np.where(known, values, 0).sum(axis=-1)
+    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+
+
+def mean_over_draws(found: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return the mean of each measure over several draws of the same control."""
+    return {name: mean_known(np.stack([v[name] for v in found], axis=-1)) for name in found[0]}
 
 
 def _unless_empty(values: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -22,8 +22,10 @@ class CropDataset(Dataset):
     """Random crops (1, 128, frames) of whole log-mels, ten per track and epoch; 3 s by default.
 
     `tracks` (n, 128, frames) holds 1 + dB / 80 relative to each track's maximum, below 0 for what
-    lies more than 80 dB under it; `lengths` (n,) are frames, `y` (n,) genre numbers. Each crop is
-    brought to its own maximum, as the fixed segments are. Starts come from torch's global seed.
+    lies more than 80 dB under it; `lengths` (n,) are frames, `y` (n,) genre numbers. Tracks of
+    audio (n, 5, 128, frames) also have each frame as the first, second, last but one and last of a
+    segment: crops have the edges of segments. Each crop is brought to its own maximum, as the fixed
+    segments are. Starts come from torch's global seed.
     """
 
     def __init__(
@@ -39,13 +41,20 @@ class CropDataset(Dataset):
         numbers = [row // CROPS_PER_TRACK for row in rows]
         shares = torch.rand(len(rows)).numpy()
         starts = (shares * (self.lengths[numbers] - self.frames + 1)).astype(int)
-        crops = np.stack(
-            [self.tracks[n, :, s : s + self.frames] for n, s in zip(numbers, starts, strict=True)]
-        ).astype(np.float32)
+        pairs = zip(numbers, starts, strict=True)
+        crops = np.stack([self._crop(self.tracks[n], s) for n, s in pairs]).astype(np.float32)
         forget_read(self.tracks)
         crops += 1 - crops.max(axis=(1, 2), keepdims=True)
         X = torch.from_numpy(crops.clip(0, 1))[:, None]
         return X, torch.from_numpy(self.y[numbers])
+
+    def _crop(self, track: np.ndarray, start: int) -> np.ndarray:
+        """Return a crop (128, frames) of a track, with a segment's edges if they are known."""
+        if track.ndim == 2:
+            return track[:, start : start + self.frames]
+        crop, at = track[0, :, start : start + self.frames].copy(), np.array([0, 1, -2, -1])
+        crop[:, at] = track[np.arange(1, 5), :, start + at % self.frames].T
+        return crop
 
 
 def mask(X: torch.Tensor, bands: int, frames: int) -> torch.Tensor:
