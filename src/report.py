@@ -38,6 +38,7 @@ TABLES = (
     "training",
     "recipe_gains",
     "robustness",
+    "genre_robustness",
     "comparison",
     "equalizer",
     "universal",

@@ -213,7 +213,7 @@ def model_differences(rows: pd.DataFrame, eps: float, corpus: str) -> pd.DataFra
                 labels |= {"checkpoint": second, "compared_with": first}
                 if len(both):
                     pair = both[first], both[second], both.index.get_level_values("track")
-                    lines.append(labels | difference_over_tracks(*pair))
+                    lines.append(labels | difference_over_tracks(*pair, proportion=False))
     return pd.DataFrame(lines).reindex(columns=COLUMNS)
 
 
