@@ -41,7 +41,10 @@ from src.results import read_json
 CELL_TIMEOUT = 24 * 3600  # seconds: a kernel killed for memory must not hang the run for ever
 START_TIMEOUT = 120
 QUIET = ["--IPKernelApp.log_level=CRITICAL"]  # it warns of its ports, and of sockets at its end
-ATTACK_TABLES = "attacks robustness genre_robustness comparison minimal_eps equalizer transfer transfer_tracks".split()
+ATTACK_TABLES = """
+    attacks robustness genre_robustness comparison minimal_eps equalizer universal transfer
+    transfer_tracks
+""".split()
 AUDIO_TABLES = "audio_attacks audio_attacks_records".split()
 
 
