@@ -32,6 +32,7 @@ FIGURES = """
     exploration_genres exploration_waveforms exploration_spectrograms
     preprocessing_segments preprocessing_bands
     documented/training_history documented/confusion_matrix documented/genre_accuracy
+    improved/training_history improved/confusion_matrix improved/genre_accuracy
     robust/training_history robust/confusion_matrix robust/genre_accuracy recipes corruptions
     adversarial_robustness adversarial_fragility adversarial_flow adversarial_perturbations
     adversarial_equalizer adversarial_universal audio_success audio_survival
@@ -252,7 +253,7 @@ def test_the_five_notebooks_run_without_errors(tiny):
 
 def test_results_say_what_they_depend_on(tiny):
     found = results(tiny, "tiny")
-    training = {"training_documented", "training_robust"}
+    training = {f"training_{name}" for name in TINY["RECIPES"]}
     attacks = {"attacks", "audio_attacks"}
     assert set(found) == {"audit", "gradcam", "explanations"} | attacks | training
     for name, result in found.items():

@@ -310,6 +310,7 @@ def test_cards_get_the_results_of_their_network(published, tmp_path):
     write_tables(tmp_path, ("other", "corpus"))
     assert fill_cards(tmp_path) == [pretrained_file("documented", "md")]
     assert fill_cards(tmp_path) == []
+    assert fill_cards(tmp_path / "empty") == []  # what the tables lack stays
     results = {row.pop("measured"): row for row in read_card("documented")["results"]}
     counts = {"n_segments": 8, "n_tracks": 7}
     interval = {"low": 0.2, "high": 0.3}

@@ -147,13 +147,19 @@ def load_split(paths: RunPaths, split: str) -> Segments:
     file = require(paths.processed / "segments.csv", "preprocess")
     if file_hash(file) != metadata["segments_sha256"]:
         raise _changed(paths, file.name, "is not the table that was written with the arrays")
-    table = pd.read_csv(file, dtype={"track": str, "genre": str}, keep_default_na=False)
+    table = load_table(paths)
     table = table[table["split"] == split].reset_index(drop=True)
     tracks = pd.read_csv(paths.processed / "tracks.csv", dtype=str, keep_default_na=False)
     copies = tracks[tracks["duplicate_of"] != ""].set_index("track")["duplicate_of"]
     table["track"] = table["track"].replace(copies.to_dict())
     y = pd.Categorical(table["genre"], categories=metadata["genres"]).codes.astype(np.int64)
     return Segments(X, y, table)
+
+
+def load_table(paths: RunPaths) -> pd.DataFrame:
+    """Return the table of all segments: track, genre, split, place in the track."""
+    file = require(paths.processed / "segments.csv", "preprocess")
+    return pd.read_csv(file, dtype={"track": str, "genre": str}, keep_default_na=False)
 
 
 def load_whole_tracks(paths: RunPaths) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -18,14 +18,14 @@ from jinja2 import Environment, StrictUndefined
 from torch import nn
 
 from src.data.corpus import load_tracks
-from src.data.segments import file_hash, load_metadata, load_split
+from src.data.segments import file_hash, load_metadata, load_split, load_table
 from src.models.calibration import calibration
 from src.models.checkpoints import CHECKPOINT_FILE, fill_weights, first_infinite, load_checkpoint
 from src.models.cnn import count_parameters
 from src.models.evaluation import evaluate, predict_logits, softmax
 from src.models.runs import result_name
 from src.models.zoo import PREFIX, RULE, pretrained_names, read_card
-from src.paths import METRICS, RunPaths, pretrained_file, require
+from src.paths import METRICS, RunPaths, pretrained_file
 from src.provenance import provenance
 from src.results import read_csv, save_with, write_csv
 from src.runtime import prepare_process
@@ -124,14 +124,19 @@ def write_card(name: str, card: dict) -> Path:
 
 
 def fill_cards(metrics: Path = METRICS) -> list[Path]:
-    """Write the results in the committed tables into all cards; return the cards that changed."""
-    cards = {name: read_card(name) for name in pretrained_names()}
-    found = {name: measured(name, card, metrics) for name, card in cards.items()}
-    return [
-        write_card(name, card | {"results": found[name]})
-        for name, card in cards.items()
-        if found[name] != card["results"]
-    ]
+    """Write the results in the committed tables into all cards; return the cards that changed.
+
+    Results that the tables lack stay: tables contain the runs of the last `make collect` only.
+    """
+    changed = []
+    for name in pretrained_names():
+        card = read_card(name)
+        found = [*card["results"], *measured(name, card, metrics)]
+        last = {result["measured"]: result for result in found}
+        results = [last[title] for title in MEASURED if title in last]
+        if results != card["results"]:
+            changed.append(write_card(name, card | {"results": results}))
+    return changed
 
 
 def measured(name: str, card: dict, metrics: Path) -> list[dict]:
@@ -176,8 +181,7 @@ def _result(table: str, rows: pd.DataFrame) -> dict:
 def _known_tracks(paths: RunPaths) -> pd.DataFrame:
     """Return the tracks of the training and validation set, and exact copies of them."""
     tracks = load_tracks(paths)
-    segments = pd.read_csv(require(paths.processed / "segments.csv", "preprocess"), dtype=str)
-    split = segments.drop_duplicates("track").set_index("track")["split"]
+    split = load_table(paths).drop_duplicates("track").set_index("track")["split"]
     used = tracks[["track", "sha256"]].assign(split=tracks["track"].map(split))
     by_content = used.dropna().drop_duplicates("sha256").set_index("sha256")["split"]
     used["split"] = used["split"].fillna(used["sha256"].map(by_content))
