@@ -23,6 +23,13 @@ TABLE_COLUMNS = [
     *("corpus", "split", "checkpoint", "attack", "eps", "eps_db", *MEASURED),
     *(RATE, *(f"{RATE}_{name}" for name in MEASURED[1:])),
 ]
+HEADINGS = {  # of columns, in tables to read
+    "budget_db": "budget (dB)",
+    "compared_with": "compared with",
+    "eps_db": "eps (dB)",
+    "made_on": "made on",
+    "n_segments": "segments",
+}
 COMPARISON_COLUMNS = (
     "checkpoint compared_with attack eps eps_db difference low high p_value p_holm "
     "n_segments n_tracks"
@@ -220,7 +227,8 @@ def percent_table(table: pd.DataFrame, by: list[str], value: str = "accuracy") -
     columns = table[value], table["low"], table["high"]
     shown["cell"] = [_percent(*cell) for cell in zip(*columns, strict=True)]
     wide = shown.set_index([*by, "checkpoint"])["cell"].unstack(sort=False)
-    return wide.fillna("").rename_axis(columns=None)
+    headings = [HEADINGS.get(name, name) for name in by]
+    return wide.fillna("").rename_axis(index=headings, columns=None)
 
 
 def headline(
