@@ -68,7 +68,7 @@ EFFORTS = {
         audio_iterations=20,
         n_explained=60,
         n_methods=30,
-        n_slow=10,
+        n_slow=20,
         explain_iterations=10,
     ),
 }

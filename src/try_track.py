@@ -165,11 +165,13 @@ def minimal_change(name: str, network: Network, X: np.ndarray) -> tuple[float | 
     """
     genre = _vote(network, predict_logits(network.model, X)).argmax()
     (low, high), found = MINIMAL_DB, (None, "")
-    for _ in progress(range(HALVINGS), f"{name}: smallest change", unit="step"):
-        tried = (low * high) ** 0.5
+    for step in progress(range(HALVINGS + 1), f"{name}: smallest change", unit="step"):
+        tried = (low * high) ** 0.5 if step else high
         eps = tried / DYNAMIC_RANGE_DB
         attacked = attack("pgd", network.model, X, np.full(len(X), genre), eps, SEARCH)
         new = _vote(network, predict_logits(network.model, attacked)).argmax()
+        if new == genre and not step:
+            break  # the largest change does not suffice
         if new == genre:
             low = tried
         else:

@@ -187,6 +187,7 @@ def sweep_doubled(
     """
     rows = pgd[(pgd["budget_db"] == budget_db) & (pgd["codec"] == WAV)]
     predicted, y = rows["adversarial_prediction"].to_numpy().copy(), target.data.y
+    sizes = {name: rows[name].to_numpy().copy() for name in SIZES}
     left = np.flatnonzero((target.clean[WAV] == y) & (predicted == y))
     if len(left):
         classifier = make_waveform_classifier(target.model)
@@ -194,7 +195,11 @@ def sweep_doubled(
         samples = target.data.samples[left]
         attacked = attack_waveform("pgd_waveform", classifier, samples, y[left], budget_db, further)
         predicted[left] = file_logits(target.model, attacked).argmax(axis=1)
-    table = _table(target, WAV, predicted, {name: rows[name].to_numpy() for name in SIZES})
+        all_samples = target.data.samples.copy()
+        all_samples[left] = attacked
+        for name, values in _sizes(target, all_samples).items():
+            sizes[name][left] = values[left]
+    table = _table(target, WAV, predicted, sizes)
     return table.assign(attack=DOUBLED, budget_db=budget_db)
 
 

@@ -163,10 +163,10 @@ def raise_flags(records: pd.DataFrame, evidence: dict, chance: float, effort: Ef
 
 
 def _power(records: pd.DataFrame, accuracy: pd.DataFrame, effort: Effort) -> dict[str, bool]:
-    """Return which flags could have risen: something was left to flip, and enough was tried."""
-    right = records[records["clean_prediction"] == records["true"]]
-    left = right[~right["success"] | (right["made_by"] == right["attack"])]
-    left = dict.fromkeys(left["attack"], True)
+    """Return which flags could have risen: enough was left to flip, and enough was tried."""
+    correct = records["clean_prediction"] == records["true"]
+    own = records["made_by"] == records["attack"]
+    left = dict.fromkeys(_reach(records, correct & (~records["success"] | own)), True)
     harm = accuracy.loc[CLEAN] - accuracy.loc[WORST_CASE]
     return {
         "single_step_stronger": bool((accuracy.loc["pgd"] > POINT).any()),
@@ -180,14 +180,21 @@ def _power(records: pd.DataFrame, accuracy: pd.DataFrame, effort: Effort) -> dic
 def _black_box_power(records: pd.DataFrame, effort: Effort) -> bool:
     """Return whether attacks without gradients tried enough on a segment that others left."""
     correct = records["clean_prediction"] == records["true"]
-    left = records[correct & ~_flipped_by_gradients(records)]
-    n_alone = records.loc[records["attack"] == "hop_skip_jump", "segment"].nunique()
+    hop_skip_jump = records[records["attack"] == "hop_skip_jump"]
+    n_alone = hop_skip_jump["segment"].nunique()
     enough = {
         "square": effort.square_queries >= FEWEST_QUERIES,
         "square_alone": effort.square_queries >= FEWEST_QUERIES and n_alone >= FEWEST_SEGMENTS,
-        "hop_skip_jump": n_alone >= FEWEST_SEGMENTS,
+        "hop_skip_jump": n_alone >= FEWEST_SEGMENTS and bool(hop_skip_jump["success"].any()),
     }
-    return any(enough.get(attack, False) for attack in left["attack"].unique())
+    left = _reach(records, correct & ~_flipped_by_gradients(records))
+    return any(enough.get(attack, False) for attack in left)
+
+
+def _reach(records: pd.DataFrame, left: pd.Series) -> set[str]:
+    """Return the attacks that could flip more than one point of segments, by those left to them."""
+    share = left.groupby([records["attack"], records["eps"]]).mean()
+    return set(share[share > POINT].index.get_level_values("attack"))
 
 
 def _no_better(first: pd.DataFrame, chance: float) -> list[str]:

@@ -174,7 +174,7 @@ def ladder(robustness: pd.DataFrame, records: pd.DataFrame, eps: float) -> pd.Da
     found = records[records["attack"] == "hop_skip_jump"]
     found = found.drop_duplicates(["checkpoint", "segment"]).groupby("checkpoint")
     for name, own in found["distance"]:
-        row = ("HopSkipJump, median L-infinity norm reached", len(own))
+        row = ("HopSkipJump, median L-infinity norm reached", own.count())
         table.loc[row, name] = f"{own.median() * DYNAMIC_RANGE_DB:.2g} dB"
     return table.fillna("")
 
@@ -312,7 +312,8 @@ def _alone(target: Target, budgets: Budgets, effort: Effort, seed: int) -> pd.Da
         attacked = np.where((distance <= eps)[:, None, None], found, X)
         check_contract(X, attacked, eps)
         records = make_records(few, "hop_skip_jump", eps, attacked, few.predict(attacked))
-        tables.append(records.assign(distance=distance))
+        reached = np.where(distance > 0, distance, np.nan)  # 0: no start was found
+        tables.append(records.assign(distance=reached))
     if effort.square_queries and budgets.doubled in budgets.sweep:
         search = Search(effort.square_queries, seed)
         attacked = attack("square", few.model, X, y, budgets.doubled, search)

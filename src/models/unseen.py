@@ -31,8 +31,8 @@ def unseen_and_reference(
     n_tracks = test.table["track"].nunique()
     if n_tracks < 2:
         raise ValueError(
-            f"Run {paths.run} has {n_tracks} test track, and explanations compare it with others: "
-            "add tracks and run `make explore preprocess`."
+            f"Run {paths.run} has {n_tracks} test track, and universal attacks and explanations "
+            "need others as reference: add tracks and run `make explore preprocess`."
         )
     rows = draw_tracks(test.table, max(1, n_tracks // 3), DEFAULT_SEED)
     return test.take(np.setdiff1d(np.arange(len(test)), rows)), test.take(rows)
