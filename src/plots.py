@@ -203,7 +203,7 @@ def robustness(ax: Axes, table: pd.DataFrame, chance: float, title: str = "") ->
 def equalizers(ax: Axes, table: pd.DataFrame, chance: float, title: str = "") -> Axes:
     """Draw accuracy over the limit of the gains in dB with intervals, of one checkpoint.
 
-    `table` has rows of `equalizer.equalizer_table`.
+    `table` has rows of `robustness_table` of equalisers.
     """
     for name, (label, colour, style) in labels.EQUALIZERS.items():
         rows = table[table["attack"] == name].sort_values("eps_db")

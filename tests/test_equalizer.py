@@ -13,12 +13,12 @@ from src.attacks.equalizer import (
     TEMPI,
     equalize,
     equalizer_records,
-    equalizer_table,
     margin,
     random_gains,
     retime,
     worst_equalizer,
 )
+from src.attacks.records import robustness_table
 from src.attacks.waveform import resynthesize
 from src.data.features import LogMel
 from src.models.augment import gain_curve
@@ -108,8 +108,9 @@ def test_records_hold_every_limit_and_the_worst_of_the_draws(target):
             flipped = set(rows.loc[rows["success"], "segment"])
             at = records[(records["attack"] == name) & (records["eps"] == eps)]
             assert set(at.loc[at["success"], "segment"]) == flipped
-    table = equalizer_table(records, "tiny", "random").set_index(["attack", "eps_db"])
+    table = robustness_table(records, "tiny", "random").set_index(["attack", "eps_db"])
     assert (table["n_segments"] == 24).all()
+    assert (table["attack_success_rate_n_segments"].dropna() <= 24).all()
     found = [table.loc[("equalizer_10", limit), "accuracy"] for limit in LIMITS_DB]
     assert found == sorted(found, reverse=True)
     assert table.loc[("equalizer_10", 6), "accuracy"] < table.loc[("clean", 0), "accuracy"]

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from src.attacks.adversarial import FastGradients, Job, Search
-from src.attacks.records import Target, make_records, robustness_table, worst_case
+from src.attacks.records import Target, make_records, worst_case
 from src.data.features import DYNAMIC_RANGE_DB
 from src.models.augment import equalized, retimed
 from src.progress import progress
@@ -89,13 +89,6 @@ def equalizer_records(targets: dict[str, Target], search: Search) -> pd.DataFram
         own.append(_with_worst(target, "tempo_pitch_random", "tempo_pitch", 0, warps))
         tables += [table.assign(checkpoint=name) for table in own]
     return pd.concat(tables, ignore_index=True)
-
-
-def equalizer_table(records: pd.DataFrame, corpus: str, split: str) -> pd.DataFrame:
-    """Return the table of `robustness_table`; `n_segments` counts each segment once."""
-    table = robustness_table(records, corpus, split)
-    n_segments = table["checkpoint"].map(records.groupby("checkpoint")["segment"].nunique())
-    return table.assign(n_segments=n_segments)
 
 
 def _ascend(number, X, y, job: Job, bands: int, limit_db: float) -> np.ndarray:

@@ -154,6 +154,8 @@ def accuracy_table(correct: pd.Series, records: pd.DataFrame, by: list[str]) -> 
     for key, group in records.assign(correct=correct).groupby(by, sort=False, dropna=False):
         measured = mean_over_tracks(group["correct"], group["track"])
         facts = dict(zip(by, key, strict=True)) | {"accuracy": measured.pop("value")}
+        if "segment" in group:  # several records of one segment count once
+            measured["n_segments"] = group["segment"].nunique()
         rows.append(facts | measured)
     return pd.DataFrame(rows)
 

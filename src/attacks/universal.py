@@ -13,7 +13,7 @@ import torch
 
 from src.attacks.adversarial import FastGradients, Search
 from src.attacks.equalizer import SURE, equalize, margin, random_gains
-from src.attacks.records import Target, accuracy_table, make_records
+from src.attacks.records import CLEAN, Target, accuracy_table, make_records
 from src.data.features import DYNAMIC_RANGE_DB, N_FRAMES, N_MELS
 from src.data.segments import Segments
 from src.models.augment import equalized
@@ -53,9 +53,9 @@ def universal_records(
     """Return records of all segments of every target under every change, and what was learnt.
 
     Segments of tracks that are among those of `train` are left out. `made_on` names the model on
-    which a change was learnt from the segments `train`. Attacks: `universal` and, as controls, its
-    bins shuffled (`universal_shuffled`) and random signs of the same eps (`universal_random`);
-    `universal_equalizer` and ten random equalisers of the same limit
+    which a change was learnt from the segments `train`. Attacks: `clean`; `universal` and, as
+    controls, its bins shuffled (`universal_shuffled`) and random signs of the same eps
+    (`universal_random`); `universal_equalizer` and ten random equalisers of the same limit
     (`universal_equalizer_random`, counted by `start`). Other columns are those of `make_records`
     and checkpoint; eps of an equaliser is its limit divided by 80.
     """
@@ -77,11 +77,10 @@ def universal_table(records: pd.DataFrame, corpus: str, split: str) -> pd.DataFr
     """Return accuracy by model of origin, evaluated model, attack and eps, with intervals.
 
     Columns: corpus, split, made_on, checkpoint, attack, eps, eps_db, accuracy, low, high,
-    n_segments, n_tracks. The clean accuracy is in `robustness.csv`, for the same segments.
+    n_segments, n_tracks. Rows of attack `clean` are of the same segments, unchanged.
     """
     by = ["made_on", "checkpoint", "attack", "eps", "eps_db"]
     table = accuracy_table(records["adversarial_prediction"] == records["true"], records, by)
-    table["n_segments"] = records["segment"].nunique()
     table.insert(0, "split", split)
     table.insert(0, "corpus", corpus)
     return table
@@ -89,6 +88,7 @@ def universal_table(records: pd.DataFrame, corpus: str, split: str) -> pd.DataFr
 
 def _versions(learnt: Universal, X: np.ndarray, eps: float, seed: int) -> Iterator[tuple]:
     """Yield name, number of the draw, eps and the segments under each learnt change and control."""
+    yield CLEAN, 1, 0.0, X
     rng, shape = np.random.default_rng(seed), learnt.pattern.shape
     patterns = {"universal": learnt.pattern}
     patterns["universal_shuffled"] = rng.permutation(learnt.pattern.ravel()).reshape(shape)
