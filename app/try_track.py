@@ -32,7 +32,7 @@ RESULTS = ROOT / "results" / "try"
 MARK = "report.html"  # a folder with this file may be replaced
 LOSSLESS = ("clean", "noise", "attack")  # as the network classified them
 TITLES = {"clean": "The excerpt", "attack": "Under attack", "noise": "With white noise"}
-COLUMNS = "track network predicted confidence second unfamiliar used_s reason".split()
+COLUMNS = "track network predicted confidence second unfamiliar known used_s reason".split()
 
 
 def report(path: Path, networks: tuple[str, ...] = NETWORKS, results: Path = RESULTS) -> Trial:
@@ -88,18 +88,22 @@ def table(paths: list[Path], networks: tuple[str, ...], folder: Path) -> pd.Data
 
 def verdict(trial: Trial) -> list[str]:
     """Return the results of a trial in four lines."""
-    (first, reading), *_ = trial.readings.items()
+    (first, reading), *others = trial.readings.items()
     winners = {kind: _winner(reading, vote) for kind, vote in trial.votes.items()}
     genres = [reading.genres[k] for k in reading.probabilities.argmax(axis=1)]
     best, n = reading.ranking(1)[0][0], len(genres)
     unlike = _networks_where(trial, "unfamiliar")
     warning = f"; it sounds unlike the training data of {', '.join(unlike)}" if unlike else ""
+    known = _networks_where(trial, "known")
+    if known:
+        warning += f"; {', '.join(known)} knows a track of this name from training"
     ranking = [f"{genre} {p:.0%}" for genre, p in reading.ranking()]
+    second = [f"; {name}: {_top(each)}" for name, each in others]
     audio = [f"{name}: {genre} ({p:.0%})" for name, (genre, p) in winners.items()]
     return [
-        f"{trial.track.name}: {', '.join(ranking)} (network {first})",
+        f"{trial.track.name}: {', '.join(ranking)} (network {first}{''.join(second)})",
         f"{genres.count(best)} of {n} segments of 3 s are predicted as {best}{warning}",
-        "smallest change of the spectrogram that alters the prediction: "
+        "smallest change of the spectrogram that alters the prediction of the excerpt: "
         + "; ".join(f"{name} {_minimal(each)}" for name, each in trial.readings.items()),
         f"audio at {try_track.SNR_DB} dB SNR: {', '.join(audio)}",
     ]
@@ -175,7 +179,13 @@ def _in_short(reading: Reading) -> dict:
     """Return the columns of the table that describe a reading."""
     (predicted, confidence), (second, _), *_ = reading.ranking()
     facts = {"predicted": predicted, "confidence": round(confidence, 3), "second": second}
-    return facts | {"unfamiliar": reading.unfamiliar}
+    return facts | {"unfamiliar": reading.unfamiliar, "known": reading.known}
+
+
+def _top(reading: Reading) -> str:
+    """Return the most probable genre and its probability."""
+    ((genre, probability),) = reading.ranking(1)
+    return f"{genre} {probability:.0%}"
 
 
 def _winner(reading: Reading, vote: np.ndarray) -> tuple[str, float]:
@@ -229,7 +239,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--model", nargs="+", default=NETWORKS, help="networks of the repository")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
-    networks = tuple(name.removeprefix(PREFIX) for name in options.model)
+    names = " ".join(options.model).replace(",", " ").split()
+    networks = tuple(name.removeprefix(PREFIX) for name in names)
     prepare_process()
     try:
         paths = own_tracks(options.tracks)
