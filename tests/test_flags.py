@@ -165,13 +165,17 @@ def test_a_flag_has_no_power_where_too_little_was_tried():
     assert powerless(few, square_queries=999) == {"black_box_stronger"}
     some = made_up(square=None)
     assert powerless(some, square_queries=0) == set()
+    missed = some.assign(success=some["success"] & (some["attack"] != "hop_skip_jump"))
+    assert powerless(missed, square_queries=0) == {"black_box_stronger"}
     some = some[(some["attack"] != "hop_skip_jump") | some["segment"].between(0, 28)]
     assert powerless(some, square_queries=0) == {"black_box_stronger"}
 
 
-def test_a_flag_has_no_power_where_nothing_is_left_to_flip():
-    everything = dict.fromkeys(("pgd", "pgd_restarts", "pgd_doubled", "square"), (0, 0))
-    records = made_up(**everything, hop_skip_jump=None, worst_case=(0, 0))
+@pytest.mark.parametrize("left", [0, 0.01])
+def test_a_flag_has_no_power_where_a_point_or_less_is_left_to_flip(left):
+    attacks = ("pgd", "pgd_restarts", "pgd_doubled", "square")
+    everything = dict.fromkeys(attacks, (left, left))
+    records = made_up(**everything, hop_skip_jump=None, worst_case=(left, left))
     records["made_by"] = np.where(records["success"], "pgd", "")
     names = {"single_step_stronger", "restarts_matter", "iterations_matter", "black_box_stronger"}
     assert powerless(records) == names

@@ -128,6 +128,19 @@ def test_predictions_of_the_report_are_those_of_its_files(reported, network):
     assert trial.votes["attack"][genre] < trial.votes["noise"][genre]
 
 
+def test_no_smallest_change_is_named_where_the_largest_alters_nothing(network, monkeypatch):
+    tried = []
+
+    def powerless(name, model, X, y, eps, search):
+        tried.append(80 * eps)
+        return X
+
+    monkeypatch.setattr(try_track, "attack", powerless)
+    X = np.random.default_rng(0).random((2, 128, 130), dtype=np.float32)
+    assert try_track.minimal_change("one", network, X) == (None, "")
+    assert tried == pytest.approx([8.0])
+
+
 def test_the_smallest_change_alters_the_vote_and_a_smaller_one_does_not(reported, network):
     _, trial = reported
     reading = trial.readings["robust"]
