@@ -128,10 +128,14 @@ def training_curves(axes: np.ndarray, history: pd.DataFrame, best_epoch: int) ->
             ax.plot(epochs, history[f"{part}_{name}"] * scale, style, label=label)
         ax.axvline(best_epoch, color="grey", linewidth=0.8, label="kept epoch")
         ax.set(xlabel="epoch", ylabel=name + (" (%)" if scale == 100 else " (nats)"))
-    attacked = {"single_step_accuracy": "single step", "robust_accuracy": "PGD"}
-    for (name, attack), style in zip(attacked.items(), (":", "-."), strict=True):
+    attacked = {
+        "single_step_accuracy": "validation, single step",
+        "robust_accuracy": "validation, PGD",
+        "train_robust_accuracy": "training, PGD",
+    }
+    for (name, label), style in zip(attacked.items(), (":", "-.", (0, (1, 4))), strict=True):
         if name in history:
-            axes[1].plot(epochs, history[name] * 100, style, label=f"validation, {attack}")
+            axes[1].plot(epochs, history[name] * 100, linestyle=style, label=label)
     for ax in axes:
         ax.legend(fontsize=8)
     return axes

@@ -145,14 +145,16 @@ def chunks(X: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 
 def prepare_process() -> None:
-    """Let glibc keep freed memory for this process: once, at the start of each program.
+    """Set what holds for a whole process: once, at the start of each program.
 
-    Activations and spectrograms are large blocks, which glibc maps and unmaps each time; the page
-    faults cost up to half of a training step or of a track's log-mels on a CPU. `GLIBC_TUNABLES`,
-    which must be set before a process starts, keeps small objects from splitting these blocks (see
-    the Makefile). Elsewhere than on Linux with glibc this does
-    nothing.
+    On a GPU convolutions in float32 are not rounded to TF32, as they are by default.
+
+    glibc keeps freed memory. Activations and spectrograms are large blocks, which glibc maps and
+    unmaps each time; the page faults cost up to half of a training step or of a track's log-mels on
+    a CPU. `GLIBC_TUNABLES`, which must be set before a process starts, keeps small objects from
+    splitting these blocks (see the Makefile). Only on Linux with glibc.
     """
+    torch.backends.cudnn.allow_tf32 = False
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
         ctypes.CDLL(None).mallopt(MALLOC_MMAP_MAX, 0)
         ctypes.CDLL(None).mallopt(MALLOC_TRIM_THRESHOLD, 2**31 - 1)

@@ -58,7 +58,7 @@ def test_weights_move_by_a_share_of_their_norm_to_a_higher_loss_and_back(network
         assert all(value.equal(before[name]) for name, value in network.state_dict().items())
 
 
-MEASURES = ("single_step_accuracy", "robust_accuracy")
+MEASURES = ("single_step_accuracy", "robust_accuracy", "train_robust_accuracy")
 
 
 class Brightness(nn.Module):
@@ -74,11 +74,12 @@ def test_robust_accuracy_is_lost_where_the_budget_reaches_the_other_side(monkeyp
     X = np.full((8, 128, 32), 0.4, dtype=np.float32)
     X[::2] = 0.7
     val = SegmentDataset(X, np.array([1, 0] * 4))
-    assert measure(Brightness(), val, 0.0) == {}
-    for eps, accuracy in ((0.05, 1), (0.15, 0.5), (0.25, 0)):
-        assert measure(Brightness(), val, eps)["robust_accuracy"] == accuracy
+    assert measure(Brightness(), val, val, 0.0) == {}
     wrong = SegmentDataset(X, 1 - val.y)  # nothing is left to attack
-    assert measure(Brightness(), wrong, 0.01) == dict.fromkeys(MEASURES, 0)
+    for eps, accuracy in ((0.05, 1), (0.15, 0.5), (0.25, 0)):
+        found = measure(Brightness(), wrong, val, eps)
+        assert (found["train_robust_accuracy"], found["robust_accuracy"]) == (0, accuracy)
+    assert measure(Brightness(), wrong, wrong, 0.01) == dict.fromkeys(MEASURES, 0)
 
 
 def test_catastrophic_overfitting_is_found_by_epoch():

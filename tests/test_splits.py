@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.data import download
-from src.data.splits import SPLITS, given_split, split, split_tracks
+from src.data.splits import MINI, SPLITS, given_split, split, split_tracks
 from src.statistics import mean_over_tracks
 
 SENTENCE = re.compile(r"[^\n]+: [^\n]+\.")
@@ -56,6 +56,22 @@ def test_seed_42_gives_the_documented_counts_on_gtzan(duplicates, long):
     used = tracks[tracks["used"]].groupby("split")["n_segments"]
     assert used.count().to_dict() == {"train": 699, "val": 150, "test": 150}
     assert used.sum().to_dict() == {"train": 6983, "val": 1498, "test": 1500}
+
+
+def test_the_tracks_of_gtzan_mini_and_their_copies_are_the_test_tracks_of_its_split():
+    mini = download.mini_tracks()
+    copies = {"rock.00099": mini[0], mini[1]: "pop.00098"}  # of a test track, and the other way
+    tracks = fake_tracks(GTZAN, 100, ["jazz.00054"], duplicates=copies | DUPLICATES)
+    parts = split(tracks, MINI, "", 42)
+    of_track = dict(zip(tracks["track"], parts, strict=True))
+    assert {of_track[name] for name in [*mini, "rock.00099", "pop.00098"]} == {"test"}
+    assert all(of_track[copy] == of_track[first] for copy, first in DUPLICATES.items())
+    counts = parts.value_counts()
+    assert set(counts.index) == set(SPLITS)
+    assert 100 <= counts["test"] <= 100 + len(copies | DUPLICATES)
+    assert counts["val"] == 150
+    with pytest.raises(ValueError, match=SENTENCE):
+        split(tracks[tracks["track"] != mini[0]].reset_index(drop=True), MINI, "", 42)
 
 
 @settings(max_examples=30, deadline=None)

@@ -34,6 +34,12 @@ def fetch_gtzan_mini(folder: str | Path, base_url: str = MINI_URL) -> Path:
     return _fetch(folder, base_url, "gtzan_mini.txt", ELSEWHERE)
 
 
+def mini_tracks() -> list[str]:
+    """Return the names of the 100 tracks of gtzan_mini."""
+    lines = (REGISTRY / "gtzan_mini.txt").read_text(encoding="utf-8").splitlines()
+    return [Path(line.split()[0]).stem for line in lines]
+
+
 def fetch_splits(folder: str | Path, base_url: str = SPLITS_URL) -> Path:
     """Download the six published track lists, `{train,valid,test}_{filtered,stratified}.txt`.
 

@@ -13,6 +13,7 @@ SPLITS = ("train", "val", "test")
 VAL_SHARE, TEST_SHARE = 0.15, 0.15
 MIN_TRACKS_PER_GENRE = 7
 PUBLISHED = ("filtered", "stratified")
+MINI = "gtzan_mini"  # the tracks of this excerpt are the test tracks: known as audio
 WHOLE = "all"  # every track is a test track, for networks that were trained elsewhere
 LIST_FILES = {"train": "train", "val": "valid", "test": "test"}
 
@@ -23,8 +24,8 @@ def split(tracks: pd.DataFrame, name: str, folder: str, seed: int) -> pd.Series:
     Parameters
     ----------
     tracks : the audit's table
-    name : "random", the published lists "filtered" or "stratified", or "all": all are test tracks,
-        exact copies left out
+    name : "random", the published lists "filtered" or "stratified", "gtzan_mini": its 100 tracks
+        and their copies are the test tracks, or "all": all are test tracks, exact copies left out
     folder : of the published lists; empty: they are downloaded
     seed : of the random split
 
@@ -32,11 +33,13 @@ def split(tracks: pd.DataFrame, name: str, folder: str, seed: int) -> pd.Series:
     """
     if name == "random":
         return split_tracks(tracks, seed)
+    if name == MINI:
+        return mini_split(tracks, seed)
     if name == WHOLE:
         return tracks["duplicate_of"].map({"": "test"}).fillna("")
     if name not in PUBLISHED:
         raise ValueError(
-            f"SPLIT={name} is unknown: give random, {', '.join(PUBLISHED)} or {WHOLE}."
+            f"SPLIT={name} is unknown: give random, {', '.join(PUBLISHED)}, {MINI} or {WHOLE}."
         )
     lists = ROOT / Path(folder).expanduser()
     if not folder:
@@ -65,6 +68,27 @@ def split_tracks(tracks: pd.DataFrame, seed: int) -> pd.Series:
     train, val = _draw(tracks, rest, round(VAL_SHARE * len(named)), seed)
     split[train] = "train"
     split[test], split[val] = "test", "val"
+    return _unite_duplicates(tracks, split, seed)
+
+
+def mini_split(tracks: pd.DataFrame, seed: int) -> pd.Series:
+    """Return the split whose test tracks are those of gtzan_mini, and all copies of them.
+
+    Of the others 15% of all tracks are for validation, stratified by genre. Models trained on
+    log-mels can then be attacked on the audio of the same test tracks. Raises ValueError if a track
+    of gtzan_mini is missing.
+    """
+    named, mini = tracks[tracks["named"]], download.mini_tracks()
+    if missing := sorted(set(mini) - set(named["track"])):
+        raise ValueError(
+            f"SPLIT={MINI} tests on 100 tracks of GTZAN and the corpus lacks {missing[0]}: it may "
+            "not be GTZAN; give another SPLIT."
+        )
+    recording = named["duplicate_of"].where(named["duplicate_of"] != "", named["track"])
+    in_test = recording.isin(recording[named["track"].isin(mini)])
+    split = pd.Series("", index=tracks.index, name="split")
+    train, val = _draw(tracks, named.index[~in_test], round(VAL_SHARE * len(named)), seed)
+    split[named.index[in_test]], split[train], split[val] = "test", "train", "val"
     return _unite_duplicates(tracks, split, seed)
 
 

@@ -190,7 +190,7 @@ def _run_epoch(
         broadcast(buffer)  # batch norms: those of the first process, which are saved
     validated = _validate(model, crew, val, recipe["batch_size"])
     _check_number(validated["loss"])  # the last step may have spoilt the weights
-    measured = adversarial_training.measure(model, val, recipe["adversarial_eps"])
+    measured = adversarial_training.measure(model, train, val, recipe["adversarial_eps"])
     for name, value in measured.items():
         measured[name] = crew.accelerator.reduce(torch.tensor(value), "mean").item()
     return {
