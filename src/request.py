@@ -34,7 +34,7 @@ LIMITS = {"TRACKS_PER_GENRE": (7, LARGEST), "N_JOBS": (1, LARGEST)}
 ENDINGS = {"EPS": (1e-6, 1), "EPSILONS": (1e-6, 1), "DB": (-120, 120)}
 METHODS = "gradcam hirescam gradcam++ layercam xgradcam eigencam scorecam integrated_gradients"
 CHOICES = {
-    "SPLIT": ("random", "filtered", "stratified", "all"),
+    "SPLIT": ("random", "filtered", "stratified", "gtzan_mini", "all"),
     "METHOD": tuple(METHODS.split()),
     "TARGET_LAYER": tuple(f"conv{block}_{layer}" for block in (1, 2, 3, 4) for layer in (1, 2)),
 }

@@ -35,15 +35,12 @@ DOCUMENTED = {
 }
 
 IMPROVED = DOCUMENTED | {
-    "epochs": 30,
-    "patience": 30,
-    "batch_size": 32,
-    "lr": 0.002,
+    "patience": 50,
+    "lr": 0.003,
     "schedule": "one_cycle",
     "crops": True,
-    "crop_frames": 43,  # 1 s: a third of the cost
     "mask_bands": 16,
-    "mask_frames": 7,
+    "mask_frames": 20,
     "filter_db": 6.0,
     "warp": 0.2,
     "label_smoothing": 0.05,
@@ -51,17 +48,15 @@ IMPROVED = DOCUMENTED | {
 }
 
 ROBUST = IMPROVED | {
-    "epochs": 16,
-    "patience": 16,
+    "epochs": 24,
+    "patience": 24,
     "lr": 0.0015,
-    "mask_bands": 8,
-    "mask_frames": 4,
-    "filter_db": 3.0,
-    "warp": 0.1,
+    "cutmix": 0.5,
     "averaging": 3.0,
     "start_from": "improved",
     "adversarial_eps": 0.0125,  # a little more than the 0.01 that notebook 4 evaluates
     "adversarial_steps": 1,
+    "adversarial_weights": 0.005,
 }
 
 SHORT = DOCUMENTED | {
