@@ -81,8 +81,8 @@ def main(arguments: list[str]) -> int:
     """Run `collect` or `docs` with the runs on the command line; return 0."""
     parser = argparse.ArgumentParser(prog="src.report", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("collect").add_argument("runs", nargs="+", metavar="RUN")
-    commands.add_parser("docs").add_argument("runs", nargs="*", metavar="RUN")
+    for command in ("collect", "docs"):
+        commands.add_parser(command).add_argument("runs", nargs="*", metavar="RUN")
     options = parser.parse_args(arguments)
     try:
         (collect if options.command == "collect" else write_docs)(options.runs)
@@ -98,8 +98,13 @@ def collect(runs: list[str], target: Path = METRICS) -> None:
     """Write tables, JSON and records of runs into `target`; print which runs each table has.
 
     Tables contain the given runs only. Raises FileNotFoundError for a run without results,
-    ValueError for results of other arrays than the run's or of an earlier training.
+    ValueError for no run, for results of other arrays than the run's or of an earlier training.
     """
+    if not runs:
+        raise ValueError(
+            'No run to collect: name one or more, such as `make collect RUNS="gtzan gtzan_mini"`; '
+            "the tables then contain these runs only."
+        )
     folders = {run: _folder(run) for run in runs}
     for run, folder in folders.items():
         _copy_results(RunPaths(run), target / folder / run)

@@ -321,6 +321,12 @@ def test_data_and_records_are_collected_and_are_the_same_bytes_twice(root):
     assert read_json(root / "real/one/data.json")["n_tracks"] == 7
 
 
+def test_collecting_without_a_run_ends_in_one_sentence_and_writes_nothing(root):
+    with pytest.raises(SystemExit, match=r"^No run to collect: [^\n]*make collect RUNS=[^\n]*\.$"):
+        main(["collect"])
+    assert not (root / "results").exists()
+
+
 @pytest.mark.parametrize(("command", "kind"), [("collect", "metrics"), ("docs", "figures")])
 def test_a_run_without_results_ends_in_one_sentence(command, kind, root):
     with pytest.raises(SystemExit, match=rf"^results/{kind}/none has no results: [^\n]*\.$"):
