@@ -113,6 +113,7 @@ def test_a_value_has_the_interval_of_its_own_column(committed):
     row = {"survival": 1, "survival_low": None, "survival_high": None}
     assert report.percentage(row, "survival") == "100.0%"
     assert report.percentage({"value": float("nan")}) == ""
+    assert report.percentage({"value": 0.5}) == "50.0%"
 
 
 def test_methods_are_lines_and_each_measure_has_its_own_condition(committed):
@@ -252,6 +253,10 @@ def test_pages_can_show_larger_runs_with_other_seeds_splits_and_later_tables():
             write_csv(file, as_of_a_larger_run(table))
     for name, table in later_tables(pd.read_csv(folder / "robustness.csv")).items():
         write_csv(folder / f"{name}.csv", table)
+    audio = pd.read_csv(folder / "audio_attacks.csv")
+    sounds = audio[audio["attack"] == "pgd_spectrogram_resynthesized"]
+    more = [sounds.assign(attack=k) for k in ("pgd_spectrogram_optimized", "equalizer_file")]
+    write_csv(folder / "audio_attacks.csv", pd.concat([audio, *more]))
     explanations = pd.read_csv(folder / "explanations.csv").assign(p_holm=0.2, p_value=0.1)
     own = explanations[explanations["condition"] == "succeeded_true"]
     map_attack = own[own["compared_with"].isna() & (own["eps"] == 0.01)]
@@ -265,6 +270,8 @@ def test_pages_can_show_larger_runs_with_other_seeds_splits_and_later_tables():
     assert "| documented_43 " in page
     assert "| Grad-CAM " in page
     assert "| attack on the map " in page
+    assert "| accuracy, optimised sound |" in page
+    assert "the worst equaliser of 10 bands leaves " in page
     assert "  `robust` less `documented` " in page
     assert "the whole test set" in report.render("README.md")
     assert "| 1,500 segments of 150 tracks | the whole test set |" in report.render(
