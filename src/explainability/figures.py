@@ -57,9 +57,9 @@ SHIFT_LABELS = {
 }
 SIMILARITY_LABELS = {"spearman": "rank correlation", "ssim": "SSIM"}
 PANELS = (  # title, label of the axis, row of the table, value of a map without information
-    ("Faithful to the model?", "insertion above smooth noise", INSERTION, 0),
-    ("Faithful to the model?", "deletion below smooth noise", DELETION, 0),
-    ("Does it find the box?", "mass in the box above random weights", BOX_MASS, 0),
+    ("Faithful to the model?", "insertion\nabove smooth noise", INSERTION, 0),
+    ("Faithful to the model?", "deletion\nbelow smooth noise", DELETION, 0),
+    ("Does it find the box?", "mass in the box\nabove random weights", BOX_MASS, 0),
     ("Does an attack move it?", "rank correlation, attacked", ATTACKED, None),
     ("Does noise move it?", "rank correlation, noise", NOISE, None),
 )
