@@ -1,4 +1,4 @@
-"""Display names and plot styles of attacks, codecs and corruptions, for all tables and figures."""
+"""Display names and styles of attacks, corruptions and explanations, in tables and figures."""
 
 from typing import NamedTuple
 
@@ -74,3 +74,56 @@ NAMES |= {
     "universal_equalizer_random": "mean of random equalisers",
 }
 NAMES |= {"wav16": "WAV, 16 bits", "pgd_spectrogram": "spectrogram PGD, no sound"}
+METHODS = {  # of explanation, and their controls
+    "gradcam": "Grad-CAM",
+    "hirescam": "HiResCAM",
+    "gradcam++": "Grad-CAM++",
+    "layercam": "LayerCAM",
+    "xgradcam": "XGrad-CAM",
+    "eigencam": "Eigen-CAM",
+    "scorecam": "Score-CAM",
+    "integrated_gradients": "integrated gradients",
+    "randomcam": "random weights",
+    "frequency_prior": "mean map of the genre",
+    "blurred_random": "smooth noise",
+}
+MEASURES = {  # of maps, in tables of differences
+    "class_specificity": "similarity to the genre's mean map less other genres'",
+    "prototype_margin": "similarity to the predicted genre's mean map less the true genre's",
+    "spearman": "rank correlation with the clean map",
+    "top_overlap": "overlap of the top tenth",
+    "probability_change": "change of the probability",
+    "insertion": "insertion",
+    "deletion": "deletion",
+    "relevance_mass": "share of the map in the box",
+    "mass_above_area": "share of the map in the box less its area",
+}
+CONDITIONS = {  # of maps: segment and target class
+    "succeeded_predicted": "successful attack, predicted genre's map",
+    "succeeded_true": "successful attack, true genre's map",
+    "target_predicted": "no attack, map of the same predicted genre",
+    "failed": "failed attack, true genre's map",
+    "minus": "opposite perturbation, true genre's map",
+    "other_segment": "another segment's perturbation, true genre's map",
+    "same_spectrum": "noise of the attack's spectrum, true genre's map",
+    "noise": "noise of the attack's norm, true genre's map",
+    "noise_succeeded": "noise of a successful attack's norm, true genre's map",
+    "other_track": "no attack, another track of the genre",
+    "clean": "no attack, true genre's map",
+    "target_any": "no attack, mean over all target classes",
+    "natural": "natural failure, predicted genre's map",
+    "adversarial": "adversarial example, predicted genre's map",
+    "confined": "attack in the box, predicted genre's map",
+    "manipulated": "attack on the map",
+    "manipulated_noise": "the same perturbation, bins shuffled",
+}
+EXAMPLES = {  # category of a map shown, and the genre that it explains
+    "baseline_correct": "correct",
+    "natural_failures": "natural failures",
+    "adversarial_fgsm": "FGSM",
+    "adversarial_pgd": "PGD",
+    "both": "true genre, as predicted",
+    "true": "true genre",
+    "predicted": "predicted genre",
+}
+MAPS = METHODS | MEASURES | CONDITIONS | EXAMPLES

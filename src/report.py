@@ -25,7 +25,7 @@ from nbconvert.preprocessors import ClearMetadataPreprocessor
 from PIL import Image
 
 from src.data.segments import load_metadata
-from src.labels import NAMES
+from src.labels import MAPS, NAMES
 from src.models.comparison import check_current, training_results
 from src.models.publish import MEASURED, fill_cards
 from src.models.zoo import pretrained_names, read_card
@@ -50,7 +50,7 @@ TABLES = (
 )
 RECORDS = ("attacks", "minimal_eps")
 LABELS = ("control", "part", "compared_with", "genre", "layer")  # of explanations.csv, often empty
-HEADERS = {"eps_db": "eps (dB)", "snr_db": "SNR (dB)", "budget_db": "margin (dB)"}
+HEADERS = {"eps_db": "eps (dB)", "snr_db": "SNR (dB)", "budget_db": "margin (dB)", "true": "genre"}
 LARGEST_FIGURE = 300_000  # bytes
 NOTEBOOK_WIDTH = 900  # pixels of a figure in a copied notebook
 SOUND, WIDGET = "<audio", "application/vnd.jupyter.widget-view+json"
@@ -62,6 +62,8 @@ FIGURES = {  # name in docs/figures: pattern below results/figures/<run>/
     "adversarial_perturbations": "adversarial_perturbations.png",
     "adversarial_fragility": "adversarial_fragility.png",
     "adversarial_flow": "adversarial_flow.png",
+    "adversarial_equalizer": "adversarial_equalizer.png",
+    "adversarial_universal": "adversarial_universal.png",
     "corruptions": "corruptions.png",
     "audio_success": "audio_success.png",
     "audio_survival": "audio_survival.png",
@@ -69,6 +71,7 @@ FIGURES = {  # name in docs/figures: pattern below results/figures/<run>/
     "explanations_methods": "explanations_methods.png",
     "explanations_box": "explanations_box.png",
     "explanations_bands": "explanations_bands.png",
+    "explanations_manipulated": "explanations_manipulated.png",
     "gradcam_correct": "gradcam/baseline_correct.png",
     "gradcam_correct_metal": "gradcam_correct_metal.png",
     "gradcam_natural_failure": "gradcam_natural_failure.png",
@@ -81,8 +84,8 @@ def main(arguments: list[str]) -> int:
     """Run `collect` or `docs` with the runs on the command line; return 0."""
     parser = argparse.ArgumentParser(prog="src.report", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("collect").add_argument("runs", nargs="+", metavar="RUN")
-    commands.add_parser("docs").add_argument("runs", nargs="*", metavar="RUN")
+    for command in ("collect", "docs"):
+        commands.add_parser(command).add_argument("runs", nargs="*", metavar="RUN")
     options = parser.parse_args(arguments)
     try:
         (collect if options.command == "collect" else write_docs)(options.runs)
@@ -98,8 +101,13 @@ def collect(runs: list[str], target: Path = METRICS) -> None:
     """Write tables, JSON and records of runs into `target`; print which runs each table has.
 
     Tables contain the given runs only. Raises FileNotFoundError for a run without results,
-    ValueError for results of other arrays than the run's or of an earlier training.
+    ValueError for no run, for results of other arrays than the run's or of an earlier training.
     """
+    if not runs:
+        raise ValueError(
+            'No run to collect: name one or more, such as `make collect RUNS="gtzan gtzan_mini"`; '
+            "the tables then contain these runs only."
+        )
     folders = {run: _folder(run) for run in runs}
     for run, folder in folders.items():
         _copy_results(RunPaths(run), target / folder / run)
@@ -280,6 +288,20 @@ def select(name: str, **wanted: object) -> pd.DataFrame:
     return _where(read(name), f"{name}.csv", wanted)
 
 
+def available(name: str, **wanted: object) -> pd.DataFrame:
+    """Return the rows of a table with the wanted values; none without the table or such rows."""
+    try:
+        return select(name, **wanted)
+    except (FileNotFoundError, ValueError):
+        return pd.DataFrame()
+
+
+def figure(name: str, text: str, reading: str) -> str:
+    """Return a figure of docs/ with its alt text and how to read it; nothing if there is none."""
+    found = (DOCS / "figures" / f"{name}.png").exists()
+    return f"![{text}](figures/{name}.png)\n\n*{reading}*\n\n" if found else ""
+
+
 def only(name: str, **wanted: object) -> pd.Series:
     """Return the one row of a table with the wanted values; ValueError for none or several."""
     rows = select(name, **wanted)
@@ -309,13 +331,13 @@ def percentage(row: pd.Series | dict, value: str = "value") -> str:
     """Return a fraction of a row in percent with its interval; an empty text for NaN.
 
     `accuracy` and `value` have the interval `low` and `high`, `segment_accuracy` has `segment_low`
-    and `segment_high`, `survival` has `survival_low` and `survival_high`.
+    and `segment_high`, `survival` has `survival_low` and `survival_high`, if these are there.
     """
     if pd.isna(row[value]):
         return ""
     name = value.removesuffix("accuracy").rstrip("_")
     prefix = "" if name in ("", "value") else f"{name}_"
-    low, high = row[f"{prefix}low"], row[f"{prefix}high"]
+    low, high = row.get(f"{prefix}low"), row.get(f"{prefix}high")
     interval = "" if pd.isna(low) else f" [{percent(low, 0)}, {percent(high, 0)}]"
     return f"{percent(row[value])}%{interval}"
 
@@ -340,9 +362,10 @@ def compare(
 ) -> str:
     """Return a Markdown table: a line per value of `by`, a column per value of `columns`.
 
-    Attacks, codecs and corruptions appear by their labels.
+    Attacks, codecs, corruptions and maps appear by their labels.
     """
-    shown = rows[[*by, columns]].map(_shown)
+    names = MAPS if "method" in by else NAMES
+    shown = rows[[*by, columns]].map(lambda value: _shown(value, names))
     shown["cell"] = [show(row, value) for _, row in rows.iterrows()]
     table = shown.pivot_table("cell", by, columns, aggfunc="first", sort=False).fillna("")
     table = table.reset_index().rename(columns=HEADERS)
@@ -410,21 +433,23 @@ def _where(table: pd.DataFrame, name: str, wanted: dict) -> pd.DataFrame:
     return table
 
 
-def _shown(value: object) -> object:
+def _shown(value: object, names: dict[str, str]) -> object:
     """Return a label for a name, few digits for a number, nothing for NaN."""
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:g}"
-    return NAMES.get(value, value)
+    return names.get(value, value)
 
 
 FUNCTIONS = {
     function.__name__: function
     for function in (
+        available,
         compare,
         compare_methods,
         confusions,
         decimal,
         explained,
+        figure,
         measurements,
         networks,
         number,

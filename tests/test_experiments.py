@@ -22,6 +22,7 @@ from src.explainability.records import (
     NULLS,
     RATE,
     answers,
+    contrast_tables,
     differences,
     headline,
     model_differences,
@@ -34,6 +35,7 @@ from src.explainability.records import (
 )
 from src.explainability.selection import Attacked, Case, Confined, make_case, null_segments
 from src.explainability.similarity import class_specificity
+from src.labels import CONDITIONS, MEASURES
 from src.models import cnn
 from src.models.evaluation import predict_logits
 from src.results import read_json
@@ -497,6 +499,55 @@ def test_the_table_has_means_and_contrasts_in_the_order_of_methods(subject):
     assert contrast["value"].tolist() == [1, 1]
 
 
+@pytest.mark.usefixtures("intervals_of_any")
+def test_adversarial_margins_differ_between_models_in_the_family_of_their_measure():
+    """The second model's margin is higher by 0.5; the contrast and the difference are corrected."""
+    rng, segments = np.random.default_rng(0), table([f"t{k}" for k in range(8)], ["blues"] * 8)
+    noise = rng.normal(0, 0.1, (4, 8))
+    rows = [
+        records(SimpleNamespace(name=name), "gradcam", segments, {"prototype_margin": values}, **at)
+        for name, level, (first, second) in (("one", 0, noise[:2]), ("two", 0.5, noise[2:]))
+        for values, at in (
+            (level + first, {"condition": "adversarial", "eps": 0.01}),
+            (second, {"condition": "target_predicted", "eps": 0.01}),
+        )
+    ]
+    found = results_table(joined(rows), "c", 0.01)
+    (line,) = found[found["compared_with"] == "one"].to_dict("records")
+    assert (line["measure"], line["condition"]) == ("prototype_margin", "adversarial")
+    assert line["value"] == pytest.approx(0.5, abs=0.1)
+    assert line["n_segments"] == 8
+    family = found.dropna(subset="p_value").sort_values("p_value")
+    assert len(family) == 3  # two contrasts within models, one between them
+    assert family["p_holm"].iloc[0] == pytest.approx(3 * family["p_value"].iloc[0])
+
+
+def test_tables_of_contrasts_are_in_words_within_models_and_between_them():
+    lines = [
+        interval("spearman", "succeeded_true", 0.1, 0.3, compared_with="minus"),
+        interval("spearman", "succeeded_true", 0.1, 0.3),  # a mean, no contrast
+        interval("insertion", "clean", 0.1, 0.3, compared_with="tiny", control="blurred_random"),
+        interval("class_specificity", "clean less target_any", 0, 1, compared_with="tiny"),
+    ]
+    lines = [lines[0], lines[1], *(line | {"checkpoint": "other"} for line in lines[2:])]
+    within, between = contrast_tables(pd.DataFrame(lines), "gradcam")
+    assert within.reset_index().to_numpy().tolist() == [
+        [
+            "rank correlation with the clean map",
+            "successful attack, true genre's map",
+            "opposite perturbation, true genre's map",
+            "0.20 [0.10, 0.30], n = 20",
+        ]
+    ]
+    clean = "no attack, true genre's map"
+    assert list(between) == ["other less tiny"]
+    assert between.index.tolist() == [
+        ("insertion", "smooth noise", clean),
+        (MEASURES["class_specificity"], "", f"{clean}, less {CONDITIONS['target_any']}"),
+    ]
+    assert contrast_tables(pd.DataFrame(lines[:2]), "gradcam")[1].empty
+
+
 def interval(measure, condition, low, high, **labels):
     """Return a line of the table of the measures of Grad-CAM."""
     means = {"value": (low + high) / 2, "low": low, "high": high, "n_segments": 20, "p_holm": 0.01}
@@ -563,7 +614,7 @@ def test_the_headline_has_one_column_per_model_and_no_interval_where_there_is_no
     shown = headline(pd.DataFrame(parts), success_of(0.2, 0.4), "gradcam", 0.01)
     assert shown.to_dict("index") == {
         RATE: {"tiny": "30% [20%, 40%], n = 20", "other": ""},
-        "localization: mass in the box above randomcam": {
+        "localization: mass in the box above random weights": {
             "tiny": "0.20 [0.10, 0.30], n = 20",
             "other": "0.20, n = 20",
         },

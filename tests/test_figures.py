@@ -76,7 +76,7 @@ def test_curves_leave_out_segments_whose_map_is_empty():
     first, second = axes[0, 0].get_lines()
     assert np.allclose(first.get_ydata(), known[0])
     assert np.isnan(second.get_ydata()).all()
-    assert (first.get_label(), second.get_label()) == ("gradcam", "other methods")
+    assert (first.get_label(), second.get_label()) == ("Grad-CAM", "other methods")
 
 
 @pytest.fixture(name="maps")
@@ -169,7 +169,7 @@ def test_the_box_is_outlined_on_the_first_segment_that_the_attack_flips(n, maps)
     drawn = [patch.get_height() for ax in figure.axes[:2] for patch in ax.patches]
     assert drawn == ([10, 10] if n else [])
     if n:
-        assert figure.axes[1].get_title() == "gradcam\nevidence for jazz (predicted)"
+        assert figure.axes[1].get_title() == "Grad-CAM\nevidence for jazz (predicted)"
         assert figure.get_suptitle().endswith("tiny, true genre blues")
 
 

@@ -1,6 +1,7 @@
 import io
 import json
 import re
+import shutil
 
 import nbformat
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from src import report
-from src.paths import ROOT, RunPaths
+from src.paths import METRICS, ROOT, RunPaths
 from src.report import DOCS, LARGEST_FIGURE, SOUND, collect, lighter, main, smaller
 from src.results import read_json, write_csv, write_json
 
@@ -50,7 +51,8 @@ def test_rendering_writes_each_page_byte_for_byte(tmp_path, monkeypatch, capsys)
     for folder, name in ((tmp_path, "ROOT"), (tmp_path / "docs", "DOCS")):
         monkeypatch.setattr(report, name, folder)
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "templates").symlink_to(DOCS / "templates")
+    for name in ("templates", "figures"):
+        (tmp_path / "docs" / name).symlink_to(DOCS / name)
     assert main(["docs"]) == 0
     for page in report.pages():
         assert page.read_bytes() == (ROOT / page.relative_to(tmp_path)).read_bytes()
@@ -111,6 +113,7 @@ def test_a_value_has_the_interval_of_its_own_column(committed):
     row = {"survival": 1, "survival_low": None, "survival_high": None}
     assert report.percentage(row, "survival") == "100.0%"
     assert report.percentage({"value": float("nan")}) == ""
+    assert report.percentage({"value": 0.5}) == "50.0%"
 
 
 def test_methods_are_lines_and_each_measure_has_its_own_condition(committed):
@@ -130,7 +133,7 @@ def test_methods_are_lines_and_each_measure_has_its_own_condition(committed):
     columns |= {"faithful": {"measure": "insertion", "control": "noise"}}
     _, _, *lines = report.compare_methods(columns, corpus="c", checkpoint="n").splitlines()
     cells = [[cell.strip() for cell in line.split("|")][1:-1] for line in lines]
-    assert cells == [["gradcam", "0.25", ""], ["hirescam", "", "0.50"]]
+    assert cells == [["Grad-CAM", "0.25", ""], ["HiResCAM", "", "0.50"]]
 
 
 def test_confusions_are_those_of_wrong_segments_most_frequent_first(committed):
@@ -190,6 +193,108 @@ def test_durations_of_stages_are_those_of_each_machine(monkeypatch):
     assert "a CPU with AVX2 (float32), `make run` takes 3 min.\n" in page
     assert "a CPU with AVX512 (float32), `make run` takes 1 min.\n" in page
     assert "| train | 61 | 1.50 | 30 | 1.50 |\n" in report.render("scaling.md")
+
+
+def as_of_a_larger_run(table):
+    """Return a committed table with the whole test set, other seeds and another split."""
+    sizes = {"n_segments": 1500, "n_tracks": 150}
+    table = table.assign(**{name: n for name, n in sizes.items() if name in table})
+    seed = table[table["checkpoint"] == "documented"].assign(checkpoint="documented_43")
+    if "seed" in table:
+        seed = seed[:0]
+    split = table.assign(split="gtzan_mini")[: len(table) if "split" in table else 0]
+    return pd.concat([table, seed, split])
+
+
+def later_tables(robustness):
+    """Return tables of notebook 4 and of comparisons by name, from rows of robustness."""
+    row = robustness[(robustness["attack"] == "worst_case") & (robustness["eps"] == 0.01)]
+    row = row.assign(made_on=row["checkpoint"], unit="segment", mean_confidence=0.9)
+    row["calibration_error"] = 0.25
+    gains = {"equalizer_10": 3, "equalizer_10_random": 3, "equalizer_64": 6, "tempo_pitch": 0}
+    ablation = {"recipe": "robust", "changes": "2 steps", "epochs": 24, "clean_accuracy": 0.78}
+    ablation |= {"low": 0.7, "high": 0.8, "robust_accuracy": 0.43, "robust_low": 0.4}
+    ablation |= {"robust_high": 0.5, "n_segments": 1500, "n_tracks": 150}
+    step = {"checkpoint": "robust", "input": "audio", "accuracy": 0.78, "low": 0.7, "high": 0.8}
+    return {
+        "equalizer": pd.concat(row.assign(attack=k, eps_db=db) for k, db in gains.items()),
+        "universal": pd.concat(row.assign(attack=k) for k in ("universal", "universal_random")),
+        "genre_robustness": pd.concat(row.assign(true=genre) for genre in ("blues", "jazz")),
+        "transfer": row,
+        "ablation": pd.DataFrame([ablation, ablation | {"changes": None}]),
+        "audio_step": pd.DataFrame([step | {"n_segments": 190, "n_tracks": 19}]),
+    }
+
+
+SECTIONS = {  # of later tables: a line in the page
+    "equalizer": "| worst equaliser, 10 bands ",
+    "universal": "| random signs of the same eps ",
+    "genre_robustness": "| blues ",
+    "transfer": "| `robust` | PGD, 0.8 dB | ",
+    "ablation": "| `robust` | 2 steps | 24 | 78.0% [70, 80] | 43.0% [40, 50] | 1500 (150) |",
+    "audio_step": "| `robust` | audio | 78.0% [70, 80] | 190 (19) |",
+}
+
+
+@pytest.mark.usefixtures("committed")
+def test_pages_can_show_larger_runs_with_other_seeds_splits_and_later_tables():
+    """No page fails or shows a missing number; each later table has a section, none without it."""
+    folder = report.METRICS / "real"
+    shutil.copytree(METRICS, folder.parent, dirs_exist_ok=True)
+    absent = [name for name in SECTIONS if name not in ("transfer", "genre_robustness")]
+    for name in absent:
+        (folder / f"{name}.csv").unlink(missing_ok=True)
+    page = report.render("results.md")
+    assert [name for name in absent if SECTIONS[name] in page] == []
+    report.read.cache_clear()
+    for file in folder.glob("*.csv"):
+        table = pd.read_csv(file)
+        if "checkpoint" in table and "corpus" in table:
+            write_csv(file, as_of_a_larger_run(table))
+    for name, table in later_tables(pd.read_csv(folder / "robustness.csv")).items():
+        write_csv(folder / f"{name}.csv", table)
+    audio = pd.read_csv(folder / "audio_attacks.csv")
+    sounds = audio[audio["attack"] == "pgd_spectrogram_resynthesized"]
+    more = [sounds.assign(attack=k) for k in ("pgd_spectrogram_optimized", "equalizer_file")]
+    write_csv(folder / "audio_attacks.csv", pd.concat([audio, *more]))
+    explanations = pd.read_csv(folder / "explanations.csv").assign(p_holm=0.2, p_value=0.1)
+    own = explanations[explanations["condition"] == "succeeded_true"]
+    map_attack = own[own["compared_with"].isna() & (own["eps"] == 0.01)]
+    margin = map_attack[map_attack["measure"] == "spearman"].assign(measure="prototype_margin")
+    more = [map_attack.assign(condition=c) for c in ("manipulated", "manipulated_noise")]
+    more += [margin.assign(condition="adversarial", compared_with="documented")]
+    write_csv(folder / "explanations.csv", pd.concat([explanations, *more]))
+    page = report.render("results.md")
+    assert [line for line in SECTIONS.values() if line not in page] == []
+    assert "The whole test set of `gtzan_logmel`, random split: 1500 segments of 150 tracks" in page
+    assert "| documented_43 " in page
+    assert "| Grad-CAM " in page
+    assert "| attack on the map " in page
+    assert "| accuracy, optimised sound |" in page
+    assert "the worst equaliser of 10 bands leaves " in page
+    assert "  `robust` less `documented` " in page
+    assert "the whole test set" in report.render("README.md")
+    assert "| 1,500 segments of 150 tracks | the whole test set |" in report.render(
+        "documentation.md"
+    )
+    for name in ("README.md", "results.md", "documentation.md"):
+        assert not re.search(r"\bnan\b|\bNone\b|\n\n\n", report.render(name))
+
+
+def test_a_figure_is_shown_with_its_reading_once_it_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "DOCS", tmp_path)
+    assert report.figure("curve", "A curve", "Higher is better.") == ""
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "curve.png").touch()
+    shown = report.figure("curve", "A curve", "Higher is better.")
+    assert shown == "![A curve](figures/curve.png)\n\n*Higher is better.*\n\n"
+
+
+def test_every_figure_that_is_copied_is_shown_with_an_alternative_text():
+    texts = "".join(path.read_text(encoding="utf-8") for path in (DOCS / "templates").glob("*.md"))
+    shown = set(re.findall(r"!\[[^\]]{9,}\]\((?:docs/)?figures/(\w+)\.png\)", texts))
+    shown |= set(re.findall(r'figure\("(\w+)", "[^"]{9,}", "[^"]+"\)', texts))
+    assert set(report.FIGURES) <= shown
 
 
 # ---------- copies of figures and notebooks
@@ -319,6 +424,12 @@ def test_data_and_records_are_collected_and_are_the_same_bytes_twice(root):
     assert records.read_bytes() == first
     assert pd.read_csv(records)["segment"].tolist() == list(range(50))
     assert read_json(root / "real/one/data.json")["n_tracks"] == 7
+
+
+def test_collecting_without_a_run_ends_in_one_sentence_and_writes_nothing(root):
+    with pytest.raises(SystemExit, match=r"^No run to collect: [^\n]*make collect RUNS=[^\n]*\.$"):
+        main(["collect"])
+    assert not (root / "results").exists()
 
 
 @pytest.mark.parametrize(("command", "kind"), [("collect", "metrics"), ("docs", "figures")])

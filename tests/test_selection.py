@@ -12,6 +12,7 @@ from src.explainability.selection import (
     attack_examples,
     confident_failures,
     correct_examples,
+    count_maps,
     example_records,
     failure_examples,
     make_examples,
@@ -129,6 +130,12 @@ def test_records_of_examples_say_which_genre_each_map_explains(slim_model, clips
     examples = make_examples(view, "kind", few, now, np.array([few.y[0], few.y[1], now[2]]))
     examples[1] = examples[1]._replace(heat=0 * examples[1].heat, eps=0.1)
     table = example_records(examples)
+    counts = count_maps(table.assign(category="natural_failures"))
+    assert counts.to_dict("index") == {
+        ("natural failures", "true genre, as predicted"): {"maps": 1, "empty": 0},
+        ("natural failures", "true genre"): {"maps": 1, "empty": 1},
+        ("natural failures", "predicted genre"): {"maps": 1, "empty": 0},
+    }
     assert table["explains"].tolist() == ["both", "true", "predicted"]
     assert table["wrong"].tolist() == [False, True, True]
     assert table["empty"].tolist() == [False, True, False]

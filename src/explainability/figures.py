@@ -27,19 +27,20 @@ from src.explainability.records import (
     pick,
 )
 from src.explainability.selection import Confined, Example
+from src.labels import CONDITIONS, METHODS
 from src.paths import short_name
 
 EVIDENCE = "evidence (0: least, 1: most)"
 CONDITION_STYLE = {  # colours of Okabe and Ito
-    "succeeded_predicted": ("#D55E00", "s-", "successful attack, predicted genre's map"),
-    "succeeded_true": ("#E69F00", "o-", "successful attack, true genre's map"),
-    "target_predicted": ("#CC79A7", "^-", "no attack, map of the same predicted genre"),
-    "failed": ("#0072B2", "v-", "failed attack, true genre's map"),
-    "minus": ("#56B4E9", "<-", "opposite perturbation, true genre's map"),
-    "other_segment": ("grey", "x-", "another segment's perturbation, true genre's map"),
-    "same_spectrum": ("#B8A600", "P-", "noise of the attack's spectrum, true genre's map"),
-    "noise": ("#009E73", "D-", "noise of the attack's norm, true genre's map"),
-    "other_track": ("black", ":", "no attack, another track of the genre"),
+    "succeeded_predicted": ("#D55E00", "s-"),
+    "succeeded_true": ("#E69F00", "o-"),
+    "target_predicted": ("#CC79A7", "^-"),
+    "failed": ("#0072B2", "v-"),
+    "minus": ("#56B4E9", "<-"),
+    "other_segment": ("grey", "x-"),
+    "same_spectrum": ("#B8A600", "P-"),
+    "noise": ("#009E73", "D-"),
+    "other_track": ("black", ":"),
 }
 MASS = "mass less area (percentage points)"
 OTHERS = {"color": "lightgrey", "zorder": 0}
@@ -56,9 +57,9 @@ SHIFT_LABELS = {
 }
 SIMILARITY_LABELS = {"spearman": "rank correlation", "ssim": "SSIM"}
 PANELS = (  # title, label of the axis, row of the table, value of a map without information
-    ("Faithful to the model?", "insertion above smooth noise", INSERTION, 0),
-    ("Faithful to the model?", "deletion below smooth noise", DELETION, 0),
-    ("Does it find the box?", "mass in the box above randomcam", BOX_MASS, 0),
+    ("Faithful to the model?", "insertion\nabove smooth noise", INSERTION, 0),
+    ("Faithful to the model?", "deletion\nbelow smooth noise", DELETION, 0),
+    ("Does it find the box?", "mass in the box\nabove random weights", BOX_MASS, 0),
     ("Does an attack move it?", "rank correlation, attacked", ATTACKED, None),
     ("Does noise move it?", "rank correlation, noise", NOISE, None),
 )
@@ -148,7 +149,8 @@ def by_checkpoint(
 def shift_over_eps(ax: Axes, table: pd.DataFrame, label: str) -> Axes:
     """Draw one measure of one model over eps by condition, that of another track as a line."""
     table = table.astype({"eps": float})
-    for condition, (colour, style, name) in CONDITION_STYLE.items():
+    for condition, (colour, style) in CONDITION_STYLE.items():
+        name = CONDITIONS[condition]
         rows = table[table["condition"] == condition].sort_values("eps")
         if condition == "other_track":
             for value in rows["value"]:
@@ -180,7 +182,7 @@ def faithfulness(curves: dict[str, dict], method: str) -> Figure:
 def faithfulness_curves(ax: Axes, scores: dict[str, np.ndarray], method: str) -> Axes:
     """Draw the mean probability of the genre over the share of inserted or deleted cells."""
     for name, values in scores.items():
-        label = name if name in (method, *CONTROLS) else "other methods"
+        label = METHODS[name] if name in (method, *CONTROLS) else "other methods"
         style = CURVE_STYLE.get(name, {"color": "#D55E00"} if name == method else OTHERS)
         known = values[np.isfinite(values).all(axis=1)]
         mean = known.mean(axis=0) if len(known) else np.full(len(FRACTIONS), np.nan)
@@ -199,7 +201,7 @@ def box(found: Confined, maps: dict[str, np.ndarray], genres: list[str]) -> Figu
         note = attack_note("pgd", BOX_EPS)
         plots.spectrogram(axes[0, 0], found.X[k], f"{segment_name(segment)}\n{note} in the box")
         for ax, (name, heat) in zip(axes[0, 1:], maps.items(), strict=True):
-            title = f"{name}\nevidence for {genres[found.predicted[k]]} (predicted)"
+            title = f"{METHODS[name]}\nevidence for {genres[found.predicted[k]]} (predicted)"
             evidence = plots.heatmap(ax, found.X[k], heat[k], title)
         for ax in axes[0]:
             box_outline(ax, found.boxes[k])
@@ -236,7 +238,7 @@ def parts(table: pd.DataFrame, method: str) -> Figure:
         style = {"cmap": plots.CHANGE_MAP, "vmin": -30, "vmax": 30, "cbar_kws": {"label": MASS}}
         sns.heatmap(points, ax=ax, **plots.NUMBERS, fmt="+.0f", **style)
         ax.set(xlabel="part", ylabel="genre")
-        ax.set_title(f"{checkpoint}, {method}", fontsize=9)
+        ax.set_title(f"{checkpoint}, {METHODS[method]}", fontsize=9)
     figure.suptitle("Which instruments hold the evidence? (clean, true genre)")
     return figure
 
@@ -245,7 +247,8 @@ def by_depth(ax: Axes, table: pd.DataFrame, label: str) -> Axes:
     """Draw the similarity of maps by method as layers are randomized from the last one down."""
     table = table.assign(depth=table["layer"].map(LAYERS.index)).sort_values("depth")
     for name, rows in table.groupby("method", sort=False):
-        (line,) = ax.plot(rows["depth"], rows["value"], marker="o", markersize=3, label=name)
+        style = {"marker": "o", "markersize": 3, "label": METHODS[name]}
+        (line,) = ax.plot(rows["depth"], rows["value"], **style)
         _band(ax, rows["depth"], rows, line.get_color())
     ax.set_xticks(range(len(LAYERS)), LAYERS, rotation=60)
     ax.set(xlabel="layer down to which the model is random", ylabel=label)
@@ -313,7 +316,7 @@ def by_method(
         ax.axvline(null, color="black", linestyle=":")
     if table.empty:
         ax.text(0.5, 0.5, "no segment to measure", ha="center", transform=ax.transAxes)
-    ax.set_yticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), [METHODS[name] for name in names])
     ax.invert_yaxis()
     ax.set_xlabel(label)
     return ax

@@ -8,9 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from src.data.features import DYNAMIC_RANGE_DB
 from src.explainability.attributions import CONTROLS, METHODS, Subject
 from src.explainability.localization import BOX_EPS
 from src.explainability.selection import Case
+from src.labels import CONDITIONS, MAPS
 from src.progress import progress
 from src.results import write_csv, write_json
 from src.statistics import (
@@ -67,11 +69,20 @@ SPECIFIC = Row("class_specificity", "clean", compared_with="target_any")
 BETWEEN_MODELS = (
     *(INSERTION, DELETION, BOX_MASS, SPECIFIC, ATTACKED, FOOLED),
     ATTACKED._replace(compared_with="minus"),
+    Row("prototype_margin", "adversarial"),  # natural failures are other segments in each model
 )
+WORDS = MAPS | {
+    f"{row.condition} less {row.compared_with}": (
+        f"{CONDITIONS[row.condition]}, less {CONDITIONS[row.compared_with]}"
+    )
+    for row in BETWEEN_MODELS
+    if row.compared_with
+}
+HEADINGS = {"condition": "maps", "compared_with": "less", "control": "above"}
 HEADLINE = {
     "faithfulness: insertion above smooth noise": INSERTION,
     "faithfulness: deletion below smooth noise": DELETION,
-    "localization: mass in the box above randomcam": BOX_MASS,
+    "localization: mass in the box above random weights": BOX_MASS,
     "rank correlation with the clean map, attack": ATTACKED,
     "rank correlation with the clean map, noise": NOISE,
     "the same, attack less strongest null": MOVED,
@@ -259,14 +270,26 @@ def headline(table: pd.DataFrame, success: pd.DataFrame, method: str, eps: float
     own = table[table["method"] == method]
     parts = {label: pick(own, row, eps) for label, row in HEADLINE.items()}
     parts = {RATE: success[success["eps"] == eps]} | parts
-    name = f"{method}, eps {eps:g}"
+    name = f"{MAPS[method]}, eps {eps:g} ({eps * DYNAMIC_RANGE_DB:.2g} dB)"
     return as_table(pd.concat(part.assign(**{name: k}) for k, part in parts.items()), [name])
 
 
 def as_table(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Return values with interval and n as text: a line per value of `by`, a column per model."""
-    cells = rows.assign(text=[as_text(line) for line in with_ends(rows)])
-    return cells.set_index([*by, "checkpoint"])["text"].unstack(fill_value="", sort=False)
+    """Return values with interval and n in words: a line per value of `by`, a column per model."""
+    cells = rows[[*by, "checkpoint"]].assign(text=[as_text(line) for line in with_ends(rows)])
+    cells[by] = cells[by].replace(WORDS)
+    table = cells.set_index([*by, "checkpoint"])["text"].unstack(fill_value="", sort=False)
+    return table.rename_axis(index=HEADINGS, columns=None)
+
+
+def contrast_tables(table: pd.DataFrame, method: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the differences of `explanations.csv` within models and between them, in words."""
+    own = table[(table["method"] == method) & (table["compared_with"] != "")]
+    paired = own["compared_with"].isin(own["checkpoint"])
+    between = own[paired]
+    pairs = between["checkpoint"] + " less " + between["compared_with"]
+    within = as_table(own[~paired], ["measure", "condition", "compared_with"])
+    return within, as_table(between.assign(checkpoint=pairs), ["measure", "control", "condition"])
 
 
 def answers(table: pd.DataFrame, success: pd.DataFrame, method: str, eps: float) -> pd.DataFrame:

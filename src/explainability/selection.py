@@ -15,6 +15,7 @@ from src.explainability.attributions import Subject
 from src.explainability.gradcam import explain, is_empty
 from src.explainability.localization import attack_boxes, draw_boxes
 from src.explainability.similarity import spearman
+from src.labels import EXAMPLES
 from src.models.evaluation import predict_logits
 
 
@@ -237,3 +238,10 @@ def example_records(examples: list[Example]) -> pd.DataFrame:
     empty = is_empty(np.stack([example.heat for example in examples]))
     table = table.assign(explains=np.where(same, "both", explains), wrong=~same, empty=empty)
     return table.drop(columns=["x", "heat", "attack"])
+
+
+def count_maps(maps: pd.DataFrame) -> pd.DataFrame:
+    """Return the numbers of maps and of empty ones, of `example_records`, in words."""
+    by = ["category", "explains"]
+    shown = maps.assign(**maps[by].replace(EXAMPLES))
+    return shown.groupby(by, sort=False)["empty"].agg(maps="count", empty="sum")
