@@ -91,7 +91,7 @@ def test_chunks_are_the_array_piece_by_piece(X, file):
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_batches_of_segments_do_not_stay_in_memory(shuffle, X, y, file):
     whole = torch.zeros(128, 130)
-    for batch, _ in make_loader(SegmentDataset(X, y), 64, shuffle):
+    for batch, _ in make_loader(SegmentDataset(X, y), 60, shuffle):
         assert mapped(file) < FEW
         whole += batch.sum(dim=(0, 1))
     np.testing.assert_allclose(whole.numpy(), X.sum(axis=0), rtol=1e-4)

@@ -397,9 +397,10 @@ def test_batches_hold_every_segment_once_with_its_label():
     X = np.arange(10, dtype=np.float32)[:, None, None] * np.ones((1, 2, 3), np.float32)
     dataset = SegmentDataset(X, np.arange(10))
     torch.manual_seed(0)
-    for shuffle in (False, True):
-        batches = list(make_loader(dataset, 4, shuffle))
-        assert [tuple(images.shape) for images, _ in batches] == [(n, 1, 2, 3) for n in (4, 4, 2)]
+    for shuffle, size in ((False, 4), (True, 5)):
+        batches = list(make_loader(dataset, size, shuffle))
+        shapes = [(n, 1, 2, 3) for n in ((5, 5) if shuffle else (4, 4, 2))]
+        assert [tuple(images.shape) for images, _ in batches] == shapes
         images, labels = map(torch.cat, zip(*batches, strict=True))
         assert sorted(labels.tolist()) == list(range(10))
         assert images[:, 0, 0, 0].tolist() == labels.tolist()
@@ -408,9 +409,9 @@ def test_batches_hold_every_segment_once_with_its_label():
 
 @pytest.mark.parametrize(
     ("n", "shuffle", "sizes"),
-    [(9, True, [4, 4]), (9, False, [4, 4, 1]), (10, True, [4, 4, 2]), (8, True, [4, 4])],
+    [(9, True, [4, 4]), (9, False, [4, 4, 1]), (8, True, [4, 4]), (3, True, [3])],
 )
-def test_only_a_last_batch_of_one_segment_is_dropped_in_training(n, shuffle, sizes):
+def test_a_last_batch_that_is_not_full_is_dropped_in_training_unless_it_is_the_only_one(n, shuffle, sizes):
     dataset = SegmentDataset(np.zeros((n, 2, 3), np.float32), np.zeros(n, np.int64))
     assert [len(labels) for _, labels in make_loader(dataset, 4, shuffle)] == sizes
 

@@ -207,9 +207,10 @@ class SegmentDataset(Dataset):
 def make_loader(dataset: SegmentDataset, batch_size: int, shuffle: bool = False) -> DataLoader:
     """Return batches of a dataset; the order comes from torch's global seed.
 
-    A last batch of one segment is dropped when shuffling: batch norm cannot train on it.
+    When shuffling, a last batch that is not full is dropped, unless it is the only one: the batch
+    norms of a few segments are noise, and one such step per epoch spoils the training.
     """
-    drop_last = shuffle and len(dataset) % batch_size == 1
+    drop_last = shuffle and len(dataset) > batch_size
     return DataLoader(
         dataset, batch_size, shuffle=shuffle, drop_last=drop_last, collate_fn=_identity
     )

@@ -40,7 +40,7 @@ from src.runtime import device, fast_dtype, fast_precision, memory_format, set_s
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
 WARM_UP = 0.2
-TRAINING_VERSION = 3  # raise it with every change of code that changes trained weights
+TRAINING_VERSION = 4  # raise it with every change of code that changes trained weights
 STATE_FILE, BEST_FILE = "state.pt", "best.pt"
 SHOWN = ("val_accuracy", "robust_accuracy", "val_loss", "train_loss")  # while training
 
@@ -140,7 +140,7 @@ def _assemble(model: GenreClassifierCNN, n_train: int, recipe: dict) -> dict:
     optimizer = torch.optim.Adam(
         model.parameters(), lr=recipe["lr"], weight_decay=recipe["weight_decay"]
     )
-    steps = -(-n_train // recipe["batch_size"])  # an epoch
+    steps = max(1, n_train // recipe["batch_size"])  # per epoch
     if recipe["schedule"] == "one_cycle":
         total = recipe["epochs"] * steps
         scheduler = OneCycleLR(optimizer, recipe["lr"], total_steps=total, pct_start=WARM_UP)
