@@ -24,7 +24,7 @@ from src.runtime import device
 BANDS, LIMIT_DB = 10, 3
 BATCH_SIZE = 32
 MOMENTUM = 0.9
-DRAWS = 10  # of random equalisers
+DRAWS = 10  # of each random control
 TINY = 1e-30
 
 
@@ -55,9 +55,9 @@ def universal_records(
     Segments of tracks that are among those of `train` are left out. `made_on` names the model on
     which a change was learnt from the segments `train`. Attacks: `clean`; `universal` and, as
     controls, its bins shuffled (`universal_shuffled`) and random signs of the same eps
-    (`universal_random`); `universal_equalizer` and ten random equalisers of the same limit
-    (`universal_equalizer_random`, counted by `start`). Other columns are those of `make_records`
-    and checkpoint; eps of an equaliser is its limit divided by 80.
+    (`universal_random`); `universal_equalizer` and random equalisers of the same limit
+    (`universal_equalizer_random`). `start` counts the ten draws of each control. Other columns are
+    those of `make_records` and checkpoint; eps of an equaliser is its limit divided by 80.
     """
     learnt, tables = {}, []
     for name, target in targets.items():
@@ -89,12 +89,13 @@ def universal_table(records: pd.DataFrame, corpus: str, split: str) -> pd.DataFr
 def _versions(learnt: Universal, X: np.ndarray, eps: float, seed: int) -> Iterator[tuple]:
     """Yield name, number of the draw, eps and the segments under each learnt change and control."""
     yield CLEAN, 1, 0.0, X
-    rng, shape = np.random.default_rng(seed), learnt.pattern.shape
-    patterns = {"universal": learnt.pattern}
-    patterns["universal_shuffled"] = rng.permutation(learnt.pattern.ravel()).reshape(shape)
-    patterns["universal_random"] = eps * rng.choice(np.float32([-1, 1]), shape)
-    for name, pattern in patterns.items():
-        yield name, 1, eps, (X + pattern).clip(0, 1)
+    rng, pattern = np.random.default_rng(seed), learnt.pattern
+    yield "universal", 1, eps, (X + pattern).clip(0, 1)
+    for start in range(1, DRAWS + 1):
+        shuffled = rng.permutation(pattern.ravel()).reshape(pattern.shape)
+        yield "universal_shuffled", start, eps, (X + shuffled).clip(0, 1)
+        signs = rng.choice(np.float32([-1, 1]), pattern.shape)
+        yield "universal_random", start, eps, (X + eps * signs).clip(0, 1)
     size = LIMIT_DB / DYNAMIC_RANGE_DB
     yield "universal_equalizer", 1, size, equalize(X, learnt.gains_db[None])
     for start, gains in enumerate(random_gains(DRAWS, BANDS, LIMIT_DB, seed), start=1):
