@@ -67,6 +67,8 @@ NAMES |= {
     "equalizer_spectrogram": "worst equaliser, 10 bands, no sound",
     "tempo_pitch_random": "mean of 5 x 5 tempi and pitches",
     "tempo_pitch": "worst of 5 x 5 tempi and pitches",
+    "tempo_pitch_noise": "mean of 25 noises, same L2 norms",
+    "tempo_pitch_noise_worst": "worst of 25 noises, same L2 norms",
     "universal": "one pattern for all segments",
     "universal_shuffled": "this pattern, bins shuffled",
     "universal_random": "random signs of the same eps",
