@@ -64,14 +64,15 @@ NAMES = {name: style.label for name, style in (ATTACKS | AUDIO_ATTACKS | EQUALIZ
 NAMES |= CODECS | CORRUPTIONS
 NAMES |= {
     "pgd_waveform_doubled": "+ twice the steps, another start",
+    "equalizer_file_random": "mean of random equalisers, 10 bands",
     "equalizer_spectrogram": "worst equaliser, 10 bands, no sound",
     "tempo_pitch_random": "mean of 5 x 5 tempi and pitches",
     "tempo_pitch": "worst of 5 x 5 tempi and pitches",
     "tempo_pitch_noise": "mean of 25 noises, same L2 norms",
     "tempo_pitch_noise_worst": "worst of 25 noises, same L2 norms",
     "universal": "one pattern for all segments",
-    "universal_shuffled": "this pattern, bins shuffled",
-    "universal_random": "random signs of the same eps",
+    "universal_shuffled": "mean of this pattern, bins shuffled",
+    "universal_random": "mean of random signs of the same eps",
     "universal_equalizer": "one equaliser for all segments",
     "universal_equalizer_random": "mean of random equalisers",
 }

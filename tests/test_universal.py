@@ -74,6 +74,14 @@ def test_a_learnt_pattern_harms_segments_that_it_was_not_learnt_on(evaluated):
     assert accuracy["universal"] < controls.min() - 0.1
 
 
+def test_without_training_segments_there_are_no_records(target):
+    none = target.data.take(np.zeros(0, dtype=int))
+    records, learnt = universal_records({"one": target}, none, 0.05, Search(20, 0))
+    table = universal_table(records, "tiny", "all")
+    assert (len(table), learnt) == (0, {})
+    assert {"made_on", "checkpoint", "attack", "eps_db", "accuracy", "low"} <= set(table)
+
+
 def test_the_draws_of_a_control_differ_and_have_its_size():
     X, pattern = np.full((1, 128, 130), 0.5), np.linspace(-0.01, 0.01, 128 * 130)
     changes = {}

@@ -27,6 +27,7 @@ BANDS = (10, 64)
 LIMITS_DB = (1, 3, 6)
 TEMPI = (0.9, 0.95, 1, 1.05, 1.1)
 SEMITONES = (-1, -0.5, 0, 0.5, 1)
+DRAWS = 10  # of a random control whose mean is reported
 SURE = 0.5  # logits by which a segment is wrong before its search ends: more than rounding
 
 
