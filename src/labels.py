@@ -27,9 +27,11 @@ ATTACKS = {  # on spectrograms, in the order of figures
     "worst_case": Style("worst of the attacks run", "#000000", ".-"),
 }
 EQUALIZERS = {  # one gain per band
-    "equalizer_10_random": Style("random equaliser, 10 bands", "#56B4E9", "^:"),
+    "equalizer_10_random": Style("mean of random equalisers, 10 bands", "#56B4E9", "^:"),
+    "equalizer_10_random_worst": Style("worst of random equalisers, 10 bands", "#56B4E9", "P--"),
     "equalizer_10": Style("worst equaliser, 10 bands", "#0072B2", "o-"),
-    "equalizer_64_random": Style("random equaliser, 64 bands", "#E69F00", "v:"),
+    "equalizer_64_random": Style("mean of random equalisers, 64 bands", "#E69F00", "v:"),
+    "equalizer_64_random_worst": Style("worst of random equalisers, 64 bands", "#E69F00", "X--"),
     "equalizer_64": Style("worst equaliser, 64 bands", "#D55E00", "s-"),
 }
 AUDIO_ATTACKS = {
@@ -61,15 +63,16 @@ CORRUPTIONS = {  # severities carry their unit in `corruptions.csv`
 NAMES = {name: style.label for name, style in (ATTACKS | AUDIO_ATTACKS | EQUALIZERS).items()}
 NAMES |= CODECS | CORRUPTIONS
 NAMES |= {
-    "equalizer_10_random_worst": "worst of the random equalisers, 10 bands",
-    "equalizer_64_random_worst": "worst of the random equalisers, 64 bands",
     "pgd_waveform_doubled": "+ twice the steps, another start",
+    "equalizer_file_random": "mean of random equalisers, 10 bands",
     "equalizer_spectrogram": "worst equaliser, 10 bands, no sound",
     "tempo_pitch_random": "mean of 5 x 5 tempi and pitches",
     "tempo_pitch": "worst of 5 x 5 tempi and pitches",
+    "tempo_pitch_noise": "mean of 25 noises, same L2 norms",
+    "tempo_pitch_noise_worst": "worst of 25 noises, same L2 norms",
     "universal": "one pattern for all segments",
-    "universal_shuffled": "this pattern, bins shuffled",
-    "universal_random": "random signs of the same eps",
+    "universal_shuffled": "mean of this pattern, bins shuffled",
+    "universal_random": "mean of random signs of the same eps",
     "universal_equalizer": "one equaliser for all segments",
     "universal_equalizer_random": "mean of random equalisers",
 }

@@ -45,7 +45,7 @@ ATTACK_TABLES = """
     attacks robustness genre_robustness comparison minimal_eps equalizer universal transfer
     transfer_tracks
 """.split()
-AUDIO_TABLES = "audio_attacks audio_attacks_records".split()
+AUDIO_TABLES = "audio_attacks audio_attacks_records audio_comparison".split()
 
 
 def main(words: list[str]) -> int:

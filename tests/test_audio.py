@@ -17,6 +17,7 @@ from src.attacks.audio import (
     COLUMNS,
     MASKING_MARGINS_DB,
     audio_table,
+    compare_files,
     equalize_samples,
     evaluate,
     load_samples,
@@ -26,7 +27,7 @@ from src.attacks.audio import (
 )
 from src.attacks.codecs import CODECS, encode_decode, file_logits, librosa_log_mel, to_16_bit
 from src.attacks.codecs import write_audio as write
-from src.attacks.equalizer import equalize
+from src.attacks.equalizer import DRAWS, equalize
 from src.attacks.flags import audio_flags
 from src.attacks.listening import (
     attack_track_files,
@@ -193,13 +194,16 @@ def test_samples_are_those_that_the_arrays_were_made_of(run):
 
 
 def test_there_is_one_record_per_segment_attack_budget_and_codec(records):
-    keys = ["attack", "budget_db", "codec"]
+    keys = ["attack", "budget_db", "codec", "start"]
     assert not records.duplicated([*keys, "segment"]).any()
     assert (records.groupby(keys, dropna=False).size() == 6).all()
+    draws = records.groupby("attack")["start"].max()
+    assert draws[draws > 1].to_dict() == {"equalizer_file_random": DRAWS}
     found = records.groupby(["attack", "budget_db"], dropna=False)["codec"].nunique().to_dict()
     every = {("pgd_waveform", 40), ("pgd_masked", 0), ("pgd_spectrogram_resynthesized", 1.6)}
     every |= {("pgd_spectrogram_optimized", 1.6), ("equalizer_file", 3)}
     drawn = {("pgd_waveform_doubled", 40), ("pgd_spectrogram", 1.6), ("equalizer_spectrogram", 3)}
+    drawn |= {("equalizer_file_random", 3)}
     waveform = {*product(("noise", "fgsm_waveform", "pgd_waveform"), SNR_DB)}
     waveform |= {*product(MASKED, MASKING_MARGINS_DB)}
     known = {key: n for key, n in found.items() if key[0] != "clean"}
@@ -219,7 +223,7 @@ def test_success_is_correct_before_and_wrong_after_the_same_codec(records, targe
     assert (records["success"] == (before & after)).all()
     files = records[records["codec"].isin(CODECS)]
     for codec, rows in files.groupby("codec"):
-        for _, part in rows.groupby(["attack", "budget_db"], dropna=False):
+        for _, part in rows.groupby(["attack", "budget_db", "start"], dropna=False):
             assert part["clean_prediction"].tolist() == target.clean[codec].tolist()
     pgd = records[(records["codec"] == "wav16") & (records["attack"] == "pgd_waveform")]
     assert pgd["success"].any()
@@ -342,6 +346,28 @@ def test_the_table_has_one_row_per_attack_budget_and_codec(records):
     assert table.loc[~clean, ["budget_db", "snr_db"]].notna().all(axis=None)
     assert table["accuracy"].between(0, 1).all()
     assert (set(table["n_segments"]), set(table["n_tracks"])) == ({6}, {3})
+    assert table["attack_success_rate_n_segments"].max() <= 6
+
+
+def test_random_equalisers_of_files_have_the_limit_and_differ(target, records):
+    files = records[(records["attack"] == "equalizer_file_random") & records["snr_db"].notna()]
+    right = target.clean["wav16"] == target.data.y
+    sizes = files.pivot_table(index="segment", columns="start", values="snr_db")
+    assert sizes.shape == (right.sum(), DRAWS)
+    assert (sizes.nunique(axis=1) > DRAWS / 2).all()
+    assert sizes.min(axis=None) > 7.6  # of +3 dB everywhere
+    assert sizes.max(axis=None) < 15
+
+
+def test_files_are_compared_clean_with_noise_and_under_the_strongest_attack(records):
+    other = records.assign(checkpoint="two", adversarial_prediction=records["true"])
+    table = compare_files(pd.concat([records, other]), 40)
+    assert table["attack"].tolist() == ["clean", "noise", "pgd_waveform_doubled"]
+    assert table["budget_db"].tolist()[1:] == [40, 40]
+    assert (table["n_segments"] == 6).all()
+    same = (records["codec"] == "wav16") & records["budget_db"].isin([40, np.nan])
+    wrong = (records["adversarial_prediction"] != records["true"])[same].groupby(records["attack"])
+    np.testing.assert_allclose(table["difference"], wrong.mean()[table["attack"]])
 
 
 def test_the_table_is_counted_from_the_records():

@@ -98,16 +98,22 @@ def test_records_hold_every_limit_and_the_worst_of_the_draws(target):
     for bands in BANDS:
         assert (counts.loc[f"equalizer_{bands}"].dropna() == 24).all()
         assert (counts.loc[f"equalizer_{bands}_random"].dropna() == 24 * 6).all()
-    assert counts.loc["tempo_pitch_random", 0] == 24 * len(TEMPI) * len(SEMITONES)
+    for name in ("tempo_pitch_random", "tempo_pitch_noise"):
+        assert counts.loc[name, 0] == 24 * len(TEMPI) * len(SEMITONES)
     wrong = records["clean_prediction"] != records["true"]
     assert (records.loc[wrong, "adversarial_prediction"] != records.loc[wrong, "true"]).all()
     worst = {"equalizer_10_random": "equalizer_10_random_worst"}
     worst["tempo_pitch_random"] = "tempo_pitch"
+    worst["tempo_pitch_noise"] = "tempo_pitch_noise_worst"
     for drawn, name in worst.items():
         for eps, rows in records[records["attack"] == drawn].groupby("eps"):
             flipped = set(rows.loc[rows["success"], "segment"])
             at = records[(records["attack"] == name) & (records["eps"] == eps)]
             assert set(at.loc[at["success"], "segment"]) == flipped
+    sizes = records.pivot_table(index=["segment", "start"], columns="attack", values="l2")
+    sizes = sizes[sizes["tempo_pitch_random"] > 0]
+    assert len(sizes) == 22 * 25
+    np.testing.assert_allclose(sizes["tempo_pitch_noise"], sizes["tempo_pitch_random"], rtol=1e-2)
     table = robustness_table(records, "tiny", "random").set_index(["attack", "eps_db"])
     assert (table["n_segments"] == 24).all()
     assert (table["attack_success_rate_n_segments"].dropna() <= 24).all()

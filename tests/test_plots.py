@@ -89,10 +89,12 @@ def test_equalisers_are_drawn_over_their_limit_in_decibel(ax):
     columns = ["attack", "eps", "eps_db", "accuracy", "low", "high"]
     lines = [("clean", 0, 0, 0.9, 0.8, 1), ("equalizer_10", 0.0125, 1, 0.5, None, None)]
     lines += [("equalizer_10", 0.0375, 3, 0.25, 0, 1), ("tempo_pitch", 0, 0, 0.7, 0, 1)]
+    lines += [("equalizer_10_random_worst", 0.0375, 3, 0.375, 0, 1)]
     plots.equalizers(ax, pd.DataFrame(lines, columns=columns), chance=0.1)
     drawn = {line.get_label(): line.get_xydata().tolist() for line in ax.get_lines()}
     assert drawn["worst equaliser, 10 bands"] == [[1, 50], [3, 25]]
-    assert len(drawn) == 6
+    assert drawn["worst of random equalisers, 10 bands"] == [[3, 37.5]]
+    assert len(drawn) == 8
     assert ax.get_xticks().tolist() == [1, 3]
 
 

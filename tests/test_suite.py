@@ -183,6 +183,22 @@ def test_records_stay_in_the_ball_and_name_their_maker(records):
     assert (worst["made_by"] != "").all()
 
 
+def test_sizes_of_doubled_pgd_are_those_of_its_own_perturbations(records, target):
+    before = records[records["attack"].isin(("fgsm", "pgd", "pgd_restarts"))]
+    rows = np.flatnonzero(robust_mask(target, before, 0.01))
+    part, search = target.take(rows), Search(2 * EFFORT.iterations, 1 + 1, early_stopping=True)
+    X = part.data.X
+    change = adversarial.attack("pgd", target.model, X, part.data.y, 0.01, search).astype(float) - X
+    own = records[(records["attack"] == "pgd_doubled") & (records["eps"] == 0.01)]
+    own = own.set_index("segment").loc[part.data.numbers]
+    assert len(own) > 0
+    l2 = np.sqrt(np.square(change).sum(axis=(1, 2)))
+    signal = np.sqrt(np.square(X, dtype=float).sum(axis=(1, 2)))
+    np.testing.assert_allclose(own["linf"], np.abs(change).max(axis=(1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(own["l2"], l2, rtol=1e-5)
+    np.testing.assert_allclose(own["snr_db"], 20 * np.log10(signal / l2), rtol=1e-5)
+
+
 def test_failures_of_apgd_have_no_size_since_it_returns_its_start(target, records, monkeypatch):
     def start(method, model, X, y, eps, search):
         return np.array(X) * (1 - 1e-6)
@@ -267,23 +283,23 @@ def test_brackets_hold_the_eps_at_which_a_segment_breaks(records):
 
 
 def test_bisection_narrows_the_bracket_and_its_segments_flip(target, records):
-    table, adversarial = minimal_eps({"model": target}, records, 12, Search(5, 0))
-    flipped = adversarial["model"]
-    assert len(table) == len(flipped) == 12
+    table = minimal_eps({"model": target}, records, 12, Search(5, 0))
+    assert len(table) == 12
     edges = eps_bounds(records).loc[table["segment"]]
     number = pd.Index(target.data.numbers).get_indexer(table["segment"])
     known = table["by_pgd"].to_numpy()
     assert known.sum() >= 6
-    now = target.predict(flipped)
-    assert (now == table["predicted"])[known].all()
-    assert (now != table["true"])[known].all()
-    change = np.abs(flipped - target.data.X[number]).max(axis=(1, 2))
-    assert (change <= table["minimal_eps"] + 1e-6)[known].all()
-    assert (change[~known] == 0).all()
     smallest, breaks = table["minimal_eps"].to_numpy(), edges["flipped"].to_numpy()
     assert (smallest <= breaks)[known].all()
     assert (smallest > edges["robust"].to_numpy())[known].all()
     assert (smallest < breaks)[known].any()
+    assert (table["predicted"][~known] == -1).all()
+    tried = table[table["minimal_eps"].notna()]  # the same batch as the bisection's
+    X, y = target.data.X[number[tried.index]], tried["true"].to_numpy()
+    eps = tried["minimal_eps"].to_numpy()
+    now = target.predict(adversarial.attack("pgd", target.model, X, y, eps, Search(5, 0)))
+    assert (now == tried["predicted"])[tried["by_pgd"]].all()
+    assert (now != y)[tried["by_pgd"]].all()
     np.testing.assert_allclose(table["minimal_eps_db"], 80 * table["minimal_eps"])
 
 

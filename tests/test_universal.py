@@ -13,6 +13,8 @@ from src.attacks.universal import (
     BANDS,
     DRAWS,
     LIMIT_DB,
+    Universal,
+    _versions,
     learn,
     universal_records,
     universal_table,
@@ -72,13 +74,35 @@ def test_a_learnt_pattern_harms_segments_that_it_was_not_learnt_on(evaluated):
     assert accuracy["universal"] < controls.min() - 0.1
 
 
+def test_without_training_segments_there_are_no_records(target):
+    none = target.data.take(np.zeros(0, dtype=int))
+    records, learnt = universal_records({"one": target}, none, 0.05, Search(20, 0))
+    table = universal_table(records, "tiny", "all")
+    assert (len(table), learnt) == (0, {})
+    assert {"made_on", "checkpoint", "attack", "eps_db", "accuracy", "low"} <= set(table)
+
+
+def test_the_draws_of_a_control_differ_and_have_its_size():
+    X, pattern = np.full((1, 128, 130), 0.5), np.linspace(-0.01, 0.01, 128 * 130)
+    changes = {}
+    learnt = Universal(pattern.reshape(128, 130), np.zeros(BANDS))
+    for name, start, _, attacked in _versions(learnt, X, 0.01, seed=0):
+        changes.setdefault(name, []).append(np.sort((attacked - X).ravel()))
+        changes.setdefault(f"{name}_places", set()).add((attacked - X).tobytes())
+        assert start == len(changes[name])
+    for name in ("universal_shuffled", "universal_random", "universal_equalizer_random"):
+        assert len(changes[name]) == len(changes[f"{name}_places"]) == DRAWS
+    assert np.allclose(changes["universal_shuffled"], pattern)
+    assert np.allclose(np.abs(changes["universal_random"]), 0.01)
+
+
 def test_every_model_is_evaluated_under_every_change(evaluated):
     records, _ = evaluated
     counts = records.groupby(["made_on", "checkpoint", "attack"]).size().unstack()
     assert counts.shape == (4, 6)  # with the clean segments
-    drawn = counts.pop("universal_equalizer_random")
-    assert (drawn == 24 * DRAWS).all()
-    assert (counts == 24).all(axis=None)
+    drawn = [f"universal_{name}" for name in ("shuffled", "random", "equalizer_random")]
+    assert (counts[drawn] == 24 * DRAWS).all(axis=None)
+    assert (counts.drop(columns=drawn) == 24).all(axis=None)
     table = universal_table(records, "tiny", "random")
     assert (table["n_segments"] == 24).all()
     np.testing.assert_allclose(table["eps_db"].unique(), [0, 0.05 * 80, LIMIT_DB])

@@ -10,6 +10,7 @@ import yaml
 from conftest import audit, corpus_at
 
 from src import report
+from src.attacks.universal import training_segments
 from src.data.corpus import load_tracks
 from src.data.preprocessor import FRONT_END, write_processed
 from src.data.segments import file_hash, load_metadata, load_split
@@ -392,6 +393,16 @@ def test_a_whole_corpus_gives_some_tracks_as_reference(whole):
     assert len(set(reference.tracks)) == 1
     assert set(test.tracks) | set(reference.tracks) == {"a.x", "a.y", "b.copy"}
     assert not set(test.tracks) & set(reference.tracks)
+
+
+def test_universal_perturbations_are_learnt_on_other_tracks_or_left_out(whole, capsys):
+    loaded = load_networks(whole, ["pretrained/documented"])
+    test = unseen_test(whole, loaded)
+    assert len(training_segments(whole, loaded, test, 5, 0)) > 0
+    assert "universal" not in capsys.readouterr().out
+    alone = test.take(np.flatnonzero(test.tracks == test.tracks[0]))
+    assert len(training_segments(whole, loaded, alone, 5, 0)) == 0
+    assert capsys.readouterr().out.count("\n") == 1
 
 
 def test_the_training_set_is_the_reference_where_there_is_one(published):

@@ -13,9 +13,9 @@ from torch import nn
 
 from src.attacks.adversarial import Search, attack
 from src.attacks.codecs import CODECS, WAV, file_logits, librosa_log_mel, to_16_bit
-from src.attacks.equalizer import equalize, worst_equalizer
+from src.attacks.equalizer import DRAWS, equalize, random_gains, worst_equalizer
 from src.attacks.psychoacoustics import masking_levels
-from src.attacks.records import CLEAN
+from src.attacks.records import CLEAN, compare_groups
 from src.attacks.waveform import (
     MASKED,
     NESTED,
@@ -41,7 +41,7 @@ from src.statistics import mean_over_tracks
 SPECTROGRAM = "spectrogram"  # in place of a codec: a log-mel without a file
 RESYNTHESIZED = "pgd_spectrogram_resynthesized"
 DOUBLED = "pgd_waveform_doubled"
-EQUALIZED = "equalizer_file"
+EQUALIZED, EQUALIZED_RANDOM = "equalizer_file", "equalizer_file_random"
 OPTIMIZED = "pgd_spectrogram_optimized"
 BEFORE_FILE = {RESYNTHESIZED: "pgd_spectrogram", OPTIMIZED: "pgd_spectrogram"}
 BEFORE_FILE |= {EQUALIZED: "equalizer_spectrogram"}
@@ -49,7 +49,7 @@ EQUALIZER_BANDS, EQUALIZER_DB = 10, 3
 MASKING_MARGINS_DB = (0, 10)
 RECORD_COLUMNS = (
     "segment track true codec snr_db segmental_snr_db noise_to_mask_db linf clean_prediction "
-    "adversarial_prediction success attack budget_db share checkpoint"
+    "adversarial_prediction success start attack budget_db share checkpoint"
 ).split()
 COLUMNS = (
     "corpus checkpoint attack budget_db snr_db segmental_snr_db noise_to_mask_db share codec "
@@ -108,7 +108,7 @@ def evaluate(
     White noise, FGSM and PGD run at each signal-to-noise ratio, PGD and noise below the masking
     threshold at each margin, PGD with twice the steps from another start at the reported ratio, and
     PGD on log-mels at `eps` with the sound resynthesized from it; the worst equaliser of 10 bands
-    within 3 dB runs on log-mels and as a filter.
+    within 3 dB runs on log-mels and as a filter, random ones as filters.
 
     Parameters
     ----------
@@ -159,7 +159,8 @@ def sweep(
     -------
     Columns segment, track, true, attack, budget_db (the lowest signal-to-noise ratio, or the margin
     below the masking threshold), snr_db (reached; NaN if unchanged), linf, codec, clean_prediction
-    (after that codec), adversarial_prediction, success (correct before, wrong after that codec).
+    (after that codec), adversarial_prediction, success (correct before, wrong after that codec),
+    start (1; counts the draws of random equalisers).
     """
     classifier, tables = make_waveform_classifier(target.model), []
     samples, y, clean = target.data.samples, target.data.y, target.clean[WAV]
@@ -237,7 +238,8 @@ def sweep_equalizer(target: AudioTarget, search: Search) -> pd.DataFrame:
     """Return records of the worst equaliser on log-mels and as a filter of the samples.
 
     "equalizer_spectrogram" is the log-mel (codec "spectrogram"), "equalizer_file" the filtered
-    sound after each codec; `budget_db` is the limit of the gains.
+    sound after each codec, "equalizer_file_random" ten random filters with gains at the limit, as
+    WAV files; `budget_db` is the limit of the gains.
     """
     samples, y = target.data.samples, target.data.y
     X, rows = librosa_log_mel(samples), np.flatnonzero(target.clean[WAV] == y)
@@ -245,8 +247,15 @@ def sweep_equalizer(target: AudioTarget, search: Search) -> pd.DataFrame:
     if len(rows):
         sounds[rows], gains = equalize_samples(target.model, samples[rows], y[rows], search)
         attacked[rows] = equalize(X[rows], gains)
-    records = _both_records(target, EQUALIZED, attacked, sounds)
-    return records.assign(budget_db=EQUALIZER_DB)
+    tables = [_both_records(target, EQUALIZED, attacked, sounds)]
+    for start in range(1, DRAWS + 1):
+        sounds = samples.copy()
+        if len(rows):
+            gains = random_gains(len(rows), EQUALIZER_BANDS, EQUALIZER_DB, search.seed + start)
+            sounds[rows] = _play(samples[rows], gains)
+        table = _records(target, sounds, (WAV,))
+        tables.append(table.assign(attack=EQUALIZED_RANDOM, start=start))
+    return pd.concat(tables, ignore_index=True).assign(budget_db=EQUALIZER_DB)
 
 
 def equalize_samples(
@@ -258,9 +267,18 @@ def equalize_samples(
     """
     X = librosa_log_mel(samples)
     gains = worst_equalizer(model, X, y, EQUALIZER_BANDS, EQUALIZER_DB, search)
-    curve = gain_curve(torch.from_numpy(gains)).numpy()[:, :, None]
-    sounds = resynthesize(samples, np.broadcast_to(curve, X.shape))
-    return to_16_bit(sounds / np.abs(sounds).max(axis=1, keepdims=True).clip(min=1)), gains
+    return _play(samples, gains), gains
+
+
+def compare_files(records: pd.DataFrame, snr_db: float) -> pd.DataFrame:
+    """Return the accuracy on WAV files of each later checkpoint minus that of the first.
+
+    One row for clean files, and at `snr_db` for noise and the strongest attack, PGD from both
+    starts (`DOUBLED`). Columns are those of `compare_groups` by attack and budget_db.
+    """
+    at = records["attack"].isin(["noise", DOUBLED]) & (records["budget_db"] == snr_db)
+    files = records[(at | (records["attack"] == CLEAN)) & (records["codec"] == WAV)]
+    return compare_groups(files, ["attack", "budget_db"])
 
 
 def audio_table(records: pd.DataFrame, corpus: str) -> pd.DataFrame:
@@ -283,10 +301,18 @@ def audio_table(records: pd.DataFrame, corpus: str) -> pd.DataFrame:
         line |= rows.reindex(columns=MEDIANS).median().to_dict()
         correct = rows["adversarial_prediction"] == rows["true"]
         line |= mean_over_tracks(correct, rows["track"])
-        line["accuracy"] = line.pop("value")
+        line |= {"accuracy": line.pop("value"), "n_segments": rows["segment"].nunique()}
         line |= _share("attack_success_rate", before) | _share("survival", flipped)
         lines.append(line)
     return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def _play(samples: np.ndarray, gains_db: np.ndarray) -> np.ndarray:
+    """Return 16-bit samples (n, 66150) filtered by gains (n, bands), below full scale."""
+    curve = gain_curve(torch.from_numpy(gains_db)).numpy()[:, :, None]
+    shape = *curve.shape[:2], N_FRAMES
+    sounds = resynthesize(samples, np.broadcast_to(curve, shape))
+    return to_16_bit(sounds / np.abs(sounds).max(axis=1, keepdims=True).clip(min=1))
 
 
 def _both_records(target: AudioTarget, name: str, attacked, sounds) -> pd.DataFrame:
@@ -335,6 +361,7 @@ def _table(target: AudioTarget, codec: str, predicted, sizes: dict | None = None
             "clean_prediction": clean,
             "adversarial_prediction": predicted,
             "success": (clean == data.y) & (predicted != data.y),
+            "start": 1,
         }
     )
 
@@ -354,5 +381,6 @@ def _share(name: str, rows: pd.DataFrame) -> dict:
     if rows.empty:
         return {}
     measured = mean_over_tracks(rows["success"], rows["track"])
+    measured["n_segments"] = rows["segment"].nunique()  # several draws of one segment count once
     ends = {f"{name}_{key}": measured[key] for key in ("low", "high", "n_segments", "n_tracks")}
     return {name: measured["value"]} | ends

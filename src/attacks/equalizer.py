@@ -3,6 +3,8 @@
 Threat model: the attacker knows the model and its gradients and chooses one filter per segment,
 constant in time. Its gains, at most `limit_db` up or down, lie at `bands` points evenly along the
 mel bands and run linearly between them. The control is random equalisers with gains at the limit.
+That of tempo and pitch is noise with as many draws, each of the L2 norm of one of these changes of
+the same segment: neither number nor size explains a difference.
 """
 
 from collections.abc import Callable
@@ -13,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from src.attacks.adversarial import FastGradients, Job, Search
+from src.attacks.adversarial import FastGradients, Job, Search, noise_l2
 from src.attacks.records import Target, make_records, worst_case
 from src.data.features import DYNAMIC_RANGE_DB
 from src.models.augment import equalized, retimed
@@ -25,6 +27,7 @@ BANDS = (10, 64)
 LIMITS_DB = (1, 3, 6)
 TEMPI = (0.9, 0.95, 1, 1.05, 1.1)
 SEMITONES = (-1, -0.5, 0, 0.5, 1)
+DRAWS = 10  # of a random control whose mean is reported
 SURE = 0.5  # logits by which a segment is wrong before its search ends: more than rounding
 
 
@@ -78,7 +81,8 @@ def equalizer_records(targets: dict[str, Target], search: Search) -> pd.DataFram
     `equalizer_<bands>` is the worst equaliser found (a segment flipped at one limit counts as
     flipped at every larger one), `_random` as many random ones as there are iterations (`start`
     counts them), `_random_worst` the worst of these; `tempo_pitch` the worst of 25 combinations,
-    `tempo_pitch_random` all of them. Columns are those of `make_records` and checkpoint; eps is
+    `tempo_pitch_random` all of them; `tempo_pitch_noise` a draw of noise of the L2 norm of each,
+    `_noise_worst` the worst of these. Columns are those of `make_records` and checkpoint; eps is
     the limit divided by 80, and 0 for tempo and pitch.
     """
     tables = []
@@ -87,6 +91,11 @@ def equalizer_records(targets: dict[str, Target], search: Search) -> pd.DataFram
         own += [_random(target, bands, search) for bands in BANDS]
         warps = [partial(retime, tempo=t, semitones=s) for t, s in product(TEMPI, SEMITONES)]
         own.append(_with_worst(target, "tempo_pitch_random", "tempo_pitch", 0, warps))
+        noises = [
+            partial(_as_large, change=warp, seed=search.seed + start)
+            for start, warp in enumerate(warps)
+        ]
+        own.append(_with_worst(target, "tempo_pitch_noise", "tempo_pitch_noise_worst", 0, noises))
         tables += [table.assign(checkpoint=name) for table in own]
     return pd.concat(tables, ignore_index=True)
 
@@ -137,6 +146,11 @@ def _random(target: Target, bands: int, search: Search) -> pd.DataFrame:
         name, eps = f"equalizer_{bands}_random", limit / DYNAMIC_RANGE_DB
         tables.append(_with_worst(target, name, f"{name}_worst", eps, draws))
     return pd.concat(tables, ignore_index=True)
+
+
+def _as_large(X: np.ndarray, change: Callable, seed: int) -> np.ndarray:
+    """Return segments with noise of the L2 norm that a change has on each."""
+    return noise_l2(X, np.linalg.norm((change(X) - X).reshape(len(X), -1), axis=1), seed)
 
 
 def _with_worst(

@@ -30,10 +30,7 @@ HEADINGS = {  # of columns, in tables to read
     "made_on": "made on",
     "n_segments": "segments",
 }
-COMPARISON_COLUMNS = (
-    "checkpoint compared_with attack eps eps_db difference low high p_value p_holm "
-    "n_segments n_tracks"
-).split()
+COMPARED = "difference low high p_value p_holm n_segments n_tracks".split()
 
 
 class Target(NamedTuple):
@@ -157,7 +154,7 @@ def accuracy_table(correct: pd.Series, records: pd.DataFrame, by: list[str]) -> 
         if "segment" in group:  # several records of one segment count once
             measured["n_segments"] = group["segment"].nunique()
         rows.append(facts | measured)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*by, *MEASURED])
 
 
 def robustness_table(records: pd.DataFrame, corpus: str, split: str) -> pd.DataFrame:
@@ -174,7 +171,7 @@ def robustness_table(records: pd.DataFrame, corpus: str, split: str) -> pd.DataF
     )
     table = accuracy_table(both["adversarial_prediction"] == both["true"], both, by)
     vulnerable = records[records["clean_prediction"] == records["true"]]
-    rates = accuracy_table(vulnerable["success"], vulnerable, by).reindex(columns=[*by, *MEASURED])
+    rates = accuracy_table(vulnerable["success"], vulnerable, by)
     names = {name: f"{RATE}_{name}" for name in MEASURED} | {"accuracy": RATE}
     table = table.join(rates.set_index(by).rename(columns=names), on=by)
     table = table.assign(corpus=corpus, split=split, eps_db=table["eps"] * DYNAMIC_RANGE_DB)
@@ -195,25 +192,40 @@ def genre_table(records: pd.DataFrame, corpus: str, split: str) -> pd.DataFrame:
 
 
 def compare(records: pd.DataFrame) -> pd.DataFrame:
-    """Return the accuracy of each later checkpoint minus that of the first, on the same segments.
+    """Return how much more accurate later checkpoints are than the first; see `compare_groups`.
 
-    One row for clean segments (eps 0) and each eps of the worst case; `difference` is a fraction,
-    `low`, `high` and `p_value` are those of `difference_over_tracks`, `p_holm` is corrected for the
-    number of rows. No rows for a single checkpoint.
+    One row for clean segments (eps 0) and each eps of the worst case.
     """
     both = _clean_and_worst(records)
-    both["correct"] = (both["adversarial_prediction"] == both["true"]).astype(float)
-    keys = ["attack", "eps", "segment", "track"]
-    pairs = both.pivot_table(index=keys, columns="checkpoint", values="correct").reset_index()
+    both["eps_db"] = both["eps"] * DYNAMIC_RANGE_DB
+    return compare_groups(both, ["attack", "eps", "eps_db"])
+
+
+def compare_groups(records: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Return the accuracy of each later checkpoint minus that of the first, on the same segments.
+
+    Parameters
+    ----------
+    records : columns checkpoint, segment, track, true, adversarial_prediction and those of `by`
+    by : columns that define a row
+
+    Returns
+    -------
+    Columns checkpoint, compared_with, `by` and COMPARED: `difference` is a fraction, `low`, `high`
+    and `p_value` are those of `difference_over_tracks`, `p_holm` is corrected for the number of
+    rows. No rows for a single checkpoint.
+    """
+    correct = (records["adversarial_prediction"] == records["true"]).astype(float)
+    keys = ["checkpoint", *by, "segment", "track"]
+    pairs = records.assign(correct=correct).set_index(keys)["correct"].unstack("checkpoint")
     first, *others = records["checkpoint"].unique()
     rows = []
     for other in others:
-        for (attack, eps), group in pairs.groupby(["attack", "eps"]):
+        for key, group in pairs.reset_index().groupby(by, dropna=False):
             measured = difference_over_tracks(group[first], group[other], group["track"])
-            facts = {"checkpoint": other, "compared_with": first, "attack": attack, "eps": eps}
-            facts |= {"eps_db": eps * DYNAMIC_RANGE_DB, "difference": measured.pop("value")}
-            rows.append(facts | measured)
-    table = pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
+            facts = {"checkpoint": other, "compared_with": first, **dict(zip(by, key, strict=True))}
+            rows.append(facts | {"difference": measured.pop("value")} | measured)
+    table = pd.DataFrame(rows, columns=["checkpoint", "compared_with", *by, *COMPARED])
     return table.assign(p_holm=holm(table["p_value"]))
 
 

@@ -207,8 +207,8 @@ def eps_bounds(records: pd.DataFrame) -> pd.DataFrame:
 
 def minimal_eps(
     targets: dict[str, Target], records: pd.DataFrame, n: int, search: Search
-) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Return the minimal eps of `n` correct segments per checkpoint and their adversarial examples.
+) -> pd.DataFrame:
+    """Return the minimal eps of `n` correct segments per checkpoint.
 
     PGD halves each segment's bounds three times (all segments at once, each with its own eps): the
     result is at most an eighth of the bounds' distance above the least that PGD needs.
@@ -219,22 +219,21 @@ def minimal_eps(
 
     Returns
     -------
-    table : columns segment, track, true, predicted (after the attack, -1 for none), minimal_eps,
-        minimal_eps_db (missing if nothing flips the segment), by_pgd (False where only another
-        attack of the records flips it), checkpoint
-    adversarial : per checkpoint (n, 128, 130), the unchanged segment where `by_pgd` is False
+    Columns segment, track, true, predicted (after the attack, -1 for none), minimal_eps,
+    minimal_eps_db (missing if nothing flips the segment), by_pgd (False where only another attack
+    of the records flips it), checkpoint.
     """
-    tables, adversarial = [], {}
+    tables = []
     for name, target in targets.items():
         bounds = eps_bounds(records[records["checkpoint"] == name])
         rows = pd.Index(target.data.numbers).get_indexer(bounds.index)
         drawn = draw_segments(target.data.tracks[rows], n, search.seed)
         part = target.take(rows[drawn])
-        high, adversarial[name], predicted = _bisect(part, bounds.iloc[drawn], search)
+        high, predicted = _bisect(part, bounds.iloc[drawn], search)
         table = part.data.table[["segment", "track"]].assign(true=part.data.y, predicted=predicted)
         table = table.assign(minimal_eps=high, minimal_eps_db=high * DYNAMIC_RANGE_DB)
         tables.append(table.assign(by_pgd=predicted >= 0, checkpoint=name))
-    return pd.concat(tables, ignore_index=True), adversarial
+    return pd.concat(tables, ignore_index=True)
 
 
 def example(
@@ -253,13 +252,13 @@ def example(
 
 
 def _bisect(target: Target, bounds: pd.DataFrame, search: Search):
-    """Return upper ends of the halved bounds, flipped segments and predictions (-1 for none).
+    """Return upper ends of the halved bounds (n,) and predictions there (-1 for none).
 
     The first step tries the upper ends themselves.
     """
     X, y = target.data.X, target.data.y
     low, high = (bounds[side].to_numpy(dtype=float).copy() for side in ("robust", "flipped"))
-    flipped, predicted = X.copy(), np.full(len(X), -1)
+    predicted = np.full(len(X), -1)
     rows = np.flatnonzero(~np.isnan(high))
     steps = range((HALVINGS + 1) * (len(rows) > 0))
     for step in progress(steps, name="minimal eps", unit="step"):
@@ -268,9 +267,9 @@ def _bisect(target: Target, bounds: pd.DataFrame, search: Search):
         now = target.predict(attacked)
         success = now != y[rows]
         hit, missed = rows[success], rows[~success]
-        flipped[hit], predicted[hit], high[hit] = attacked[success], now[success], eps[hit]
+        predicted[hit], high[hit] = now[success], eps[hit]
         low[missed] = eps[missed] if step else low[missed]
-    return high, flipped, predicted
+    return high, predicted
 
 
 def _run(

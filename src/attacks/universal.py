@@ -12,20 +12,22 @@ import pandas as pd
 import torch
 
 from src.attacks.adversarial import FastGradients, Search
-from src.attacks.equalizer import SURE, equalize, margin, random_gains
+from src.attacks.equalizer import DRAWS, SURE, equalize, margin, random_gains
 from src.attacks.records import CLEAN, Target, accuracy_table, make_records
 from src.data.features import DYNAMIC_RANGE_DB, N_FRAMES, N_MELS
 from src.data.segments import Segments
 from src.models.augment import equalized
 from src.models.cnn import GenreClassifierCNN
+from src.models.unseen import has_reference, unseen_and_reference
+from src.paths import RunPaths
 from src.progress import progress
 from src.runtime import device
 
 BANDS, LIMIT_DB = 10, 3
 BATCH_SIZE = 32
 MOMENTUM = 0.9
-DRAWS = 10  # of random equalisers
 TINY = 1e-30
+BY = "made_on checkpoint attack eps eps_db".split()
 
 
 class Universal(NamedTuple):
@@ -33,6 +35,17 @@ class Universal(NamedTuple):
 
     pattern: np.ndarray
     gains_db: np.ndarray
+
+
+def training_segments(paths: RunPaths, loaded: dict, test: Segments, n: int, seed: int) -> Segments:
+    """Return `n` segments to learn from; none, with a printed sentence, if there is one track.
+
+    `loaded` are the run's networks and `test` its test segments, as of `unseen_test`.
+    """
+    if has_reference(paths, test):
+        return unseen_and_reference(paths, loaded)[1].sample(n, seed)
+    print(f"no universal perturbations: run {paths.run} has 1 track, and they need others")
+    return test.take(np.zeros(0, dtype=int))
 
 
 def learn(
@@ -55,10 +68,13 @@ def universal_records(
     Segments of tracks that are among those of `train` are left out. `made_on` names the model on
     which a change was learnt from the segments `train`. Attacks: `clean`; `universal` and, as
     controls, its bins shuffled (`universal_shuffled`) and random signs of the same eps
-    (`universal_random`); `universal_equalizer` and ten random equalisers of the same limit
-    (`universal_equalizer_random`, counted by `start`). Other columns are those of `make_records`
-    and checkpoint; eps of an equaliser is its limit divided by 80.
+    (`universal_random`); `universal_equalizer` and random equalisers of the same limit
+    (`universal_equalizer_random`). `start` counts the ten draws of each control. Other columns are
+    those of `make_records` and checkpoint; eps of an equaliser is its limit divided by 80. Without
+    `train` there are no records.
     """
+    if len(train) == 0:
+        return pd.DataFrame(columns=[*BY, "segment", "track", "true", "adversarial_prediction"]), {}
     learnt, tables = {}, []
     for name, target in targets.items():
         others = np.flatnonzero(~np.isin(target.data.tracks, train.tracks))
@@ -79,8 +95,7 @@ def universal_table(records: pd.DataFrame, corpus: str, split: str) -> pd.DataFr
     Columns: corpus, split, made_on, checkpoint, attack, eps, eps_db, accuracy, low, high,
     n_segments, n_tracks. Rows of attack `clean` are of the same segments, unchanged.
     """
-    by = ["made_on", "checkpoint", "attack", "eps", "eps_db"]
-    table = accuracy_table(records["adversarial_prediction"] == records["true"], records, by)
+    table = accuracy_table(records["adversarial_prediction"] == records["true"], records, BY)
     table.insert(0, "split", split)
     table.insert(0, "corpus", corpus)
     return table
@@ -89,12 +104,13 @@ def universal_table(records: pd.DataFrame, corpus: str, split: str) -> pd.DataFr
 def _versions(learnt: Universal, X: np.ndarray, eps: float, seed: int) -> Iterator[tuple]:
     """Yield name, number of the draw, eps and the segments under each learnt change and control."""
     yield CLEAN, 1, 0.0, X
-    rng, shape = np.random.default_rng(seed), learnt.pattern.shape
-    patterns = {"universal": learnt.pattern}
-    patterns["universal_shuffled"] = rng.permutation(learnt.pattern.ravel()).reshape(shape)
-    patterns["universal_random"] = eps * rng.choice(np.float32([-1, 1]), shape)
-    for name, pattern in patterns.items():
-        yield name, 1, eps, (X + pattern).clip(0, 1)
+    rng, pattern = np.random.default_rng(seed), learnt.pattern
+    yield "universal", 1, eps, (X + pattern).clip(0, 1)
+    for start in range(1, DRAWS + 1):
+        shuffled = rng.permutation(pattern.ravel()).reshape(pattern.shape)
+        yield "universal_shuffled", start, eps, (X + shuffled).clip(0, 1)
+        signs = rng.choice(np.float32([-1, 1]), pattern.shape)
+        yield "universal_random", start, eps, (X + eps * signs).clip(0, 1)
     size = LIMIT_DB / DYNAMIC_RANGE_DB
     yield "universal_equalizer", 1, size, equalize(X, learnt.gains_db[None])
     for start, gains in enumerate(random_gains(DRAWS, BANDS, LIMIT_DB, seed), start=1):

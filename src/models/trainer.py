@@ -192,7 +192,8 @@ def _run_epoch(
     _check_number(validated["loss"])  # the last step may have spoilt the weights
     measured = adversarial_training.measure(model, train, val, recipe["adversarial_eps"])
     for name, value in measured.items():
-        measured[name] = crew.accelerator.reduce(torch.tensor(value), "mean").item()
+        value = torch.tensor(value, device=crew.accelerator.device)  # NCCL takes no others
+        measured[name] = crew.accelerator.reduce(value, "mean").item()
     return {
         "train_loss": trained["loss"],
         "train_accuracy": trained["accuracy"],

@@ -17,6 +17,11 @@ def unseen_test(paths: RunPaths, loaded: dict[str, tuple[nn.Module, dict]]) -> S
     return without_seen(paths, load_split(paths, "test"), names)
 
 
+def has_reference(paths: RunPaths, test: Segments) -> bool:
+    """Return whether a run has training tracks, or several of the `test` tracks without them."""
+    return load_metadata(paths)["split"] != WHOLE or len(set(test.tracks)) > 1
+
+
 def unseen_and_reference(
     paths: RunPaths, loaded: dict[str, tuple[nn.Module, dict]]
 ) -> tuple[Segments, Segments]:
@@ -28,13 +33,12 @@ def unseen_and_reference(
     test = unseen_test(paths, loaded)
     if load_metadata(paths)["split"] != WHOLE:
         return test, load_split(paths, "train")
-    n_tracks = test.table["track"].nunique()
-    if n_tracks < 2:
+    if not has_reference(paths, test):
         raise ValueError(
-            f"Run {paths.run} has {n_tracks} test track, and universal attacks and explanations "
-            "need others as reference: add tracks and run `make explore preprocess`."
+            f"Run {paths.run} has 1 test track, and explanations need others as reference: add "
+            "tracks and run `make explore preprocess`."
         )
-    rows = draw_tracks(test.table, max(1, n_tracks // 3), DEFAULT_SEED)
+    rows = draw_tracks(test.table, max(1, len(set(test.tracks)) // 3), DEFAULT_SEED)
     return test.take(np.setdiff1d(np.arange(len(test)), rows)), test.take(rows)
 
 
