@@ -15,6 +15,7 @@ class Effort(NamedTuple):
     n_hard_label: int  # segments of HopSkipJump
     hard_label_steps: int  # of HopSkipJump; step k takes 50 * sqrt(k) queries
     n_minimal: int  # segments whose minimal eps is found by bisection
+    n_equalized: int  # test segments under equalisers and universal perturbations
     n_universal: int  # training segments from which universal perturbations are learnt
     n_tracks: int  # whole tracks under attack, for transfer and the track-level vote
     n_corrupted: int  # test segments whose audio is corrupted
@@ -39,6 +40,7 @@ EFFORTS = {
         n_hard_label=0,
         hard_label_steps=5,
         n_minimal=8,
+        n_equalized=20,
         n_universal=64,
         n_tracks=2,
         n_corrupted=10,
@@ -60,6 +62,7 @@ EFFORTS = {
         n_hard_label=30,
         hard_label_steps=20,
         n_minimal=40,
+        n_equalized=100,
         n_universal=512,
         n_tracks=20,
         n_corrupted=100,

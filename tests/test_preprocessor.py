@@ -411,7 +411,7 @@ def test_batches_hold_every_segment_once_with_its_label():
     ("n", "shuffle", "sizes"),
     [(9, True, [4, 4]), (9, False, [4, 4, 1]), (8, True, [4, 4]), (3, True, [3])],
 )
-def test_a_last_batch_that_is_not_full_is_dropped_in_training_unless_it_is_the_only_one(n, shuffle, sizes):
+def test_a_last_batch_that_is_not_full_is_dropped_in_training_unless_it_is_all(n, shuffle, sizes):
     dataset = SegmentDataset(np.zeros((n, 2, 3), np.float32), np.zeros(n, np.int64))
     assert [len(labels) for _, labels in make_loader(dataset, 4, shuffle)] == sizes
 

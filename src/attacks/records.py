@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from src.data.features import DYNAMIC_RANGE_DB
-from src.data.segments import Segments
+from src.data.segments import Segments, draw_segments
 from src.labels import NAMES
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits
@@ -58,6 +58,10 @@ class Target(NamedTuple):
     def take(self, rows: np.ndarray) -> "Target":
         """Return the target with some of its segments; `rows` are positions."""
         return Target(self.model, self.data.take(rows), self.logits[rows])
+
+    def sample(self, n: int, seed: int) -> "Target":
+        """Return the target with `n` of its segments, spread evenly over the tracks."""
+        return self.take(draw_segments(self.data.tracks, n, seed))
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Return the model's float32 predictions (n,) of segments (n, 128, 130)."""

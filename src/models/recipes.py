@@ -48,15 +48,17 @@ IMPROVED = DOCUMENTED | {
 }
 
 ROBUST = IMPROVED | {
-    "epochs": 24,
-    "patience": 24,
+    "epochs": 20,
+    "patience": 20,
     "lr": 0.0015,
-    "cutmix": 0.5,
-    "averaging": 3.0,
+    "mask_bands": 8,
+    "mask_frames": 8,
+    "filter_db": 0.0,
+    "warp": 0.0,
+    "averaging": 1.0,
     "start_from": "improved",
-    "adversarial_eps": 0.0125,  # a little more than the 0.01 that notebook 4 evaluates
+    "adversarial_eps": 0.015,  # more than the 0.01 that notebook 4 evaluates
     "adversarial_steps": 1,
-    "adversarial_weights": 0.005,
 }
 
 SHORT = DOCUMENTED | {
