@@ -154,11 +154,29 @@ def test_a_resumed_training_runs_only_the_missing_epochs(tmp_path, epochs_run, m
     assert len(epochs_run) == 1 + RECIPE["epochs"]  # the one cut off before it was written counts
 
 
-def test_a_finished_training_is_not_repeated(tmp_path, epochs_run):
+@pytest.mark.parametrize("moved", [False, True], ids=["here", "from another version"])
+def test_a_finished_training_is_not_repeated(moved, tmp_path, epochs_run, monkeypatch):
     first = train(tmp_path)
+    before = weights(tmp_path)
     del epochs_run[:]
+    if moved:
+        monkeypatch.setattr(trainer, "TRAINING_VERSION", 0)
+        (tmp_path / STATE_FILE).unlink()
+        (tmp_path / BEST_FILE).unlink()
     assert train(tmp_path) == first
+    assert equal(weights(tmp_path), before)
     assert epochs_run == []
+
+
+def test_training_from_another_network_starts_anew(tmp_path, epochs_run):
+    train(tmp_path / "first")
+    start, _ = load_checkpoint(tmp_path / "first" / CHECKPOINT_FILE)
+    train(tmp_path / "second")
+    del epochs_run[:]
+    train(tmp_path / "second", start=start)
+    assert len(epochs_run) == RECIPE["epochs"]
+    train(tmp_path / "second", start=start)
+    assert len(epochs_run) == RECIPE["epochs"]
 
 
 @pytest.mark.parametrize("lost", [[CHECKPOINT_FILE], [BEST_FILE], [CHECKPOINT_FILE, BEST_FILE]])
@@ -267,6 +285,7 @@ def test_a_checkpoint_carries_its_recipe(tmp_path):
         "seed": 0,
         "recipe": RECIPE | {"epochs": 1},
         "epoch": 1,
+        "start": "",
     }
     assert not model.training
 

@@ -39,6 +39,7 @@ def load_checkpoint(path: Path, fingerprint: str | None = None) -> tuple[GenreCl
         )
     model = GenreClassifierCNN(len(content["genres"])).to(device())
     fill_weights(model, content.pop("weights"), path)
+    content.pop("history", None)  # of its training, which `training_<checkpoint>.json` has
     return model.to(memory_format=memory_format()).eval(), content
 
 

@@ -6,7 +6,6 @@ The same loop runs in one process or, by `accelerate launch`, in several that sh
 import copy
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -59,13 +58,15 @@ def fit(
     training: Training,
     start: GenreClassifierCNN | None = None,
 ) -> list[dict]:
-    """Train a model and keep its best epoch as `checkpoint.pt`.
+    """Train a model and keep its best epoch as `checkpoint.pt`; a finished training is read.
 
-    The best epoch has the lowest validation loss; in adversarial training it is the last one. After
-    each epoch the state goes to `folder`; a later call with the same data, training, start and
-    `TRAINING_VERSION` resumes from there and ends with the same weights as an uninterrupted one.
-    The best epoch so far is `best.pt`; it becomes `checkpoint.pt` when training has ended. Several
-    processes share each batch; batch norms see the part of their own process.
+    It is finished if `checkpoint.pt` has the same recipe, seed, data and start, wherever and by
+    whichever version it was trained: delete the folder to train anew. The best epoch has the lowest
+    validation loss; in adversarial training it is the last one. After each epoch the state goes to
+    `folder`; a later call with the same data, training, start and `TRAINING_VERSION` resumes from
+    there and ends with the same weights as an uninterrupted one. The best epoch so far is
+    `best.pt`; it becomes `checkpoint.pt` when training has ended. Several processes share each
+    batch; batch norms see the part of their own process.
 
     Parameters
     ----------
@@ -82,6 +83,8 @@ def fit(
     ------
     FloatingPointError if the loss is no longer finite.
     """
+    if (history := _finished(folder / CHECKPOINT_FILE, training, start)) is not None:
+        return history
     set_seed(training.seed)
     recipe, n_genres = training.recipe, len(training.genres)
     parts = _assemble(start or GenreClassifierCNN(n_genres), len(train), recipe)
@@ -97,11 +100,12 @@ def fit(
         if recipe["schedule"] == "plateau":
             parts["scheduler"].step(history[-1]["val_loss"])
         if crew.accelerator.is_main_process:
-            facts = training.facts() | {"epoch": epoch + 1, "key": key}
+            facts = training.facts() | {"epoch": epoch + 1, "key": key, "start": _hash_of(start)}
             _save_epoch(folder, parts, history, facts)
         bar.set_postfix(_shown(history[-1]), refresh=False)
     if crew.accelerator.is_main_process:
-        save_with(folder / CHECKPOINT_FILE, lambda part: shutil.copyfile(folder / BEST_FILE, part))
+        kept = read_tensors(folder / BEST_FILE, FACTS) | {"history": history}
+        save_with(folder / CHECKPOINT_FILE, lambda part: torch.save(kept, part))
     crew.accelerator.wait_for_everyone()
     return history
 
@@ -125,12 +129,29 @@ def kept_model(parts: dict) -> GenreClassifierCNN:
 
 def state_key(training: Training, start: GenreClassifierCNN | None = None) -> str:
     """Return a hash of what decides the weights: data, seed, recipe, start, versions, precision."""
-    state = {} if start is None else start.state_dict()
-    weights = [tensor.double().sum().item() for tensor in state.values()]
     changed = {k: v for k, v in training.recipe.items() if v != DOCUMENTED[k]}
-    decides = [training.fingerprint, training.seed, changed, weights]
+    decides = [training.fingerprint, training.seed, changed, _hash_of(start)]
     content = [*decides, TRAINING_VERSION, torch.__version__, str(fast_dtype())]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _finished(file: Path, training: Training, start: nn.Module | None) -> list[dict] | None:
+    """Return the history of a finished training of this recipe, seed, data and start, or None."""
+    if not file.exists():
+        return None
+    content = read_tensors(file, FACTS)
+    wanted = {name: getattr(training, name) for name in ("recipe", "seed", "fingerprint")}
+    wanted["start"] = _hash_of(start)
+    same = all(content.get(name) == value for name, value in wanted.items())
+    return content.get("history") if same else None
+
+
+def _hash_of(start: nn.Module | None) -> str:
+    """Return the SHA-256 of the weights of a network to start from; empty for random weights."""
+    digest = hashlib.sha256()
+    for tensor in start.state_dict().values() if start else ():
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest() if start else ""
 
 
 def _assemble(model: GenreClassifierCNN, n_train: int, recipe: dict) -> dict:
