@@ -354,6 +354,7 @@ def test_code_in_a_checkpoint_or_state_is_not_executed(tmp_path):
     trap.unlink()
     with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read \(Weights only load"):
         load_checkpoint(tmp_path / CHECKPOINT_FILE)
+    (tmp_path / CHECKPOINT_FILE).unlink()
     with pytest.raises(ValueError, match=r"state\.pt cannot be read \(Weights only load"):
         train(tmp_path)
     assert not trap.exists()
