@@ -330,6 +330,20 @@ def test_cards_get_the_results_of_their_network(published, tmp_path):
     load_pretrained("documented")
 
 
+def test_what_a_run_measured_on_an_unrounded_checkpoint_is_not_a_result_of_the_network(
+    published, tmp_path
+):
+    write_tables(tmp_path)
+    for exact, value in ((True, 0.75), (False, 0.25)):
+        card = read_card("documented") | {"exact": exact, "results": []}
+        write_card("documented", card)
+        facts = {"documented": {"key": card["training"]["key"]}}
+        write_json(tmp_path / "real" / card["run"] / "attacks.json", {"checkpoints": facts})
+        fill_cards(tmp_path)
+        results = {row["measured"]: row for row in read_card("documented")["results"]}
+        assert results["clean"]["value"] == value
+
+
 def test_the_table_of_networks_comes_from_the_cards(published, tmp_path):
     assert report.networks() == ""  # no results yet
     write_tables(tmp_path)

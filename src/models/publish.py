@@ -23,11 +23,12 @@ from src.models.calibration import calibration
 from src.models.checkpoints import CHECKPOINT_FILE, fill_weights, first_infinite, load_checkpoint
 from src.models.cnn import count_parameters
 from src.models.evaluation import evaluate, predict_logits, softmax
+from src.models.recipes import checkpoint_name
 from src.models.runs import result_name
 from src.models.zoo import PREFIX, RULE, pretrained_names, read_card
 from src.paths import METRICS, RunPaths, pretrained_file
 from src.provenance import provenance
-from src.results import read_csv, save_with, write_csv
+from src.results import read_csv, read_json, save_with, write_csv
 from src.runtime import prepare_process
 
 HUB = {  # fields of model cards that are read by hubs
@@ -64,17 +65,19 @@ def publish(paths: RunPaths, checkpoint: str) -> str:
     data = load_metadata(paths)
     model, facts = load_checkpoint(paths.models / checkpoint / CHECKPOINT_FILE, data["fingerprint"])
     name = checkpoint if data["split"] == "random" else f"{checkpoint}_{data['split']}"
-    weights = rounded(model)
+    weights, before = rounded(model), model.state_dict()
+    exact = all(before[part].cpu().equal(weights[part].to(before[part])) for part in weights)
     fill_weights(model, weights, pretrained_file(name))
     known = {fact: facts[fact] for fact in ("genres", "fingerprint")}
     write_weights(pretrained_file(name), weights, known)
     write_csv(pretrained_file(name, "csv"), _known_tracks(paths))
-    training = ("name", "changes", "suffix", "seed", "epoch", "recipe")
+    training = ("name", "changes", "suffix", "seed", "epoch", "recipe", "key")
     is_gtzan = data["corpus"].startswith("gtzan")
     card = HUB | {
         "datasets": ["marsyas/gtzan"] if is_gtzan else [],
         "sha256": file_hash(pretrained_file(name)),
         "list_sha256": file_hash(pretrained_file(name, "csv")),
+        "exact": exact,
         "n_parameters": count_parameters(model),
         **known,
         **{fact: data[fact] for fact in ("corpus", "run", "split", "n_tracks", "front_end")},
@@ -142,12 +145,15 @@ def fill_cards(metrics: Path = METRICS) -> list[Path]:
 def measured(name: str, card: dict, metrics: Path) -> list[dict]:
     """Return the results of a network in the committed tables, at most one per `MEASURED`.
 
-    Those on the corpus and split that it was trained on come before others. Accuracies under
-    corruptions are averaged over all corruptions and severities, without an interval.
+    Those on the corpus and split that it was trained on come before others, also those that its run
+    measured on the checkpoint if rounding left that unchanged. Accuracies under corruptions are
+    averaged over all corruptions and severities, without an interval.
     """
-    results = []
+    results, own_rows = [], _own_rows(card, metrics)
     for title, (table, wanted) in MEASURED.items():
-        rows = _rows(metrics, table, {"checkpoint": result_name(PREFIX + name)} | wanted)
+        rows = _rows(metrics, table, own_rows | wanted) if own_rows else ()
+        if not len(rows):
+            rows = _rows(metrics, table, {"checkpoint": result_name(PREFIX + name)} | wanted)
         for column in ("corpus", "split"):
             if len(rows) and column in rows:
                 own = card[column] in set(rows[column])
@@ -155,6 +161,18 @@ def measured(name: str, card: dict, metrics: Path) -> list[dict]:
         if len(rows):
             results.append({"measured": title} | _result(table, rows))
     return results
+
+
+def _own_rows(card: dict, metrics: Path) -> dict:
+    """Return which rows of committed tables are of the checkpoint that a network was made from.
+
+    None unless the committed attacks of its run are of this very checkpoint.
+    """
+    training, file = card["training"], metrics / "real" / card["run"] / "attacks.json"
+    checkpoint = checkpoint_name(*(training[fact] for fact in ("name", "suffix", "seed")))
+    attacked = read_json(file)["checkpoints"].get(checkpoint, {}) if file.exists() else {}
+    same = card.get("exact") and attacked.get("key") == training["key"]
+    return {"checkpoint": checkpoint, "corpus": card["corpus"]} if same else {}
 
 
 def _rows(metrics: Path, table: str, wanted: dict) -> pd.DataFrame:

@@ -1,0 +1,69 @@
+"""`python -m benchmarks.ablation RUN CHECKPOINT ...`: which parts of training help robustness.
+
+Evaluates checkpoints of a run on the same test segments, one per track: clean accuracy and that
+under the worst of FGSM, PGD with a restart, PGD with twice the iterations, targeted PGD and APGD on
+two losses. Rows are added to `results/metrics/<run>/ablation.csv` one by one; those that are there
+are kept. Checkpoints come from `make train RECIPES=robust SUFFIX=_eps10 ADVERSARIAL_EPS=0.01`.
+"""
+
+import argparse
+import json
+import sys
+
+import pandas as pd
+
+from src.attacks import suite
+from src.attacks.records import CLEAN, WORST_CASE, make_target, robustness_table
+from src.data.segments import load_metadata, load_split
+from src.effort import EFFORTS
+from src.models.recipes import DEFAULT_SEED
+from src.models.runs import load_named
+from src.paths import RunPaths
+from src.results import read_csv, write_csv
+from src.runtime import prepare_process
+
+EPS = 0.01
+EFFORT = EFFORTS["full"]._replace(n_restarts=2, square_queries=0, n_hard_label=0)
+INTERVAL = {"accuracy": "clean_accuracy", "low": "low", "high": "high"}
+
+
+def main(arguments: list[str]) -> int:
+    """Add rows to the table of a run and print it; return 0."""
+    parser = argparse.ArgumentParser(prog="benchmarks.ablation", description=__doc__)
+    parser.add_argument("run")
+    parser.add_argument("checkpoints", nargs="+")
+    parser.add_argument("--segments", type=int, default=150)
+    options = parser.parse_args(arguments)
+    prepare_process()
+    paths = RunPaths(options.run)
+    file = paths.metrics / "ablation.csv"
+    table = read_csv(file) if file.exists() else pd.DataFrame({"key": []})
+    for name in options.checkpoints:
+        row = evaluate(paths, name, options.segments, set(table["key"]))
+        table = pd.concat([table, pd.DataFrame(row)], ignore_index=True)
+        write_csv(file, table)
+    print(table.to_string())
+    return 0
+
+
+def evaluate(paths: RunPaths, name: str, n: int, known: set[str]) -> list[dict]:
+    """Return the row of a checkpoint in a list, which is empty if its key is among the `known`."""
+    (model, facts), data = load_named(paths, name), load_metadata(paths)
+    if facts["key"] in known:
+        return []
+    target = make_target(model, load_split(paths, "test").sample(n, DEFAULT_SEED))
+    budgets = suite.Budgets((EPS,), (EPS,), EPS)
+    records = suite.evaluate({name: target}, budgets, EFFORT, DEFAULT_SEED)
+    found = robustness_table(records, data["corpus"], data["split"]).set_index("attack")
+    clean, worst = (found.loc[attack, list(INTERVAL)] for attack in (CLEAN, WORST_CASE))
+    row = {fact: data[fact] for fact in ("corpus", "split")} | {"checkpoint": name}
+    row |= {"recipe": facts["name"], "changes": json.dumps(facts["changes"], sort_keys=True)}
+    row |= {"seed": facts["seed"], "epochs": facts["recipe"]["epochs"], "eps": EPS}
+    row |= clean.rename(INTERVAL).to_dict()
+    row |= {f"robust_{key}": value for key, value in worst.items()}
+    numbers = found.loc[CLEAN, ["n_segments", "n_tracks"]].astype(int)
+    return [row | numbers.to_dict() | {"key": facts["key"]}]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
