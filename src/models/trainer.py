@@ -136,14 +136,17 @@ def state_key(training: Training, start: GenreClassifierCNN | None = None) -> st
 
 
 def _finished(file: Path, training: Training, start: nn.Module | None) -> list[dict] | None:
-    """Return the history of a finished training of this recipe, seed, data and start, or None."""
+    """Return the history of a finished training of this recipe, seed, data and start, or None.
+
+    It is empty in checkpoints of earlier versions.
+    """
     if not file.exists():
         return None
     content = read_tensors(file, FACTS)
     wanted = {name: getattr(training, name) for name in ("recipe", "seed", "fingerprint")}
     wanted["start"] = _hash_of(start)
-    same = all(content.get(name) == value for name, value in wanted.items())
-    return content.get("history") if same else None
+    same = all(content.get(name, "") == value for name, value in wanted.items())
+    return content.get("history", []) if same else None
 
 
 def _hash_of(start: nn.Module | None) -> str:
