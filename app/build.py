@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from app import pictures
+from app import pictures, render
 from app.selection import Shown, add_own, checkpoint_names, choose_segments
 from app.sounds import LOSSLESS, write, write_sounds
 from app.views import views, write_view
@@ -22,7 +22,7 @@ from src.paths import EMBEDDED_CORPUS, RunPaths
 from src.progress import progress
 from src.results import read_csv, read_json
 
-STATIC = ("page.css", "page.js", "index.html")
+STATIC = ("page.css", "page.js")
 CHART_ATTACKS = ("worst_case", "pgd", "fgsm", "noise_linf")
 COLUMNS = ["checkpoint", "attack", "eps", "accuracy", "low", "high", "n_segments", "n_tracks"]
 SEED = 42
@@ -67,6 +67,7 @@ def build(
         _write_data(folder, _facts(paths, keys) | _segments(folder, shown, by_model))
         for name in STATIC:
             shutil.copy(files("app") / name, folder)
+        (folder / "index.html").write_text(render("index.html"), encoding="utf-8")
         shutil.rmtree(paths.page, ignore_errors=True)
         folder.rename(paths.page)
     return paths.page / "index.html"

@@ -148,7 +148,7 @@ function showSounds() {
   at("parts").hidden = !parts.kept;
   at("no-parts").hidden = Boolean(parts.kept);
   showWaveformAttack();
-  showNearest();
+  showResynthesized();
 }
 
 function showWaveformAttack() {
@@ -163,16 +163,16 @@ function showWaveformAttack() {
     + (segment().own ? "" : ` True genre: ${segment().genre}.`);
 }
 
-function showNearest() {
+function showResynthesized() {
   const { eps, probabilities } = view();
-  const nearest = ofModel().nearest[Number(at("eps").value)];
-  load("sound-nearest", nearest && nearest.sound);
-  at("nearest-title").textContent = nearest
-    ? `The sound nearest to the adversarial spectrogram at ${decibel(eps)}`
-    : "The slider is at 0 dB: move it to play the sound nearest to the adversarial spectrogram.";
-  at("nearest-text").textContent = nearest
+  const resynthesized = ofModel().resynthesized[Number(at("eps").value)];
+  load("sound-resynthesized", resynthesized && resynthesized.sound);
+  at("resynthesized-title").textContent = resynthesized
+    ? `The sound resynthesized from the adversarial spectrogram at ${decibel(eps)}`
+    : "The slider is at 0 dB: move it to play the sound of an adversarial spectrogram.";
+  at("resynthesized-text").textContent = resynthesized
     ? `Prediction for the spectrogram: ${prediction(probabilities)};`
-      + ` for this sound: ${prediction(nearest.probabilities)}.` : "";
+      + ` for this sound: ${prediction(resynthesized.probabilities)}.` : "";
 }
 
 function pauseOthers(event) {

@@ -52,21 +52,21 @@ def write_sounds(
 ) -> list[dict]:
     """Write all sounds of model `number` into `folder`; return their data, one dict per segment.
 
-    `attacks` has one entry per signal-to-noise ratio, `nearest` one per view (none at eps 0),
-    `parts` the segment filtered by the map of its predicted genre.
+    `attacks` has one entry per signal-to-noise ratio, `resynthesized` one per view (none at
+    eps 0), `parts` the segment filtered by the map of its predicted genre.
     """
     clips = shown.samples
     attacks = attack_segments(model, clips, shown.y, iterations, SEED)
     changes = [view.adversarial - shown.X for view in views[1:]]
-    nearest = [nearest_sounds(model, clips, change) for change in changes]
+    resynthesized = [resynthesized_sounds(model, clips, change) for change in changes]
     heat = views[0].maps["predicted"]
     return [
         {
             "attacks": [_write_attack(folder, name, clips[i], attack, i) for attack in attacks],
-            "nearest": [None]
+            "resynthesized": [None]
             + [
                 {"sound": write(folder, f"{name}_eps{k}", sound[i]), "probabilities": short(p[i])}
-                for k, (sound, p) in enumerate(nearest, 1)
+                for k, (sound, p) in enumerate(resynthesized, 1)
             ],
             "parts": {
                 kind: write(folder, f"{name}_{kind}", part)
@@ -90,10 +90,10 @@ def attack_segments(
     return found
 
 
-def nearest_sounds(
+def resynthesized_sounds(
     model: nn.Module, clips: np.ndarray, changes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sounds (n, 66150) nearest to changed log-mels, and their probabilities.
+    """Return sounds (n, 66150) filtered towards changed log-mels, and their probabilities.
 
     `changes` (n, 128, 130) of log-mels in [0, 1] are relative to the spectrograms of `clips`. The
     probabilities are those of the Vorbis files, whose log-mels differ from the requested ones.

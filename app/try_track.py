@@ -2,20 +2,21 @@
 
 import argparse
 import base64
+import hashlib
 import io
+import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import soundfile as sf
-from jinja2 import Environment, StrictUndefined
 
+from app import render
 from src import plots_track, try_track
 from src.attacks.codecs import write_audio
 from src.data.features import SAMPLE_RATE, SEGMENT_SAMPLES, SEGMENT_SECONDS
@@ -32,11 +33,11 @@ RESULTS = ROOT / "results" / "try"
 MARK = "report.html"  # a folder with this file may be replaced
 LOSSLESS = ("clean", "noise", "attack")  # as the network classified them
 TITLES = {"clean": "The excerpt", "attack": "Under attack", "noise": "With white noise"}
-COLUMNS = "track network predicted confidence second unfamiliar known used_s reason".split()
+COLUMNS = ["track", "used (s)", "network", "genre", "confidence (%)", "second genre", "warning"]
 
 
 def report(path: Path, networks: tuple[str, ...] = NETWORKS, results: Path = RESULTS) -> Trial:
-    """Write `<results>/<name of the track>/` whole or not at all; return what it shows.
+    """Write `<results>/<folder>-<track>-<digest of its path>/` or nothing; return what it shows.
 
     Files: report.html, which holds its pictures and sounds, and timeline.png, votes.png, one WAV
     for each sound, segments.csv and results.json. Raises FileNotFoundError and ValueError in one
@@ -61,27 +62,26 @@ def report(path: Path, networks: tuple[str, ...] = NETWORKS, results: Path = RES
 def table(paths: list[Path], networks: tuple[str, ...], folder: Path) -> pd.DataFrame:
     """Write predictions of several tracks as report.html and tracks.csv; return them.
 
-    One row per track and network; `reason` says why a file is not used. Raises ValueError if none
-    is.
+    One row per track and network; a file that cannot be used has one row without a network, whose
+    warning is the reason. Raises ValueError if no file can be used.
     """
     loaded, rows = try_track.load_networks(networks), []
+    common = os.path.commonpath([path.absolute().parent for path in paths])
     with _new_folder(folder) as part:
         for path in progress(paths, "tracks", unit="track"):
+            shown = _text(path.absolute().relative_to(common))
             try:
                 track = read_track(path)
             except ValueError as error:
-                rows.append({"track": str(path), "reason": str(error)})
+                rows.append([shown, *[""] * (len(COLUMNS) - 2), str(error)])
                 continue
             _, readings = try_track.predict(track, loaded)
-            for name, reading in readings.items():
-                facts = {"track": str(path), "network": name, "used_s": track.used_s}
-                rows.append(facts | _in_short(reading))
-        found = pd.DataFrame(rows, columns=COLUMNS)
-        if found["network"].isna().all():
-            raise ValueError(f"None of {len(paths)} files can be used: {rows[0]['reason']}")
+            rows += [[shown, round(track.used_s), *_in_short(*pair)] for pair in readings.items()]
+        found = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
+        if not found["network"].any():
+            raise ValueError(f"None of {len(paths)} files can be used: {rows[0][-1]}")
         write_csv(part / "tracks.csv", found)
-        shown = found.to_html(index=False, border=0, na_rep="", float_format="{:.2f}".format)
-        page = _template("try_tracks.html").render(n=len(paths), table=shown, style=_style())
+        page = render("try_tracks.html", n=len(paths), table=found)
         (part / MARK).write_text(page, encoding="utf-8")
     return found
 
@@ -126,9 +126,15 @@ def _new_folder(target: Path) -> Iterator[Path]:
 
 
 def _folder_name(path: Path) -> str:
-    """Return the name of the results of a file or folder."""
-    name = path.name if path.is_dir() else path.stem
-    return short_name(name.encode("utf-8", "backslashreplace").decode()) or "tracks"
+    """Return the name of the results of a file or folder, another one for each path."""
+    path = path.resolve()
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:6]
+    return short_name(_text(f"{path.parent.name}-{path.name}-{digest}"))
+
+
+def _text(path: Path | str) -> str:
+    """Return a path as text that can be written, whatever bytes it has."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def _render(trial: Trial, images: dict[str, str]) -> str:
@@ -136,7 +142,8 @@ def _render(trial: Trial, images: dict[str, str]) -> str:
     (first, reading), *_ = trial.readings.items()
     segments = try_track.segment_table(trial)
     start, end = trial.track.starts_s[trial.excerpt[[0, -1]]]
-    return _template("try_track.html").render(
+    return render(
+        "try_track.html",
         trial=trial,
         first=first,
         reading=reading,
@@ -154,7 +161,6 @@ def _render(trial: Trial, images: dict[str, str]) -> str:
         steps=try_track.SEARCH.iterations,
         left=plots_track.LEFT,
         right=plots_track.RIGHT,
-        style=_style(),
     )
 
 
@@ -175,11 +181,12 @@ def _sounds(trial: Trial) -> dict[str, str]:
     return urls
 
 
-def _in_short(reading: Reading) -> dict:
+def _in_short(network: str, reading: Reading) -> list:
     """Return the columns of the table that describe a reading."""
-    (predicted, confidence), (second, _), *_ = reading.ranking()
-    facts = {"predicted": predicted, "confidence": round(confidence, 3), "second": second}
-    return facts | {"unfamiliar": reading.unfamiliar, "known": reading.known}
+    (genre, confidence), (second, _), *_ = reading.ranking()
+    warnings = ["unlike the training data"] * reading.unfamiliar
+    warnings += ["known from training"] * reading.known
+    return [network, genre, round(100 * confidence, 1), second, "; ".join(warnings)]
 
 
 def _top(reading: Reading) -> str:
@@ -218,16 +225,6 @@ def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def _template(name: str):
-    """Return a template of this package, whose values are escaped."""
-    environment = Environment(undefined=StrictUndefined, autoescape=True)
-    return environment.from_string((files("app") / name).read_text(encoding="utf-8"))
-
-
-def _style() -> str:
-    return (files("app") / "page.css").read_text(encoding="utf-8")
-
-
 def _data(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
@@ -248,10 +245,10 @@ def main(arguments: list[str]) -> int:
             trial, folder = report(paths[0], networks, options.out), paths[0]
             print("\n".join(verdict(trial)))
         else:
-            folder = options.tracks[0].resolve()
+            folder = options.tracks[0]
             found = table(paths, networks, options.out / _folder_name(folder))
-            used = found[found["reason"].isna()].drop(columns="reason")
-            print("\n".join([used.to_string(index=False), *found["reason"].dropna()]))
+            used = found["network"] != ""
+            print("\n".join([found[used].to_string(index=False), *found.loc[~used, "warning"]]))
     except (OSError, ValueError) as error:
         sys.exit(str(error))
     print(f"report: {options.out / _folder_name(folder) / MARK}")

@@ -83,8 +83,17 @@ def pretrained_file(name: str, kind: str = "safetensors") -> Path:
 
 
 def pretrained_names() -> list[str]:
-    """Return the names of the networks that come with the repository."""
-    return sorted(file.stem for file in (ROOT / "pretrained").glob("*.safetensors"))
+    """Return the names of the networks that come with the repository, by cards and weights."""
+    folder, kinds = ROOT / "pretrained", ("md", "safetensors")
+    return sorted({file.stem for kind in kinds for file in folder.glob(f"*.{kind}")})
+
+
+def missing_file(path: Path) -> FileNotFoundError:
+    """Return the error for a file or folder of the repository that is missing."""
+    return FileNotFoundError(
+        f"{path.relative_to(ROOT)} is missing, probably because the repository was copied or "
+        "cloned without it: restore it by `git checkout -- pretrained`, or clone anew."
+    )
 
 
 def run_name(dataset: str) -> str:

@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from src.models.recipes import checkpoint_name, recipe
 from src.parameters import save_parameters, show_value
-from src.paths import ROOT, STAGES, RunPaths, pretrained_names, require, walk_files
+from src.paths import ROOT, STAGES, RunPaths, missing_file, pretrained_names, require, walk_files
 from src.request import GROUPS, Request, defaults_of, notebook_of, read_request
 from src.results import read_json
 
@@ -188,11 +188,14 @@ def check_inputs(request: Request) -> None:
         made |= set(outputs_of(stage, parameters, request.paths))
 
 
-def _missing_network(stage: str, path: Path, paths: RunPaths, made: set[Path]) -> ValueError:
+def _missing_network(stage: str, path: Path, paths: RunPaths, made: set[Path]) -> Exception:
     """Return the error about a network that is not there, with the names of those that are."""
+    published = pretrained_names()
+    if path.suffix == ".safetensors" and (path.stem in published or not published):
+        return missing_file(path)
     there = made | set(paths.models.glob("*/checkpoint.pt"))
     names = sorted({file.parent.name for file in there if file.name == "checkpoint.pt"})
-    names += [f"pretrained/{name}" for name in pretrained_names()]
+    names += [f"pretrained/{name}" for name in published]
     missing = path.parent.name if path.suffix == ".pt" else f"pretrained/{path.stem}"
     parameter = "START_FROM or COMPARED" if stage == "train" else "CHECKPOINTS"
     return ValueError(

@@ -51,7 +51,7 @@ def votes(trial: Trial) -> Figure:
     """Draw the probability of each genre of the excerpt: unchanged, with noise, under attack."""
     genres = next(iter(trial.readings.values())).genres
     table = pd.DataFrame(trial.votes, genres)[list(VOTES)].rename(columns=VOTES) * 100
-    figure, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    figure, ax = plt.subplots(figsize=(6, 5.5), layout="constrained")
     table.plot.barh(ax=ax, color=COLOURS, width=0.8).invert_yaxis()
     ax.set(xlabel="probability (%)", xlim=(0, 100))
     return figure

@@ -190,7 +190,7 @@ def test_every_genre_model_and_eps_is_shown(tiny):
         assert list(segment["models"]) == MODELS
         for own in segment["models"].values():
             assert [view["eps"] for view in own["views"]] == EPSILONS
-            assert len(own["nearest"]) == len(EPSILONS)
+            assert len(own["resynthesized"]) == len(EPSILONS)
             assert [row["snr_db"] for row in own["attacks"]] == list(sounds.SNR_DB)
 
 
@@ -259,9 +259,9 @@ def test_probabilities_of_a_sound_are_those_of_its_file(tiny):
                 (reached,) = ratio_db(clean[None], sf.read(path, dtype="float32")[0][None])
                 assert reached == pytest.approx(row["reached_db"], abs=0.01)
                 assert row["snr_db"] <= reached < row["snr_db"] + 3
-            near = own["nearest"][-1]
-            found = predict_file(model, tiny.page / near["sound"])
-            np.testing.assert_allclose(near["probabilities"], found, atol=1e-3)
+            sound = own["resynthesized"][-1]
+            found = predict_file(model, tiny.page / sound["sound"])
+            np.testing.assert_allclose(sound["probabilities"], found, atol=1e-3)
 
 
 def test_a_difference_is_as_loud_as_its_segment(tiny):
@@ -447,8 +447,8 @@ def check_shown(page, paths):
         assert page.get_attribute("#sound-adversarial", "src") == attack["adversarial"]
         assert page.get_attribute("#sound-difference", "src") == attack["difference"]
         assert named(attack["probabilities"]) in page.inner_text("#attack-text")
-        nearest = own["nearest"][int(page.input_value("#eps"))]
-        assert page.get_attribute("#sound-nearest", "src") == (nearest and nearest["sound"])
+        sound = own["resynthesized"][int(page.input_value("#eps"))]
+        assert page.get_attribute("#sound-resynthesized", "src") == (sound and sound["sound"])
 
 
 def test_genre_segment_and_model_can_be_chosen(visit, tiny):

@@ -428,6 +428,16 @@ def test_a_stage_reads_networks_from_elsewhere():
     ]
 
 
+def test_a_stage_names_the_remedy_for_weights_that_are_missing(repository, capsys):
+    (repository / "pretrained").mkdir()
+    (repository / "pretrained" / "robust.md").touch()
+    words = ["explore", "preprocess", "attack"]
+    assert pipeline.main([*words, "CHECKPOINTS=pretrained/robust"]) == 2
+    assert "pretrained/robust.safetensors is missing, probably" in capsys.readouterr().err
+    assert pipeline.main([*words, "CHECKPOINTS=pretrained/robst"]) == 2
+    assert "another name (there is pretrained/robust)" in capsys.readouterr().err
+
+
 def test_a_corpus_that_is_a_test_set_as_a_whole_is_not_trained_on(repository, executed):
     (repository / "pretrained").mkdir()
     (repository / "pretrained" / "robust.safetensors").touch()

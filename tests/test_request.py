@@ -141,7 +141,7 @@ def test_a_parameter_goes_to_those_of_the_stages_that_have_it():
         ("explore preprocess attack CHECKPOINTS=typo", "attack reads the checkpoint typo"),
         (
             "explore preprocess attack CHECKPOINTS=pretrained/typo",
-            "attack reads the checkpoint pretrained/typo, .* is none yet",
+            "pretrained/typo.safetensors is missing, .* cloned without it: restore it by",
         ),
         (
             "explore preprocess attack CHECKPOINTS=no.module:net",

@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -77,7 +78,7 @@ def reported(network, tmp_path_factory):
         zoo.__wrapped__(network, patch)
         sf.write(folder / NAME, music(), 22_050)
         trial = app.report(folder / NAME, ("improved", "robust"), folder / "try")
-    return folder / "try" / NAME.removesuffix(".flac"), trial
+    return only_report(folder / "try"), trial
 
 
 def refusal(*arguments):
@@ -88,6 +89,12 @@ def refusal(*arguments):
     assert message.endswith(".")
     assert "\n" not in message
     return message
+
+
+def only_report(results):
+    """Return the only folder of results."""
+    (folder,) = results.iterdir()
+    return folder
 
 
 def left_in(folder):
@@ -169,10 +176,10 @@ def test_maps_explain_the_genre_of_the_track_at_their_places(reported):
 
 def test_the_terminal_has_the_results_in_five_lines(zoo, tmp_path, capsys):
     sf.write(tmp_path / "song one.wav", music(), 22_050)
-    app.main([str(tmp_path / "song one.wav"), "--out", str(tmp_path), "--model", "robust"])
+    app.main([str(tmp_path / "song one.wav"), "--out", str(tmp_path / "try"), "--model", "robust"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5
-    assert lines[-1] == f"report: {tmp_path}/song one/report.html"
+    assert lines[-1] == f"report: {only_report(tmp_path / 'try')}/report.html"
     assert lines[0].startswith("song one.wav: ")
     assert all(word in lines[3] for word in ("clean", "noise", "attack", "40 dB"))
 
@@ -217,16 +224,40 @@ def test_a_folder_gives_a_table_that_names_files_it_cannot_use(zoo, tmp_path, ca
     sf.write(songs / "inside" / "ñ.flac", music(6, 44_100), 44_100)
     (songs / "a.mp3").write_bytes(b"no music")
     (songs / "list.txt").write_text("no audio")
-    app.main([str(songs), "--out", str(tmp_path / "try"), "--model", "robust"])
-    table = pd.read_csv(tmp_path / "try" / "my songs" / "tracks.csv")
-    assert table["used_s"].tolist()[1:] == [3, 6]
-    assert set(table["predicted"].dropna()) <= set(GENRES)
-    assert "a.mp3 is not used: unreadable" in table["reason"][0]
+    app.main([str(songs), "--out", str(tmp_path / "try"), "--model", "robust", "improved"])
+    folder = only_report(tmp_path / "try")
+    table = pd.read_csv(folder / "tracks.csv")
+    assert table["track"].tolist() == ["a.mp3", "b.wav", "b.wav", "inside/ñ.flac", "inside/ñ.flac"]
+    assert table["used (s)"].tolist()[1:] == [3, 3, 6, 6]
+    assert table["network"].tolist()[1:] == ["robust", "improved"] * 2
+    assert set(table["genre"].dropna()) <= set(GENRES)
+    assert table["confidence (%)"].dropna().between(100 / 3, 100).all()
+    assert "a.mp3 is not used: unreadable" in table["warning"][0]
     shown = capsys.readouterr().out
-    page = (tmp_path / "try" / "my songs" / "report.html").read_text(encoding="utf-8")
+    page = (folder / "report.html").read_text(encoding="utf-8")
     for text in (shown, page):
         assert "a.mp3 is not used" in text
-        assert "ñ.flac" in text
+        assert "inside/ñ.flac" in text
+    assert str(tmp_path) not in page + (folder / "tracks.csv").read_text(encoding="utf-8")
+
+
+def test_a_row_of_the_table_states_its_warnings(network):
+    probabilities = np.array([[0.2, 0.7, 0.1], [0.4, 0.5, 0.1]])
+    reading = try_track.Reading(GENRES, probabilities, True, False, True)
+    warning = "unlike the training data"
+    assert app._in_short("robust", reading) == ["robust", "jazz", 60.0, "blues", warning]
+    known = reading._replace(known=True)
+    assert app._in_short("robust", known)[-1] == f"{warning}; known from training"
+    assert app._in_short("robust", known._replace(unfamiliar=False))[-1] == "known from training"
+
+
+def test_files_of_equal_name_have_reports_of_their_own(tmp_path, monkeypatch):
+    paths = [tmp_path / name for name in ("x/cd 1/a.wav", "y/cd 1/a.wav", "y/cd 1/a.mp3")]
+    names = [app._folder_name(path) for path in paths]
+    assert len(set(names)) == 3
+    assert all(name.startswith("cd 1-a.") for name in names)
+    monkeypatch.chdir(tmp_path)
+    assert app._folder_name(Path("x/../y/cd 1/a.wav")) == names[1]
 
 
 def test_a_folder_of_files_that_cannot_be_used_leaves_nothing(zoo, tmp_path):
@@ -314,7 +345,7 @@ def test_a_report_that_fails_leaves_the_old_one_and_no_folder_is_overwritten(
     zoo, tmp_path, monkeypatch
 ):
     sf.write(tmp_path / "song.wav", music(3), 22_050)
-    old = tmp_path / "try" / "song"
+    old = tmp_path / "try" / app._folder_name(tmp_path / "song.wav")
     old.mkdir(parents=True)
     (old / "diary.txt").write_text("mine")
     assert "is no report of this program" in refusal(tmp_path / "song.wav", "--out", old.parent)
@@ -336,6 +367,10 @@ def test_the_report_opens_in_a_browser_without_errors(reported):
         page.on("pageerror", lambda error: said.append(str(error)))
         page.goto((folder / app.MARK).as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.set_viewport_size({"width": 1280, "height": 900})
+        widths = page.eval_on_selector_all("audio", "all => all.map(each => each.offsetWidth)")
+        assert min(widths) > 400  # a seek bar of some length
+        page.set_viewport_size({"width": 390, "height": 844})
         page.click("#timeline", position={"x": 300, "y": 50})
         page.wait_for_function("() => track.currentTime > 1 && !track.paused")
         assert float(page.get_attribute("#now", "style").split()[1].rstrip("%;")) > 9

@@ -156,6 +156,25 @@ def test_an_unknown_name_is_refused_with_those_there_are(published, name):
         load_pretrained(name)
 
 
+def test_the_error_for_missing_files_names_the_remedy(published):
+    remedy = "is missing, .* cloned without it: restore it by `git checkout -- pretrained`"
+    pretrained_file("documented", "csv").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"^pretrained/documented\.csv {remedy}"):
+        known_tracks("documented")
+    pretrained_file("documented").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"^pretrained/documented\.safetensors {remedy}"):
+        load_pretrained("documented")
+    pretrained_file("documented", "md").unlink()
+    with pytest.raises(FileNotFoundError, match=f"^pretrained {remedy}"):
+        load_pretrained("documented")
+
+
+def test_weights_without_a_card_are_refused(published):
+    pretrained_file("documented", "md").unlink()
+    with pytest.raises(ValueError, match=r"documented\.md has no readable .*git checkout"):
+        load_pretrained("documented")
+
+
 def test_an_edited_list_of_tracks_is_refused(published):
     path = pretrained_file("documented", "csv")
     path.write_text("track,split,sha256\n", encoding="utf-8")

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from src.models.checkpoints import damage, fill_weights
 from src.models.cnn import GenreClassifierCNN
-from src.paths import pretrained_file, pretrained_names
+from src.paths import missing_file, pretrained_file, pretrained_names
 from src.results import read_csv
 from src.runtime import device, memory_format
 
@@ -30,8 +30,8 @@ def load_pretrained(name: str) -> GenreClassifierCNN:
     """Return a network that comes with the repository, in eval mode on the device.
 
     It maps log-mels (n, 1, 128, 130) in [0, 1] to logits in the order of `read_card(name)` genres.
-    No pickled code is executed. Raises ValueError for an unknown name, and for files that are
-    damaged, edited or of another architecture.
+    No pickled code is executed. Raises FileNotFoundError for a missing file, ValueError for an
+    unknown name, and for files that are damaged, edited or of another architecture.
     """
     card, path = read_card(name), pretrained_file(name)
     content = _verified(path, card["sha256"])
@@ -48,12 +48,14 @@ def load_pretrained(name: str) -> GenreClassifierCNN:
 
 def read_card(name: str) -> dict:
     """Return the front matter of a model card. Raises ValueError as `load_pretrained` does."""
-    if name not in pretrained_names():
+    path, names = pretrained_file(name, "md"), pretrained_names()
+    if not names:
+        raise missing_file(path.parent)
+    if name not in names:
         raise ValueError(
             f"pretrained/{name} is not a network of this repository, probably mistyped: give one "
-            f"of {', '.join(pretrained_names()) or 'those that `make publish` writes: none yet'}."
+            f"of {', '.join(names)}."
         )
-    path = pretrained_file(name, "md")
     try:
         card = yaml.safe_load(path.read_text(encoding="utf-8").split(RULE, 2)[1])
     except (OSError, UnicodeDecodeError, IndexError, yaml.YAMLError) as error:
@@ -82,8 +84,10 @@ def known_tracks(name: str) -> pd.DataFrame:
 
 
 def _verified(path: Path, sha256: str) -> bytes:
-    """Return the content of a file; ValueError if its SHA-256 is not that of the card."""
-    content = path.read_bytes() if path.exists() else b""
+    """Return the content of a file; ValueError if the card states another SHA-256."""
+    if not path.exists():
+        raise missing_file(path)
+    content = path.read_bytes()
     if (found := hashlib.sha256(content).hexdigest()) != sha256:
         raise damage(path, f"has the SHA-256 {found[:12]}, its card states {sha256[:12]}")
     return content
