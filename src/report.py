@@ -46,7 +46,10 @@ TABLES = (
     "transfer_tracks",
     "corruptions",
     "audio_attacks",
+    "audio_comparison",
     "explanations",
+    "ablation",
+    "audio_step",
 )
 RECORDS = ("attacks", "minimal_eps")
 LABELS = ("control", "part", "compared_with", "genre", "layer")  # of explanations.csv, often empty

@@ -228,7 +228,7 @@ def later_tables(robustness):
 
 SECTIONS = {  # of later tables: a line in the page
     "equalizer": "| worst equaliser, 10 bands ",
-    "universal": "| random signs of the same eps ",
+    "universal": "| mean of random signs of the same eps ",
     "genre_robustness": "| blues ",
     "transfer": "| `robust` | PGD, 0.8 dB | ",
     "ablation": "| `robust` | 2 steps | 24 | 78.0% [70, 80] | 43.0% [40, 50] | 1500 (150) |",

@@ -10,7 +10,7 @@ import pytest
 
 import src.paths
 from src import pipeline, request
-from src.data.splits import PUBLISHED, WHOLE
+from src.data.splits import MINI, PUBLISHED, WHOLE
 from src.effort import EFFORTS, choose_effort
 from src.explainability.attributions import METHODS
 from src.models.cnn import GenreClassifierCNN
@@ -204,7 +204,7 @@ def test_choices_are_those_of_the_code_and_limits_those_of_parameters():
     layers = [name for name, _ in GenreClassifierCNN().named_modules() if name.startswith("conv")]
     assert CHOICES["METHOD"] == METHODS
     assert CHOICES["TARGET_LAYER"] == tuple(layers)
-    assert CHOICES["SPLIT"] == ("random", *PUBLISHED, WHOLE)
+    assert CHOICES["SPLIT"] == ("random", *PUBLISHED, MINI, WHOLE)
     known = {name for stage in STAGES for name in parameters_of(stage)}
     assert {*CHOICES, *LIMITS, *MAY_BE_EMPTY, *SWEEPS, *SWEEPS.values()} <= known
 
