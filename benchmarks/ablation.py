@@ -1,8 +1,7 @@
 """`python -m benchmarks.ablation RUN CHECKPOINT ...`: which parts of training help robustness.
 
-Evaluates checkpoints of a run on the same test segments, one per track: clean accuracy and that
-under the worst of FGSM, PGD with a restart, PGD with twice the iterations, targeted PGD and APGD on
-two losses. Rows are added to `results/metrics/<run>/ablation.csv` one by one; those that are there
+Evaluates checkpoints of a run on the same test segments, at most one per track: clean accuracy and
+that under the worst of FGSM, PGD-20, PGD-40, targeted PGD-20 and APGD-20 on two losses. Rows are added to `results/metrics/<run>/ablation.csv` one by one; those that are there
 are kept. Checkpoints come from `make train RECIPES=robust SUFFIX=_eps10 ADVERSARIAL_EPS=0.01`.
 """
 
@@ -23,7 +22,7 @@ from src.results import read_csv, write_csv
 from src.runtime import prepare_process
 
 EPS = 0.01
-EFFORT = EFFORTS["full"]._replace(n_restarts=2, square_queries=0, n_hard_label=0)
+EFFORT = EFFORTS["full"]._replace(iterations=20, n_restarts=1, square_queries=0, n_hard_label=0)
 INTERVAL = {"accuracy": "clean_accuracy", "low": "low", "high": "high"}
 
 
