@@ -1,8 +1,9 @@
 """`python -m benchmarks.ablation RUN CHECKPOINT ...`: which parts of training help robustness.
 
 Evaluates checkpoints of a run on the same test segments, at most one per track: clean accuracy and
-that under the worst of FGSM, PGD-20, PGD-40, targeted PGD-20 and APGD-20 on two losses. Rows are added to `results/metrics/<run>/ablation.csv` one by one; those that are there
-are kept. Checkpoints come from `make train RECIPES=robust SUFFIX=_eps10 ADVERSARIAL_EPS=0.01`.
+that under the worst of FGSM, PGD-20, PGD-40, targeted PGD-20 and APGD-20 on two losses. Rows are
+added to `results/metrics/<run>/ablation.csv` one by one; those that are there are kept. Checkpoints
+come from `make train`, such as `make train RECIPES=robust SUFFIX=_eps15 ADVERSARIAL_EPS=0.015`.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.audio_step RUN AUDIO_RUN`: accuracy on log-mels and audio of the same tracks.
+"""`python -m benchmarks.audio_step RUN AUDIO_RUN`: log-mels against audio of the same tracks.
 
 Evaluates the published networks on the test tracks of both runs that none of them was trained on,
 into `results/metrics/<AUDIO_RUN>/audio_step.csv`.
