@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import pandas as pd
+
 
 class Style(NamedTuple):
     """The name of an attack in tables and figures, its colour (Okabe and Ito), marker and line."""
@@ -76,6 +78,7 @@ NAMES |= {
     "universal_equalizer": "one equaliser for all segments",
     "universal_equalizer_random": "mean of random equalisers",
 }
+NAMES |= {"segment_accuracy": "segments", "track_accuracy": "tracks"}
 NAMES |= {"wav16": "WAV, 16 bits", "pgd_spectrogram": "spectrogram PGD, no sound"}
 METHODS = {  # of explanation, and their controls
     "gradcam": "Grad-CAM",
@@ -130,3 +133,9 @@ EXAMPLES = {  # category of a map shown, and the genre that it explains
     "predicted": "predicted genre",
 }
 MAPS = METHODS | MEASURES | CONDITIONS | EXAMPLES
+
+
+def percent(value: float, low: float | None, high: float | None) -> str:
+    """Return a fraction in percent with its interval, if it has one; nothing for NaN."""
+    interval = "" if pd.isna(low) else f" [{100 * low:.0f}, {100 * high:.0f}]"
+    return "" if pd.isna(value) else f"{100 * value:.0f}%{interval}"

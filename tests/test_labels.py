@@ -15,8 +15,8 @@ def test_every_attack_has_a_label_and_a_style_of_its_own():
     suite = [s.name for s in stages(Budgets(), EFFORTS["full"], 0.01, n_genres=10)]
     known = {"fgsm", "pgd", *suite, *BLACK_BOX, *NOISES, WORST_CASE}
     assert set(labels.ATTACKS) == known
-    random = {f"equalizer_{bands}_random" for bands in BANDS}
-    assert set(labels.EQUALIZERS) == {f"equalizer_{bands}" for bands in BANDS} | random
+    kinds = ("", "_random", "_random_worst")
+    assert set(labels.EQUALIZERS) == {f"equalizer_{n}{kind}" for n in BANDS for kind in kinds}
     assert set(labels.AUDIO_ATTACKS) == {*waveform.ATTACKS, *BEFORE_FILE}
     for styles in (labels.ATTACKS, labels.AUDIO_ATTACKS, labels.EQUALIZERS):
         assert len({style.label for style in styles.values()}) == len(styles)

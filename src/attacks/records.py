@@ -9,7 +9,7 @@ import pandas as pd
 
 from src.data.features import DYNAMIC_RANGE_DB
 from src.data.segments import Segments, draw_segments
-from src.labels import NAMES
+from src.labels import NAMES, percent
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits
 from src.statistics import difference_over_tracks, holm, mean_over_tracks
@@ -29,6 +29,7 @@ HEADINGS = {  # of columns, in tables to read
     "eps_db": "eps (dB)",
     "made_on": "made on",
     "n_segments": "segments",
+    "n_tracks": "tracks",
 }
 COMPARED = "difference low high p_value p_holm n_segments n_tracks".split()
 
@@ -240,10 +241,10 @@ def percent_table(table: pd.DataFrame, by: list[str], value: str = "accuracy") -
     corruptions appear by their labels.
     """
     shown = table[[*by, "checkpoint"]].copy()
-    for name in {"attack", "codec", "made_on"} & set(by):
+    for name in {"attack", "codec", "made_on", "measure"} & set(by):
         shown[name] = shown[name].replace(NAMES)
     columns = table[value], table["low"], table["high"]
-    shown["cell"] = [_percent(*cell) for cell in zip(*columns, strict=True)]
+    shown["cell"] = [percent(*cell) for cell in zip(*columns, strict=True)]
     wide = shown.set_index([*by, "checkpoint"])["cell"].unstack(sort=False)
     headings = [HEADINGS.get(name, name) for name in by]
     return wide.fillna("").rename_axis(index=headings, columns=None)
@@ -290,8 +291,3 @@ def _clean_and_worst(records: pd.DataFrame) -> pd.DataFrame:
     """Return the records of the worst case, and those of the clean segments before them."""
     worst = records[records["attack"] == WORST_CASE]
     return pd.concat([_as_clean(worst[worst["eps"] == worst["eps"].min()]), worst])
-
-
-def _percent(value: float, low: float | None, high: float | None) -> str:
-    interval = "" if pd.isna(low) else f" [{100 * low:.0f}, {100 * high:.0f}]"
-    return "" if pd.isna(value) else f"{100 * value:.0f}%{interval}"

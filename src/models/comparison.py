@@ -6,6 +6,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from src.labels import percent
 from src.models.evaluation import vote
 from src.models.zoo import read_card
 from src.paths import RunPaths
@@ -102,6 +103,19 @@ def training_results(paths: RunPaths, fingerprint: str) -> list[dict]:
 def training_rows(paths: RunPaths, fingerprint: str) -> pd.DataFrame:
     """Return one row per checkpoint of a run that was trained on these arrays, ordered by name."""
     return pd.DataFrame(map(_training_row, training_results(paths, fingerprint)))
+
+
+def readable_trainings(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a table to read: recipe, seed, epochs and both accuracies in percent, by checkpoint.
+
+    `rows` come from `training_rows`.
+    """
+    table = rows.set_index("checkpoint")[["recipe", "seed", "epochs", "changes"]]
+    for measure in ACCURACIES:
+        unit = measure.split("_")[0]
+        columns = rows[[measure, f"{unit}_low", f"{unit}_high"]].itertuples(index=False)
+        table[f"{unit}s correct"] = [percent(*values) for values in columns]
+    return table
 
 
 def check_current(paths: RunPaths, fingerprint: str) -> None:
