@@ -37,12 +37,11 @@ def main(arguments: list[str]) -> int:
     prepare_process()
     paths = RunPaths(options.run)
     file = paths.metrics / "ablation.csv"
-    table = read_csv(file) if file.exists() else pd.DataFrame({"key": []})
+    rows = read_csv(file).to_dict("records") if file.exists() else []
     for name in options.checkpoints:
-        row = evaluate(paths, name, options.segments, set(table["key"]))
-        table = pd.concat([table, pd.DataFrame(row)], ignore_index=True)
-        write_csv(file, table)
-    print(table.to_string())
+        rows += evaluate(paths, name, options.segments, {row["key"] for row in rows})
+        write_csv(file, pd.DataFrame(rows))
+    print(pd.DataFrame(rows).to_string())
     return 0
 
 

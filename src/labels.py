@@ -137,5 +137,5 @@ MAPS = METHODS | MEASURES | CONDITIONS | EXAMPLES
 
 def percent(value: float, low: float | None, high: float | None) -> str:
     """Return a fraction in percent with its interval, if it has one; nothing for NaN."""
-    interval = "" if pd.isna(low) else f" [{100 * low:.0f}, {100 * high:.0f}]"
-    return "" if pd.isna(value) else f"{100 * value:.0f}%{interval}"
+    interval = "" if pd.isna(low) else f" [{round(100 * low)}, {round(100 * high)}]"
+    return "" if pd.isna(value) else f"{round(100 * value)}%{interval}"

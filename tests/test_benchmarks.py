@@ -3,23 +3,24 @@ import os
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile as sf
 import torch
 from conftest import audit, corpus_at
 
-from benchmarks import bench, growth, plain
+from benchmarks import ablation, audio_step, bench, growth, plain
 from src import paths
 from src.attacks.adversarial import Search, attack
 from src.data.preprocessor import write_processed
-from src.data.segments import file_hash
+from src.data.segments import Segments, file_hash
 from src.data.splits import split
 from src.data.synthetic import GENRES
 from src.models import cnn
 from src.models.checkpoints import CHECKPOINT_FILE, save_checkpoint
 from src.models.cnn import GenreClassifierCNN
 from src.paths import RunPaths
-from src.results import write_csv, write_json
+from src.results import read_csv, write_csv, write_json
 from src.runtime import describe
 
 SIZES = {
@@ -231,3 +232,59 @@ def test_a_stage_that_fails_ends_the_measurement_and_leaves_the_smaller_sizes(
     assert not list(raw.glob("growth_[23]0"))
     rows = json.loads((tmp_path / "growth.json").read_text())["growth"]
     assert [row["tracks"] for row in rows] == [20]
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """Return test segments of two genres; runs write their results below `tmp_path`."""
+    rng = np.random.default_rng(0)
+    X, y = rng.random((6, 128, 130), dtype=np.float32), np.arange(6) % 2
+    table = pd.DataFrame({"segment": range(6), "track": list("abcdef"), "start_s": 0.0})
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    return Segments(X, y, table.assign(genre=np.array(["blues", "rock"])[y], split="test"))
+
+
+def test_the_ablation_has_a_row_per_checkpoint_and_keeps_those_that_are_there(
+    small, monkeypatch, capsys
+):
+    facts = {"name": "robust", "changes": {"cutmix": 0.5}, "seed": 43, "recipe": {"epochs": 24}}
+    loaded = []
+
+    def load(run, name):
+        loaded.append(name)
+        torch.manual_seed(0)
+        return GenreClassifierCNN(2).eval(), facts | {"key": name}
+
+    monkeypatch.setattr(ablation, "load_named", load)
+    monkeypatch.setattr(ablation, "load_split", lambda run, split: small)
+    monkeypatch.setattr(ablation, "load_metadata", lambda run: {"corpus": "c", "split": "random"})
+    monkeypatch.setattr(ablation, "EFFORT", ablation.EFFORT._replace(iterations=1))
+    evaluated, evaluate = [], ablation.suite.evaluate
+    monkeypatch.setattr(
+        ablation.suite, "evaluate", lambda *job: evaluated.append(job) or evaluate(*job)
+    )
+    assert ablation.main(["tiny", "one", "--segments", "4"]) == 0
+    assert ablation.main(["tiny", "one", "two", "--segments", "4"]) == 0
+    table = read_csv(RunPaths("tiny").metrics / "ablation.csv")
+    assert table["checkpoint"].tolist() == ["one", "two"]
+    assert len(evaluated) == 2
+    assert (table["changes"] == '{"cutmix": 0.5}').all()
+    assert (table["n_segments"] == 4).all()
+    assert (table["robust_accuracy"] <= table["clean_accuracy"]).all()
+    assert "two" in capsys.readouterr().out
+
+
+def test_log_mels_and_audio_are_compared_on_the_tracks_that_both_runs_have(small, monkeypatch):
+    torch.manual_seed(0)
+    model = GenreClassifierCNN(2).eval()
+    monkeypatch.setattr(
+        audio_step, "load_networks", lambda run, names: {"pretrained_a": (model, {})}
+    )
+    others = {"log": small, "audio": small.take(np.arange(2, 6))}
+    monkeypatch.setattr(audio_step, "unseen_test", lambda run, networks: others[run.run])
+    assert audio_step.main(["log", "audio"]) == 0
+    table = read_csv(RunPaths("audio").metrics / "audio_step.csv")
+    assert table["input"].tolist() == ["log-mels", "audio"]
+    assert table["checkpoint"].tolist() == ["a", "a"]
+    assert (table["n_segments"] == 4).all()
+    assert table["accuracy"][0] == table["accuracy"][1]
