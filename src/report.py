@@ -55,7 +55,7 @@ RECORDS = ("attacks", "minimal_eps")
 LABELS = ("control", "part", "compared_with", "genre", "layer")  # of explanations.csv, often empty
 HEADERS = {"eps_db": "eps (dB)", "snr_db": "SNR (dB)", "budget_db": "margin (dB)", "true": "genre"}
 LARGEST_FIGURE = 300_000  # bytes
-NOTEBOOK_WIDTH = 900  # pixels of a figure in a copied notebook
+NOTEBOOK_WIDTH = 780  # pixels of a figure in a copied notebook
 SOUND, WIDGET = "<audio", "application/vnd.jupyter.widget-view+json"
 FIGURES = {  # name in docs/figures: pattern below results/figures/<run>/
     "training_history": "documented/training_history.png",
