@@ -1,7 +1,8 @@
-"""`python -m benchmarks.audio_step RUN AUDIO_RUN`: log-mels against audio of the same tracks.
+"""`python -m benchmarks.audio_step RUN AUDIO_RUN`: log-mels, audio and corrupted audio.
 
-Evaluates the published networks on the test tracks of both runs that none of them was trained on,
-into `results/metrics/<AUDIO_RUN>/audio_step.csv`.
+Evaluates the published networks on the test tracks that none of them was trained on: those of both
+runs into `results/metrics/<AUDIO_RUN>/audio_step.csv`, corruptions of the audio into
+`corruptions.csv`.
 """
 
 import argparse
@@ -10,6 +11,10 @@ import sys
 import numpy as np
 import pandas as pd
 
+from src import plots
+from src.attacks.corruptions import corrupt_segments, corruption_table
+from src.data.corpus import corpus_of, load_tracks
+from src.data.segments import Segments, load_metadata
 from src.models.evaluation import predict_logits
 from src.models.runs import load_networks
 from src.models.unseen import unseen_test
@@ -18,6 +23,9 @@ from src.paths import RunPaths
 from src.results import write_csv
 from src.runtime import prepare_process
 from src.statistics import mean_over_tracks
+
+CORRUPTED = 57  # segments, at most
+SEED = 42
 
 
 def main(arguments: list[str]) -> int:
@@ -42,7 +50,22 @@ def main(arguments: list[str]) -> int:
     table = pd.DataFrame(rows)
     write_csv(runs["audio"].metrics / "audio_step.csv", table)
     print(table.to_string(index=False))
+    few = tests["audio"].sample(CORRUPTED, SEED)
+    corrupted = evaluate_corruptions(runs["audio"], networks, few)
+    write_csv(runs["audio"].metrics / "corruptions.csv", corrupted)
+    title = f"Which corruptions cost accuracy? Percent of {len(few)} segments"
+    figure = plots.per_checkpoint(plots.corruptions, corrupted, title, height=4.6)
+    corpus = load_metadata(runs["audio"])["corpus"]
+    plots.save_figure(figure, runs["audio"].figures / "corruptions.png", corpus)
     return 0
+
+
+def evaluate_corruptions(paths: RunPaths, networks: dict, few: Segments) -> pd.DataFrame:
+    """Return accuracy per network, corruption and severity, as notebook 3 does for its own."""
+    made = corrupt_segments(corpus_of(paths), load_tracks(paths), few.table, SEED)
+    models = {name: model for name, (model, _) in networks.items()}
+    where = {name: load_metadata(paths)[name] for name in ("corpus", "split")}
+    return corruption_table(models, made, few, **where)
 
 
 if __name__ == "__main__":

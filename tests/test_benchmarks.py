@@ -282,6 +282,10 @@ def test_log_mels_and_audio_are_compared_on_the_tracks_that_both_runs_have(small
     )
     others = {"log": small, "audio": small.take(np.arange(2, 6))}
     monkeypatch.setattr(audio_step, "unseen_test", lambda run, networks: others[run.run])
+    monkeypatch.setattr(audio_step, "evaluate_corruptions", lambda *job: pd.DataFrame({"n": [1]}))
+    monkeypatch.setattr(audio_step, "load_metadata", lambda run: {"corpus": "c"})
+    for name in ("per_checkpoint", "save_figure"):
+        monkeypatch.setattr(audio_step.plots, name, lambda *_, **__: None)
     assert audio_step.main(["log", "audio"]) == 0
     table = read_csv(RunPaths("audio").metrics / "audio_step.csv")
     assert table["input"].tolist() == ["log-mels", "audio"]
