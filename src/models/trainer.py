@@ -140,9 +140,10 @@ def _finished(file: Path, training: Training, start: nn.Module | None) -> list[d
 
     It is empty in checkpoints of earlier versions.
     """
-    if not file.exists():
+    try:
+        content = read_tensors(file, FACTS)
+    except ValueError:  # none yet, or damaged: made again, from the state if there is one
         return None
-    content = read_tensors(file, FACTS)
     wanted = {name: getattr(training, name) for name in ("recipe", "seed", "fingerprint")}
     wanted["start"] = _hash_of(start)
     same = all(content.get(name, "") == value for name, value in wanted.items())
