@@ -409,9 +409,15 @@ def test_batches_hold_every_segment_once_with_its_label():
 
 @pytest.mark.parametrize(
     ("n", "shuffle", "sizes"),
-    [(9, True, [4, 4]), (9, False, [4, 4, 1]), (8, True, [4, 4]), (3, True, [3])],
+    [
+        (9, True, [4, 4]),
+        (9, False, [4, 4, 1]),
+        (10, True, [4, 4, 2]),
+        (8, True, [4, 4]),
+        (1, True, [1]),
+    ],
 )
-def test_a_last_batch_that_is_not_full_is_dropped_in_training_unless_it_is_all(n, shuffle, sizes):
+def test_a_last_batch_of_less_than_half_is_dropped_in_training_unless_it_is_all(n, shuffle, sizes):
     dataset = SegmentDataset(np.zeros((n, 2, 3), np.float32), np.zeros(n, np.int64))
     assert [len(labels) for _, labels in make_loader(dataset, 4, shuffle)] == sizes
 

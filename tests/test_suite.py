@@ -30,8 +30,8 @@ from src.effort import choose_effort
 from src.models.cnn import GenreClassifierCNN
 from src.models.evaluation import predict_logits
 
-EPSILONS = (0.004, 0.01, 0.1)
-BUDGETS = Budgets(EPSILONS, suite=(0.004, 0.01), doubled=0.01)
+EPSILONS = (0.002, 0.01, 0.1)
+BUDGETS = Budgets(EPSILONS, suite=(0.002, 0.01), doubled=0.01)
 NUMBERS = {"iterations": 5, "n_restarts": 2, "square_queries": 5, "n_hard_label": 3}
 EFFORT = choose_effort("quick", NUMBERS | {"hard_label_steps": 1})
 SLOW = ["pgd_restarts", "pgd_doubled", "pgd_targeted", "apgd_ce", "apgd_dlr", "square"]
@@ -63,7 +63,7 @@ def test_the_worst_case_is_the_least_of_all_attacks_for_every_segment(records):
     for eps in EPSILONS:
         within = attacks[(attacks["eps"] <= eps) & attacks["success"]]
         assert broken(records, WORST_CASE, eps) == set(within["segment"])
-    assert broken(records, WORST_CASE, 0.1) > broken(records, WORST_CASE, 0.004)
+    assert broken(records, WORST_CASE, 0.1) > broken(records, WORST_CASE, 0.002)
 
 
 def test_the_ladder_has_each_attack_and_the_distance_of_hop_skip_jump(records):
@@ -133,7 +133,7 @@ def independent(network, X, y, eps, n_genres, steps):
 def test_the_suite_is_as_strong_as_an_independent_ensemble(records, target):
     rows = np.flatnonzero(target.correct)
     X, y = target.data.X[rows], target.data.y[rows]
-    for eps in (0.004, 0.01):
+    for eps in (0.002, 0.01):
         own = independent(target.model, X, y, eps, 3, steps=10)
         others = set(target.data.numbers[rows[own]])
         assert 0 < len(others) < len(rows) or eps == 0.01
@@ -147,7 +147,7 @@ def test_what_is_broken_stays_broken_at_every_larger_eps(records):
 
 
 def test_each_slow_attack_adds_to_those_before_it(records):
-    for eps in (0.004, 0.01):
+    for eps in (0.002, 0.01):
         names = [name for name in SLOW if name != "pgd_doubled" or eps == 0.01]
         sets = [broken(records, name, eps) for name in ("pgd", *names)]
         assert all(one <= other for one, other in pairwise(sets))
@@ -165,11 +165,11 @@ def test_slow_attacks_are_given_what_stands_alone(target, monkeypatch):
 
     monkeypatch.setattr(suite, "attack", note)
     found = evaluate({"model": target}, BUDGETS, EFFORT._replace(n_hard_label=0), seed=1)
-    for eps in (0.004, 0.01):
+    for eps in (0.002, 0.01):
         swept = found[found["attack"].isin(("fgsm", "pgd"))]
         standing = robust_mask(target, swept, eps).sum()
         assert {n for _, e, n in given if e == eps} == {standing}
-        assert 0 < standing < 22 or eps == 0.004
+        assert 0 < standing < 22 or eps == 0.002
 
 
 def test_records_stay_in_the_ball_and_name_their_maker(records):
@@ -205,9 +205,9 @@ def test_failures_of_apgd_have_no_size_since_it_returns_its_start(target, record
 
     monkeypatch.setattr(suite, "attack", start)
     swept = records[records["attack"] == "pgd"]
-    standing = target.data.numbers[robust_mask(target, swept, 0.004)]
+    standing = target.data.numbers[robust_mask(target, swept, 0.002)]
     for method, known in (("apgd_ce", False), ("pgd", True)):
-        made = suite._run(target, swept, Stage(method, method, 1), 0.004, 1)
+        made = suite._run(target, swept, Stage(method, method, 1), 0.002, 1)
         rows = made[made["segment"].isin(standing)]
         assert len(rows) > 0
         assert (rows["linf"].notna() == known).all()
@@ -217,7 +217,7 @@ def test_an_attack_without_budget_is_left_out():
     names = [stage.name for stage in stages(BUDGETS, EFFORT, 0.01, n_genres=3)]
     assert names == SLOW
     none = EFFORT._replace(n_restarts=1, square_queries=0)
-    assert [s.name for s in stages(BUDGETS, none, 0.004, n_genres=2)] == ["pgd_targeted", "apgd_ce"]
+    assert [s.name for s in stages(BUDGETS, none, 0.002, n_genres=2)] == ["pgd_targeted", "apgd_ce"]
 
 
 def test_the_suite_needs_its_eps_among_those_of_the_sweep(target):

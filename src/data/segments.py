@@ -207,10 +207,11 @@ class SegmentDataset(Dataset):
 def make_loader(dataset: SegmentDataset, batch_size: int, shuffle: bool = False) -> DataLoader:
     """Return batches of a dataset; the order comes from torch's global seed.
 
-    When shuffling, a last batch that is not full is dropped, unless it is the only one: the batch
-    norms of a few segments are noise, and one such step per epoch spoils the training.
+    When shuffling, a last batch of less than half the size is dropped, unless it is the only one:
+    the batch norms of a few segments are noise, and one such step per epoch spoils the training.
     """
-    drop_last = shuffle and len(dataset) > batch_size
+    rest = len(dataset) % batch_size
+    drop_last = shuffle and len(dataset) > batch_size and 2 * rest < batch_size
     return DataLoader(
         dataset, batch_size, shuffle=shuffle, drop_last=drop_last, collate_fn=_identity
     )

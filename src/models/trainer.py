@@ -165,7 +165,8 @@ def _assemble(model: GenreClassifierCNN, n_train: int, recipe: dict) -> dict:
     optimizer = torch.optim.Adam(
         model.parameters(), lr=recipe["lr"], weight_decay=recipe["weight_decay"]
     )
-    steps = max(1, n_train // recipe["batch_size"])  # per epoch
+    full, rest = divmod(n_train, recipe["batch_size"])
+    steps = max(1, full + (2 * rest >= recipe["batch_size"]))  # per epoch, as `make_loader` drops
     if recipe["schedule"] == "one_cycle":
         total = recipe["epochs"] * steps
         scheduler = OneCycleLR(optimizer, recipe["lr"], total_steps=total, pct_start=WARM_UP)
