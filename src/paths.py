@@ -66,6 +66,10 @@ class RunPaths:
         """The page to listen, opened from disk at its index.html."""
         return ROOT / "results" / "page" / self.run
 
+    def unfinished(self, stage: str) -> Path:
+        """Results that an interrupted stage leaves for its next run, see `src.shards`."""
+        return self.processed / "unfinished" / stage
+
     @property
     def parameters(self) -> Path:
         """The file of parameters that differ from the defaults; `make clean` keeps it."""

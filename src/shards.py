@@ -1,14 +1,38 @@
-"""Work on segments in fixed shards, through joblib: here, or on a cluster (`src.workers`)."""
+"""Work on segments in fixed shards, through joblib: here, or on a cluster (`src.workers`).
 
+Results can be kept on disk until a notebook is finished, so that an interrupted one continues.
+"""
+
+import inspect
+import shutil
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
+import joblib
 import numpy as np
+import torch
 from joblib import Parallel, delayed
 
+from src.models.own import OwnNetwork
 from src.progress import progress
+from src.results import save_with
+from src.runtime import describe
 
 SHARD = 64  # segments; results depend on it where something is random
 LONG = 5  # shards that deserve a progress bar
+_folders: list[Path] = []  # where results are kept: one or none
+
+
+def keep_results(folder: Path) -> None:
+    """Keep results of `in_shards` and `once` in a folder, and read those that lie there."""
+    _folders[:] = [folder]
+
+
+def forget_results() -> None:
+    """Delete the results kept, and keep no more."""
+    while _folders:
+        shutil.rmtree(_folders.pop(), ignore_errors=True)
 
 
 def in_shards(
@@ -21,15 +45,68 @@ def in_shards(
     other in this process, each with all of torch's threads. `work` and `options` must be such
     that can be sent to another process; `name` is shown with the progress of long work.
     """
-    shards = [slice(start, start + SHARD) for start in range(0, len(arrays[0]), SHARD)]
-    jobs = (
-        delayed(work)(number, *(np.asarray(array[rows]) for array in arrays), *options)
-        for number, rows in enumerate(shards)
-    )
-    made = Parallel(return_as="generator")(jobs)  # one job, or as many as the cluster has workers
-    n, short, parts = len(arrays[0]), len(shards) < LONG, []
+    starts = range(0, len(arrays[0]), SHARD)
+    rows = [[np.asarray(array[start : start + SHARD]) for array in arrays] for start in starts]
+    calls = [(number, *parts, *options) for number, parts in enumerate(rows)]
+    files = [_file(work, *call) for call in calls]
+    missing = [call for call, file in zip(calls, files, strict=True) if not _exists(file)]
+    made = Parallel(return_as="generator")(delayed(work)(*call) for call in missing)
+    n, short, parts = len(arrays[0]), len(calls) < LONG, []
     with progress(None, name, n, "segment", leave=False, disable=short) as bar:
-        for part in made:
-            parts.append(part)
-            bar.update(len(part))
+        for file in files:
+            parts.append(np.load(file) if _exists(file) else _keep(file, next(made)))
+            bar.update(len(parts[-1]))
     return np.concatenate(parts)
+
+
+def once(work: Callable[..., np.ndarray], *arguments: object) -> np.ndarray:
+    """Return `work(*arguments)`, kept as a shard is."""
+    file = _file(work, *arguments)
+    return np.load(file) if _exists(file) else _keep(file, work(*arguments))
+
+
+def _file(work: Callable, *arguments: object) -> Path | None:
+    """Return the file that keeps a result; None if none does.
+
+    Its name is a digest of all that the result depends on: arguments, weights, the source of the
+    module of `work`, machine, precision and version of torch. A network of other code is not kept:
+    its weights do not determine what it computes.
+    """
+    if not _folders or not all(_is_known(argument) for argument in arguments):
+        return None
+    module = inspect.getmodule(work.func if isinstance(work, partial) else work)
+    parts = inspect.getsource(module), torch.__version__, describe(), work
+    return _folders[0] / f"{joblib.hash((*parts, *map(_content, arguments)))}.npy"
+
+
+def _exists(file: Path | None) -> bool:
+    return file is not None and file.exists()
+
+
+def _keep(file: Path | None, made: np.ndarray) -> np.ndarray:
+    if file is not None:
+        save_with(file, partial(np.save, arr=made))
+    return made
+
+
+def _is_known(value: object) -> bool:
+    """Return whether a value contains no network from outside this repository."""
+    if isinstance(value, tuple):
+        return all(map(_is_known, value))
+    return not any(isinstance(module, OwnNetwork) for module in _modules(value))
+
+
+def _content(value: object) -> object:
+    """Return a value with weights as arrays: the digest of a network differs between processes."""
+    if isinstance(value, tuple):
+        return tuple(map(_content, value))
+    if not (modules := _modules(value)):
+        return value
+    weights = {name: weight.cpu().numpy() for name, weight in modules[0].state_dict().items()}
+    return [type(module).__name__ for module in modules], weights
+
+
+def _modules(value: object) -> list[torch.nn.Module]:
+    """Return the parts of a network or of ART's classifier of one; of other values none."""
+    network = getattr(value, "model", value)
+    return list(network.modules()) if isinstance(network, torch.nn.Module) else []

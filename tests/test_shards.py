@@ -1,11 +1,17 @@
+import copy
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from src import shards
-from src.attacks.adversarial import Search, attack
+from src.attacks.adversarial import Job, Search, attack
 from src.explainability.gradcam import explain
 from src.explainability.localization import attack_boxes
-from src.shards import SHARD, in_shards
+from src.models.own import OwnNetwork
+from src.paths import ROOT
+from src.shards import SHARD, forget_results, in_shards, keep_results, once
 
 
 def note(number, X, y, factor):
@@ -50,3 +56,81 @@ def test_each_shard_draws_its_own_and_does_not_depend_on_the_others(name, slim_m
     np.testing.assert_array_equal(RANDOM[name](slim_model, changed, y, 3)[4:], made[4:])
     np.testing.assert_array_equal(RANDOM[name](slim_model, X[:4], y[:4], 3), made[:4])
     assert not np.allclose(RANDOM[name](slim_model, X, y, 4), made)
+
+
+CALLS = []
+
+
+def interrupted(number, X, *_options):
+    CALLS.append(number)
+    if number == 2 and CALLS.count(2) == 1:
+        raise KeyboardInterrupt
+    return X + number
+
+
+@pytest.fixture
+def kept(tmp_path):
+    CALLS.clear()
+    keep_results(tmp_path / "kept")
+    yield tmp_path / "kept"
+    forget_results()
+
+
+def test_interrupted_work_continues_with_the_shards_that_are_there(kept):
+    X = np.arange(3 * SHARD)
+    with pytest.raises(KeyboardInterrupt):
+        in_shards("work", interrupted, (X,))
+    made = in_shards("work", interrupted, (X,))
+    assert CALLS == [0, 1, 2, 2]
+    np.testing.assert_array_equal(made, X + np.repeat(np.arange(3), SHARD))
+    np.testing.assert_array_equal(in_shards("work", interrupted, (X,)), made)
+    assert CALLS == [0, 1, 2, 2]
+
+
+def test_finished_work_leaves_nothing_and_is_done_anew(kept):
+    once(interrupted, 0, np.arange(3))
+    assert list(kept.iterdir())
+    forget_results()
+    assert not kept.exists()
+    once(interrupted, 0, np.arange(3))
+    assert CALLS == [0, 0]
+    assert not kept.exists()
+
+
+def others(clips, slim_model):
+    """Return arguments that differ in one thing each."""
+    changed = copy.deepcopy(slim_model)
+    changed.output.bias.data[0] += 1e-6
+    X = clips.X[:1]
+    yield 0, X, Job(slim_model, Search(1))
+    yield 1, X, Job(slim_model, Search(1))
+    yield 0, X + np.float32(1e-6), Job(slim_model, Search(1))
+    yield 0, X, Job(slim_model, Search(1, seed=1))
+    yield 0, X, Job(changed, Search(1))
+
+
+def test_results_are_kept_for_the_same_weights_data_and_search_only(kept, clips, slim_model):
+    for n, arguments in enumerate(others(clips, slim_model), 1):
+        once(interrupted, *arguments)
+        assert len(CALLS) == n
+    once(interrupted, 0, clips.X[:1], Job(copy.deepcopy(slim_model), Search(1)))
+    assert len(CALLS) == n
+
+
+def test_results_of_networks_from_outside_are_not_kept(kept, clips, slim_model):
+    outside = Job(OwnNetwork(slim_model, 10), Search(1))
+    for n in (1, 2):
+        once(interrupted, 0, clips.X[:1], outside)
+        assert len(CALLS) == n
+
+
+def test_another_process_finds_what_was_kept():
+    program = (
+        "from src.shards import _content; from src.models.cnn import GenreClassifierCNN as C; "
+        "from src.runtime import set_seed; import joblib; set_seed(0); "
+        "print(joblib.hash(_content(C(n_genres=2))))"
+    )
+    run = [sys.executable, "-c", program]
+    first, second = (subprocess.run(run, capture_output=True, text=True, cwd=ROOT) for _ in "ab")
+    assert len(first.stdout.strip()) == 32
+    assert first.stdout == second.stdout

@@ -23,7 +23,7 @@ from src.models.cnn import GenreClassifierCNN, fold_batch_norm
 from src.models.evaluation import predict_logits
 from src.progress import progress
 from src.runtime import device, fast_precision, memory_format, set_seed
-from src.shards import SHARD, in_shards
+from src.shards import SHARD, in_shards, once
 
 EPSILONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 ITERATIONS = 40
@@ -186,17 +186,10 @@ def hop_skip_jump(target: Target, segments: Target, steps: int, seed: int) -> np
     segments : segments to attack, of the same model; one without start point stays unchanged
     steps : iterations, 0 for no attack
     """
-    set_seed(seed)
-    oracle, found = make_oracle(target.model), np.array(segments.data.X)
-    for i, x in enumerate(progress(segments.data.X, "hop_skip_jump", unit="segment")):
-        others = target.data.X[target.predicted != segments.predicted[i]]
-        if len(others) and steps:
-            start = others[np.abs(others - x).max(axis=(1, 2)).argmin()]
-            options = {"norm": np.inf, "max_iter": steps, "init_eval": FIRST_QUERIES}
-            method = HopSkipJump(oracle, **options, verbose=False)  # counts its steps over calls
-            moved = method.generate(x[None, None], x_adv_init=start[None, None])[0, 0]
-            found[i] = min(moved, start, key=lambda other: np.abs(other - x).max())
-    return found
+    pool = target.data.X, target.predicted
+    return once(
+        _hop_skip_jump, target.model, *pool, segments.data.X, segments.predicted, steps, seed
+    )
 
 
 def noise_linf(X: np.ndarray, eps: float, seed: int) -> np.ndarray:
@@ -283,6 +276,21 @@ def _square(number, X, y, eps, job: Job) -> np.ndarray:
     set_seed(job.search.seed, number)
     options = {"max_iter": job.search.iterations, "batch_size": BATCH_SIZE, "verbose": False}
     return SquareAttack(make_oracle(job.model), eps=float(eps.max()), **options).generate(X, y)
+
+
+def _hop_skip_jump(model, pool, pool_predicted, X, predicted, steps: int, seed: int) -> np.ndarray:
+    """Return segments moved by HopSkipJump from the nearest of the `pool` with another genre."""
+    set_seed(seed)
+    oracle, found = make_oracle(model), np.array(X)
+    for i, x in enumerate(progress(X, "hop_skip_jump", unit="segment")):
+        others = pool[pool_predicted != predicted[i]]
+        if len(others) and steps:
+            start = others[np.abs(others - x).max(axis=(1, 2)).argmin()]
+            options = {"norm": np.inf, "max_iter": steps, "init_eval": FIRST_QUERIES}
+            method = HopSkipJump(oracle, **options, verbose=False)  # counts its steps over calls
+            moved = method.generate(x[None, None], x_adv_init=start[None, None])[0, 0]
+            found[i] = min(moved, start, key=lambda other: np.abs(other - x).max())
+    return found
 
 
 def _one_hot(model, y: np.ndarray) -> np.ndarray:

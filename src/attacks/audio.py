@@ -36,6 +36,7 @@ from src.models.augment import gain_curve
 from src.models.evaluation import predict_logits
 from src.paths import RunPaths
 from src.progress import progress
+from src.shards import once
 from src.statistics import mean_over_tracks
 
 SPECTROGRAM = "spectrogram"  # in place of a codec: a log-mel without a file
@@ -224,7 +225,7 @@ def sweep_resynthesis(
         attacked[rows] = attack("pgd", target.model, X[rows], y[rows], eps, search)
         filtered = resynthesize(samples[rows], attacked[rows] - X[rows])
         sounds[rows] = to_16_bit(filtered)
-        nearer[rows] = to_16_bit(approach(filtered, attacked[rows]))
+        nearer[rows] = to_16_bit(once(approach, filtered, attacked[rows]))
     tables, wanted = [_both_records(target, RESYNTHESIZED, attacked, sounds)], attacked - X
     tables.append(_records(target, nearer, CODECS).assign(attack=OPTIMIZED))
     shares = [surviving_share(wanted, librosa_log_mel(made) - X) for made in (sounds, nearer)]

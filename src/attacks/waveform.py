@@ -20,6 +20,7 @@ from src.attacks.psychoacoustics import hide, masking_levels, towards
 from src.data.features import DYNAMIC_RANGE_DB, SEGMENT_SAMPLES, LogMel, bands_of_bins, istft, stft
 from src.models.cnn import GenreClassifierCNN
 from src.runtime import device, set_seed
+from src.shards import once
 
 WITHIN_RATIO = ("noise", "fgsm_waveform", "pgd_waveform")
 NESTED = ("pgd_waveform", "pgd_masked")  # a larger budget holds the smaller
@@ -90,15 +91,7 @@ def attack_waveform(
         raise ValueError(f"The budget of {name} is {budget_db} dB: give a number, as 40.")
     if search.iterations < 1:
         raise ValueError(f"The number of iterations is {search.iterations}: give at least 1.")
-    set_seed(search.seed)
-    attacked = np.array(samples, dtype=np.float32)
-    loud = np.flatnonzero(np.abs(attacked).max(axis=1, initial=0) > 0)
-    make = partial(_masked if name in MASKED else _within_ratio, name)
-    for start in range(0, len(loud), BATCH_SIZE):
-        rows = loud[start : start + BATCH_SIZE]
-        part = attacked[rows], np.asarray(y)[rows]
-        attacked[rows] = make(classifier, *part, budget_db, search.iterations)
-    return attacked
+    return once(_attack, name, classifier, samples, y, budget_db, search)
 
 
 def ratio_db(samples: np.ndarray, attacked: np.ndarray) -> np.ndarray:
@@ -180,6 +173,19 @@ def surviving_share(wanted: np.ndarray, obtained: np.ndarray) -> np.ndarray:
     wanted, obtained = (change.reshape(len(change), -1) for change in (wanted, obtained))
     energy = np.square(wanted).sum(axis=1)
     return (wanted * obtained).sum(axis=1) / np.where(energy > 0, energy, np.nan)
+
+
+def _attack(name, classifier, samples, y, budget_db: float, search: Search) -> np.ndarray:
+    """Return attacked segments, batch by batch."""
+    set_seed(search.seed)
+    attacked = np.array(samples, dtype=np.float32)
+    loud = np.flatnonzero(np.abs(attacked).max(axis=1, initial=0) > 0)
+    make = partial(_masked if name in MASKED else _within_ratio, name)
+    for start in range(0, len(loud), BATCH_SIZE):
+        rows = loud[start : start + BATCH_SIZE]
+        part = attacked[rows], np.asarray(y)[rows]
+        attacked[rows] = make(classifier, *part, budget_db, search.iterations)
+    return attacked
 
 
 def _within_ratio(name, classifier, samples, y, snr_db, iterations) -> np.ndarray:
