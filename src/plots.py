@@ -392,7 +392,7 @@ def legend_below(figure: Figure) -> None:
         handles, labels = ax.get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True)) | unique
     if unique:
-        figure.legend(unique.values(), unique, loc="outside lower center", ncols=3, fontsize=8)
+        figure.legend(unique.values(), unique, loc="outside lower left", ncols=3, fontsize=8)
 
 
 def _choose_fonts(figure: Figure) -> None:

@@ -48,7 +48,7 @@ def survival(ax: Axes, table: pd.DataFrame, title: str = "") -> Axes:
         label = f"{label}, SNR {rows['snr_db'].iloc[0]:.0f} dB"
         ax.bar(place, value, 0.9 * width, yerr=errors, capsize=2, color=colour, label=label)
     if groups:
-        ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.25))
+        ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.38))
     else:
         ax.text(0.5, 0.5, "no segment was flipped", ha="center", transform=ax.transAxes)
     ax.set_xticks(range(len(codecs)), [fill(name, 9) for name in labels.CODECS.values()])

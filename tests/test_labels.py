@@ -35,7 +35,7 @@ def test_every_method_measure_and_condition_in_a_table_of_explanations_has_a_lab
     measures = {measure for measure, *_ in pairs + rows}
     assert set(labels.MEASURES) == measures | {"top_overlap", "probability_change"}
     conditions = {name for _, *names in pairs + rows for name in names if name}
-    assert set(labels.CONDITIONS) == conditions | {*figures.CONDITION_STYLE}
+    assert set(labels.CONDITIONS) == conditions | {*figures.CONDITION_STYLE, "failed", "other_segment", "same_spectrum"}
     parts = labels.METHODS, labels.MEASURES, labels.CONDITIONS, labels.EXAMPLES
     assert len(labels.MAPS) == sum(map(len, parts))  # no name has two meanings
     assert len(set(labels.MAPS.values())) == len(labels.MAPS)

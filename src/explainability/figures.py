@@ -31,14 +31,11 @@ from src.labels import CONDITIONS, METHODS
 from src.paths import short_name
 
 EVIDENCE = "evidence (0: least, 1: most)"
-CONDITION_STYLE = {  # colours of Okabe and Ito
+CONDITION_STYLE = {  # drawn, in colours of Okabe and Ito; `explanations.csv` has all
     "succeeded_predicted": ("#D55E00", "s-"),
     "succeeded_true": ("#E69F00", "o-"),
     "target_predicted": ("#CC79A7", "^-"),
-    "failed": ("#0072B2", "v-"),
-    "minus": ("#56B4E9", "<-"),
-    "other_segment": ("grey", "x-"),
-    "same_spectrum": ("#B8A600", "P-"),
+    "minus": ("#0072B2", "v-"),
     "noise": ("#009E73", "D-"),
     "other_track": ("black", ":"),
 }
