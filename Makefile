@@ -47,7 +47,7 @@ $(STAGES): $(VENV)/run ## run one notebook, whether or not anything changed
 	$(if $(filter $@,$(firstword $(NAMED))),$(PIPELINE) $(NAMED),@:)
 
 evaluate: $(VENV)/run ## attack a network of yours: make evaluate MODEL=package.module:function RUN=gtzan
-	$(if $(MODEL),$(filter-out MODEL=%,$(PIPELINE)) attack CHECKPOINTS="$$MODEL",$(error make evaluate needs MODEL))
+	$(if $(MODEL),$(subst src.pipeline,src.evaluate_own,$(filter-out MODEL=%,$(PIPELINE))) CHECKPOINTS="$$MODEL",$(error make evaluate needs MODEL))
 
 publish: $(VENV)/run ## write networks of a run to pretrained/: make publish RUN=gtzan CHECKPOINTS=improved,robust
 	$(BIN)/python -m src.models.publish "$(or $(RUN),$(error make publish needs RUN))" "$(or $(CHECKPOINTS),$(error make publish needs CHECKPOINTS))"

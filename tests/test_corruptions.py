@@ -151,11 +151,11 @@ def test_segments_go_through_the_front_end_in_their_order(corpus, noise, monkeyp
     corpus, tracks, segments = corpus
     rows = segments.iloc[[3, 0, 5]]
     made = list(corrupt_segments(corpus, tracks, rows, seed=1))
-    assert [(name, severity) for name, severity, _ in made] == [
+    assert [(name, severity) for name, severity, *_ in made] == [
         ("none", 0),
         *(("clipping", s) for s in CORRUPTIONS["clipping"].severities),
     ]
-    for x, (number, start) in zip(made[0][2], [(1, 3), (0, 0), (2, 3)], strict=True):
+    for x, (number, start) in zip(made[0][3], [(1, 3), (0, 0), (2, 3)], strict=True):
         samples = noise(number, 6.5)[start * RATE :][:SEGMENT_SAMPLES]
         np.testing.assert_allclose(x, log_mel(samples), atol=1e-3)  # 16 bits
 
@@ -167,7 +167,7 @@ def test_log_mels_cannot_be_corrupted(tmp_path, corpus):
 
 
 def test_the_table_counts_each_checkpoint_at_each_severity(slim_model, clips):
-    made = [("none", 0, clips.X), ("mp3", 8, clips.X[::-1])]
+    made = [("none", 0, None, clips.X), ("mp3", 8, None, clips.X[::-1])]
     models = {"documented": slim_model, "robust": slim_model}
     table = corruption_table(models, made, clips, "tiny", "random")
     assert list(table.columns) == TABLE_COLUMNS

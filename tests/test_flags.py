@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from src.attacks.adversarial import make_classifier
 from src.attacks.flags import FLAGS, are_probabilities, raise_flags, readable, zero_gradients
 from src.effort import EFFORTS
 from src.models.evaluation import softmax
@@ -198,10 +199,10 @@ def test_probabilities_are_told_from_logits():
 
 
 def test_segments_without_gradient_are_counted(slim_model, clips):
-    assert zero_gradients(slim_model, clips.X[:3], clips.y[:3]) == 0
+    assert zero_gradients(make_classifier(slim_model), clips.X[:3], clips.y[:3]) == 0
     dead = copy.deepcopy(slim_model)
     dead.output.weight.data[:] = 0
-    assert zero_gradients(dead, clips.X[:3], clips.y[:3]) == 3
+    assert zero_gradients(make_classifier(dead), clips.X[:3], clips.y[:3]) == 3
 
 
 def test_the_readable_table_has_evidence_and_remedy_of_raised_flags_only():

@@ -1,19 +1,31 @@
 import re
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import planted
+from conftest import audit, corpus_at, planted
 
-from src.attacks import suite
+from src import evaluate_own
+from src.attacks import corruptions, suite
+from src.attacks.adversarial import Search
+from src.attacks.audio import load_samples, make_audio_target
+from src.attacks.codecs import CODECS, file_logits
+from src.attacks.corruptions import CORRUPTIONS
 from src.attacks.records import make_target
-from src.data.segments import Segments
+from src.attacks.waveform import attack_waveform, make_waveform_classifier
+from src.data.corpus import claim_run
+from src.data.features import SAMPLE_RATE, SEGMENT_SAMPLES
+from src.data.preprocessor import write_processed
+from src.data.segments import Segments, file_hash, load_split
+from src.data.splits import split
 from src.effort import EFFORTS
 from src.models.cnn import fold_batch_norm
 from src.models.own import load_own
 from src.models.runs import load_networks
 from src.paths import RunPaths
+from src.results import read_json, write_csv, write_json
 
 MODULE = """
 import torch
@@ -60,6 +72,22 @@ def broken(x):
 
 def infinite(x):
     return levels(x) / 0
+
+
+def softened(x):
+    return levels(x).softmax(dim=1)
+
+
+def tone(samples, scale=1e-3):
+    part = samples.clamp(-1, 1) @ torch.sin(torch.arange(66150) * (2 * torch.pi * 300 / 66150))
+    return scale * torch.stack([part, -part], dim=1)
+
+
+def saturated(samples):
+    return tone(samples, 1e3)
+
+
+tone.takes_samples = saturated.takes_samples = True
 """
 
 
@@ -89,6 +117,7 @@ def test_a_network_is_a_function_a_module_or_what_a_function_returns(module, att
         ("apart", "has no gradient with respect to its input"),
         ("broken", "fails (KeyError: 'layer')"),
         ("infinite", "returns numbers that are not finite"),
+        ("softened", "returns probabilities, behind which gradients vanish"),
     ],
 )
 def test_what_attacks_cannot_use_is_refused_in_one_sentence(module, attribute, said):
@@ -115,3 +144,94 @@ def test_an_own_network_is_attacked_by_the_same_suite(module):
 def test_explanations_refuse_an_own_network(module):
     with pytest.raises(ValueError, match=f"^{module}:small has no layers that are known here"):
         load_networks(RunPaths("any"), [f"{module}:small"], own=False)
+
+
+# ---------- a network on samples, whose robustness is known
+
+TIMES = np.arange(SEGMENT_SAMPLES) / SAMPLE_RATE
+FLIPPED_AT_DB = [39.0, 41.0, 45.0]  # largest SNR that flips: the classes differ in a tone's sign
+SIZES = "N_AUDIO=6 N_CORRUPTED=2 AUDIO_ITERATIONS=10 SNR_DB=30,40,50".split()
+
+
+@pytest.fixture
+def tones(module, write_track, monkeypatch, tmp_path):
+    """Return the paths of a run of six tracks of one segment, all of them test tracks."""
+    monkeypatch.setattr("src.paths.ROOT", tmp_path)
+    monkeypatch.setattr(corruptions, "CORRUPTIONS", {"clipping": CORRUPTIONS["clipping"]})
+    monkeypatch.setattr(evaluate_own.audio, "MASKING_MARGINS_DB", (0,))
+    tone = np.sin(2 * np.pi * 100 * TIMES)
+    for number, snr_db in enumerate(FLIPPED_AT_DB):
+        carrier = 0.4 * np.sin(2 * np.pi * (440 + number) * TIMES)
+        added = 0.4 * 10 ** (-snr_db / 20) * tone
+        corpus = write_track(f"a/{number}.wav", carrier + added)
+        write_track(f"b/{number}.wav", carrier - added)
+    paths, tracks = RunPaths("tones"), audit(corpus)
+    file = write_csv(paths.processed / "tracks.csv", tracks)
+    claim_run(paths, corpus_at(corpus))
+    facts = {"corpus": "corpus", "run": "tones", "split": "all", "tracks_sha256": file_hash(file)}
+    tracks = tracks.assign(split=split(tracks, "all", "", 42))
+    write_processed(corpus_at(corpus), tracks, paths.processed, facts)
+    return paths
+
+
+def test_a_network_on_samples_is_evaluated_on_audio(module, tones, capsys):
+    assert evaluate_own.main(["RUN=tones", f"CHECKPOINTS={module}:tone", *SIZES]) == 0
+    printed = capsys.readouterr().out
+    assert "left out: attacks on log-mels and Grad-CAM" in printed
+    assert "audio_steps_matter" in printed
+    assert "zero_gradients" in printed
+    table = pd.read_csv(tones.metrics / "audio" / "audio_attacks.csv")
+    assert not table["attack"].str.contains("spectrogram|equalizer").any()
+    wav = table[table["codec"] == "wav16"].set_index(["attack", "budget_db"])["accuracy"]
+    assert wav.loc["clean"].tolist() == [1]
+    assert wav.loc["noise"].tolist() == [1, 1, 1]
+    assert wav.loc["pgd_waveform"].to_dict() == {50: 1, 40: pytest.approx(1 / 3), 30: 0}
+    assert set(table.loc[table["attack"] == "pgd_waveform", "codec"]) == set(CODECS)
+    corrupted = pd.read_csv(tones.metrics / "audio" / "corruptions.csv").set_index("corruption")
+    assert corrupted.loc["none", "accuracy"] == 1
+    assert len(corrupted) == 1 + len(CORRUPTIONS["clipping"].severities)
+    flags = read_json(tones.metrics / "audio" / "audio_attacks.json")["flags"]
+    assert {flag["flag"]: flag["raised"] for flag in flags} == {
+        "zero_gradients": False,
+        "audio_steps_matter": False,
+    }
+
+
+def test_a_network_on_samples_that_masks_its_gradient_raises_a_flag(module, tones):
+    data = load_samples(tones, load_split(tones, "test"))
+    target = make_audio_target(load_own(f"{module}:saturated", 2), data)
+    flag = evaluate_own.gradient_flag("own", target)
+    assert (flag["raised"], flag["found"]) == (True, ["6 segments without gradient"])
+
+
+def test_a_network_on_samples_is_attacked_at_its_own_level(module, tones):
+    """The network clips at full scale: at unit level it would not have its gradient."""
+    target = make_audio_target(
+        load_own(f"{module}:tone", 2), load_samples(tones, load_split(tones, "test"))
+    )
+    classifier = make_waveform_classifier(target.model)
+    samples, y = target.data.samples, target.data.y
+    for snr_db, flips in ((40.5, 4), (41.5, 2)):
+        attacked = attack_waveform("pgd_waveform", classifier, samples, y, snr_db, Search(30, 1))
+        assert (file_logits(target.model, attacked).argmax(axis=1) != y).sum() == flips
+
+
+def test_a_network_on_samples_is_not_attacked_as_log_mels(module, tones):
+    with pytest.raises(ValueError, match=rf"^{module}:tone takes samples.*`make evaluate MODEL="):
+        load_networks(tones, [f"{module}:tone"])
+
+
+def test_a_network_on_samples_needs_audio(module, tones):
+    source = read_json(tones.processed / "source.json")
+    source["path"] = "log_mels.npz"
+    write_json(tones.processed / "source.json", source)
+    with pytest.raises(SystemExit, match=r"^Run tones has log-mels only, and a network on samples"):
+        evaluate_own.main(["RUN=tones", f"CHECKPOINTS={module}:tone"])
+
+
+def test_networks_on_log_mels_are_evaluated_by_notebook_4(module, tones, monkeypatch):
+    passed = []
+    monkeypatch.setattr(evaluate_own.pipeline, "main", lambda words: passed.append(words) or 0)
+    words = ["RUN=tones", f"CHECKPOINTS={module}:wide"]
+    assert evaluate_own.main(words) == 0
+    assert passed == [["attack", *words]]

@@ -327,10 +327,10 @@ def test_make_passes_its_variables_on_as_they_are(root):
     assert sorted(arguments) == sorted(["RUN=a b", "train", "attack", *values])
 
 
-def test_make_evaluates_a_network_by_the_attack_stage(root):
+def test_make_evaluates_a_network_with_the_parameters_of_the_attack_stage(root):
     module, *arguments = made(root, "evaluate", "MODEL=own.part:net", "N_SEGMENTS=5")
-    assert module == "src.pipeline"
-    assert sorted(arguments) == ["CHECKPOINTS=own.part:net", "N_SEGMENTS=5", "RUN=a b", "attack"]
+    assert module == "src.evaluate_own"
+    assert sorted(arguments) == ["CHECKPOINTS=own.part:net", "N_SEGMENTS=5", "RUN=a b"]
 
 
 def test_make_publishes_checkpoints(root):

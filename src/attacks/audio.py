@@ -34,6 +34,7 @@ from src.data.features import DYNAMIC_RANGE_DB, N_FFT, N_FRAMES
 from src.data.segments import Segments
 from src.models.augment import gain_curve
 from src.models.evaluation import predict_logits
+from src.models.own import takes_samples
 from src.paths import RunPaths
 from src.progress import progress
 from src.shards import once
@@ -109,7 +110,8 @@ def evaluate(
     White noise, FGSM and PGD run at each signal-to-noise ratio, PGD and noise below the masking
     threshold at each margin, PGD with twice the steps from another start at the reported ratio, and
     PGD on log-mels at `eps` with the sound resynthesized from it; the worst equaliser of 10 bands
-    within 3 dB runs on log-mels and as a filter, random ones as filters.
+    within 3 dB runs on log-mels and as a filter, random ones as filters. Attacks that need log-mels
+    are left out for a model that takes samples.
 
     Parameters
     ----------
@@ -129,8 +131,9 @@ def evaluate(
             own.append(sweep(method, target, levels, search, all_codecs.get(method)))
         pgd = pd.concat(own).query("attack == 'pgd_waveform'")
         own.append(sweep_doubled(target, pgd, all_codecs["pgd_waveform"], search))
-        resynthesized, shares[name] = sweep_resynthesis(target, eps, search)
-        own += [resynthesized, sweep_equalizer(target, search)]
+        if not takes_samples(target.model):
+            resynthesized, shares[name] = sweep_resynthesis(target, eps, search)
+            own += [resynthesized, sweep_equalizer(target, search)]
         tables += [table.assign(checkpoint=name) for table in own]
     empty = pd.DataFrame(columns=RECORD_COLUMNS)
     return pd.concat(tables, ignore_index=True) if tables else empty, shares

@@ -15,6 +15,7 @@ from torch import nn
 from src.data.audio import to_mono
 from src.data.features import HOP_LENGTH, N_FFT, N_MELS, SAMPLE_RATE, to_unit
 from src.models.evaluation import predict_logits
+from src.models.own import takes_samples
 
 N_JOBS = 2
 FULL_SCALE = 32_768
@@ -67,7 +68,13 @@ def librosa_log_mel(samples: np.ndarray) -> np.ndarray:
 
 def file_logits(model: nn.Module, samples: np.ndarray, codec: str = WAV) -> np.ndarray:
     """Return logits (n, n_genres) of samples (n, 66150) after a codec."""
-    return predict_logits(model, librosa_log_mel(encode_decode(samples, codec)))
+    return sample_logits(model, encode_decode(samples, codec))
+
+
+def sample_logits(model: nn.Module, samples: np.ndarray) -> np.ndarray:
+    """Return logits (n, n_genres) of samples (n, 66150), as they are or as log-mels by librosa."""
+    inputs = samples[:, None] if takes_samples(model) else librosa_log_mel(samples)
+    return predict_logits(model, inputs)
 
 
 def _each(function: Callable, samples: np.ndarray, *options) -> list[np.ndarray]:

@@ -15,6 +15,7 @@ from src.data.corpus import Corpus
 from src.data.features import SAMPLE_RATE, SEGMENT_SAMPLES, LogMel
 from src.data.segments import Segments
 from src.models.evaluation import predict_logits
+from src.models.own import takes_samples
 from src.progress import progress
 from src.runtime import one_thread, set_seed
 
@@ -60,8 +61,8 @@ def corrupt(name: str, severity: float, piece: np.ndarray, begin: int, seed: int
 
 def corrupt_segments(
     corpus: Corpus, tracks: pd.DataFrame, segments: pd.DataFrame, seed: int
-) -> Iterator[tuple[str, float, np.ndarray]]:
-    """Yield each corruption, its severity and the log-mels (n, 128, 130) of the corrupted segments.
+) -> Iterator[tuple[str, float, np.ndarray, np.ndarray]]:
+    """Yield each corruption, its severity, the corrupted segments (n, 66150) and their log-mels.
 
     `tracks` is the audit's table; `segments` rows of the table of segments. First comes "none"
     with severity 0. Raises ValueError for a corpus without audio.
@@ -73,14 +74,15 @@ def corrupt_segments(
             samples = [piece[begin : begin + SEGMENT_SAMPLES] for piece, begin in pieces]
         else:
             samples = [corrupt(name, severity, *pieces[i], seed + i) for i in range(len(pieces))]
+        samples = np.stack(samples)
         with one_thread(), torch.inference_mode():
-            X = front_end(torch.from_numpy(np.stack(samples))).numpy()
-        yield name, severity, X
+            X = front_end(torch.from_numpy(samples)).numpy()
+        yield name, severity, samples, X
 
 
 def corruption_table(
     models: dict[str, nn.Module],
-    corrupted: Iterable[tuple[str, float, np.ndarray]],
+    corrupted: Iterable[tuple[str, float, np.ndarray, np.ndarray]],
     data: Segments,
     corpus: str,
     split: str,
@@ -91,11 +93,12 @@ def corruption_table(
     audio) the table has no rows.
     """
     tables, segments = [], data.table[["track"]]
-    for name, severity, X in corrupted:
+    for name, severity, samples, X in corrupted:
         unit = "" if name == UNCHANGED else CORRUPTIONS[name].unit
         facts = {"corruption": name, "severity": severity, "unit": unit}
         for checkpoint, model in models.items():
-            correct = predict_logits(model, X).argmax(axis=1) == data.y
+            inputs = samples[:, None] if takes_samples(model) else X
+            correct = predict_logits(model, inputs).argmax(axis=1) == data.y
             tables.append(segments.assign(correct=correct, checkpoint=checkpoint, **facts))
     if not tables:
         return pd.DataFrame(columns=TABLE_COLUMNS)

@@ -6,7 +6,7 @@ Adversarial Robustness" (2019).
 
 import numpy as np
 import pandas as pd
-from torch import nn
+from art.estimators.classification import PyTorchClassifier
 
 from src.attacks.adversarial import TOLERANCE, make_classifier
 from src.attacks.audio import DOUBLED
@@ -128,7 +128,7 @@ def inspect_model(target: Target) -> dict[str, object]:
     correct = target.data.take(rows[:: max(1, len(rows) // INSPECTED)])
     return {
         "probabilities": are_probabilities(target.logits),
-        "zero_gradients": zero_gradients(target.model, correct.X, correct.y),
+        "zero_gradients": zero_gradients(make_classifier(target.model), correct.X, correct.y),
     }
 
 
@@ -212,11 +212,11 @@ def are_probabilities(outputs: np.ndarray) -> bool:
     return bool(inside and np.allclose(outputs.sum(axis=1), 1, atol=1e-4))
 
 
-def zero_gradients(model: nn.Module, X: np.ndarray, y: np.ndarray) -> int:
-    """Return for how many segments (n, 128, 130) the attacks' gradient is zero or not finite."""
-    classifier, one_hot = make_classifier(model), np.eye(model.output.out_features)
+def zero_gradients(classifier: PyTorchClassifier, X: np.ndarray, y: np.ndarray) -> int:
+    """Return for how many segments, log-mels or samples, the gradient is zero or not finite."""
+    one_hot, shape = np.eye(classifier.nb_classes), (1, *classifier.input_shape)
     sizes = [
-        np.abs(classifier.loss_gradient(x[None, None].astype(np.float32), one_hot[[k]])).max()
+        np.abs(classifier.loss_gradient(x.reshape(shape).astype(np.float32), one_hot[[k]])).max()
         for x, k in zip(X, y, strict=True)
     ]
     largest = np.array(sizes)

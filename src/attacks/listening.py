@@ -11,13 +11,13 @@ from torch import nn
 
 from src.attacks.adversarial import Search
 from src.attacks.audio import EQUALIZED, AudioTarget, equalize_samples
-from src.attacks.codecs import WAV, file_logits, librosa_log_mel, write_audio
+from src.attacks.codecs import WAV, file_logits, sample_logits, write_audio
 from src.attacks.records import CLEAN, first_middle_last
 from src.attacks.waveform import attack_waveform, make_waveform_classifier, ratio_db
 from src.data.audio import read_audio
 from src.data.segments import Segments
 from src.labels import NAMES
-from src.models.evaluation import predict_logits, softmax, vote
+from src.models.evaluation import softmax, vote
 from src.paths import short_name
 from src.progress import progress
 from src.results import save_with
@@ -182,6 +182,6 @@ def _shifted(samples: np.ndarray) -> np.ndarray:
 
 def _vote(model: nn.Module, samples: np.ndarray) -> int:
     """Return the genre number that the soft vote gives the segments of one track."""
-    probabilities = softmax(predict_logits(model, librosa_log_mel(samples)))
+    probabilities = softmax(sample_logits(model, samples))
     one = np.zeros(len(samples), dtype=int)
     return int(vote(probabilities, one, one)["predicted"].iloc[0])

@@ -18,7 +18,8 @@ from src.attacks.adversarial import FastGradients, Search
 from src.attacks.codecs import to_16_bit
 from src.attacks.psychoacoustics import hide, masking_levels, towards
 from src.data.features import DYNAMIC_RANGE_DB, SEGMENT_SAMPLES, LogMel, bands_of_bins, istft, stft
-from src.models.cnn import GenreClassifierCNN
+from src.models.cnn import GenreClassifierCNN, fold_batch_norm
+from src.models.own import takes_samples
 from src.runtime import device, set_seed
 from src.shards import once
 
@@ -48,10 +49,14 @@ class WaveformClassifier(nn.Module):
 
 
 def make_waveform_classifier(model: GenreClassifierCNN) -> PyTorchClassifier:
-    """Return an ART classifier of waveforms, for the attacks' gradients."""
-    network = WaveformClassifier(FastGradients(model)).to(device())
+    """Return an ART classifier of waveforms, for the attacks' gradients.
+
+    Gradients of a model that takes samples are float32: bfloat16 would round small changes away.
+    """
+    on_samples = takes_samples(model)
+    network = fold_batch_norm(model) if on_samples else WaveformClassifier(FastGradients(model))
     return PyTorchClassifier(
-        network,
+        network.to(device()),
         loss=nn.CrossEntropyLoss(),
         input_shape=(SEGMENT_SAMPLES,),
         nb_classes=model.output.out_features,
@@ -192,7 +197,8 @@ def _within_ratio(name, classifier, samples, y, snr_db, iterations) -> np.ndarra
     """Return segments (n, time) attacked within a signal-to-noise ratio.
 
     The front-end measures each segment relative to its own maximum, so segments may be brought to
-    unit level first; then one ratio is one radius for all.
+    unit level first; then one ratio is one radius for all. A network on samples gets them as they
+    are, one by one, because its predictions may depend on the level.
     """
     level = _norm(samples) / np.sqrt(samples.shape[1])
     unit = (samples / level[:, None]).astype(np.float32)
@@ -200,6 +206,10 @@ def _within_ratio(name, classifier, samples, y, snr_db, iterations) -> np.ndarra
     if name == "noise":
         change = torch.randn(samples.shape, dtype=torch.double).numpy()
         change *= (eps * np.sqrt(samples.shape[1]) / _norm(change))[:, None]
+    elif takes_samples(classifier.model):
+        each = zip(samples[:, None], y[:, None], eps * level, strict=True)
+        found = [_method(name, classifier, size, iterations).generate(x, k) for x, k, size in each]
+        change = (np.concatenate(found) - samples) / level[:, None]
     else:
         change = _method(name, classifier, eps, iterations).generate(unit, y) - unit
     attacked = _rounded(samples, change * level[:, None], eps * _norm(samples))

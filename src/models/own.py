@@ -1,4 +1,7 @@
-"""Networks from outside this repository, given as `package.module:function`."""
+"""Networks from outside this repository, given as `package.module:function`.
+
+One whose attribute `takes_samples` is true maps samples to logits, any other log-mels.
+"""
 
 import importlib
 import inspect
@@ -8,23 +11,29 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from src.data.features import N_FRAMES, N_MELS
+from src.data.features import N_FRAMES, N_MELS, SEGMENT_SAMPLES
 from src.runtime import device
 
-REMEDY = "it must map log-mels (n, 1, 128, 130) in [0, 1] to logits (n, n_genres)"
+LOG_MELS = "log-mels (n, 1, 128, 130) in [0, 1] or, with takes_samples = True, samples (n, 66150)"
+REMEDY = f"it must map {LOG_MELS} to logits (n, n_genres), differentiably."
 
 
 class OwnNetwork(nn.Module):
-    """A function from log-mels (n, 1, 128, 130) to logits, as attacks and evaluation take it."""
+    """A function from log-mels or samples to logits, as attacks and evaluation take it."""
 
     def __init__(self, function: Callable, n_genres: int):
         super().__init__()
-        self.function = function
+        self.function, self.takes_samples = function, takes_samples(function)
         self.output = SimpleNamespace(out_features=n_genres)  # as that of GenreClassifierCNN
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return logits (n, n_genres)."""
-        return self.function(x)
+        """Return logits of log-mels (n, 1, 128, 130), or of samples with axes of length one."""
+        return self.function(x.flatten(1) if self.takes_samples else x)
+
+
+def takes_samples(model: Callable) -> bool:
+    """Return whether a network maps samples (n, 66150) to logits, without log-mels."""
+    return getattr(model, "takes_samples", False) is True
 
 
 def load_own(name: str, n_genres: int) -> OwnNetwork:
@@ -54,7 +63,7 @@ def _required(function: Callable) -> list[str]:
 
 def _check(name: str, model: OwnNetwork, n_genres: int) -> None:
     """Raise ValueError if a network fails on two segments, or attacks cannot use its outputs."""
-    shape = (2, 1, N_MELS, N_FRAMES)
+    shape = (2, SEGMENT_SAMPLES) if model.takes_samples else (2, 1, N_MELS, N_FRAMES)
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(device()).requires_grad_()
     try:
         logits = model(x)
@@ -65,6 +74,8 @@ def _check(name: str, model: OwnNetwork, n_genres: int) -> None:
         raise _refused(name, f"returns {found} for two segments, not (2, {n_genres})")
     if not torch.isfinite(logits).all():
         raise _refused(name, "returns numbers that are not finite")
+    if logits.min() >= 0 and torch.allclose(logits.sum(dim=1), torch.ones(2, device=x.device)):
+        raise _refused(name, "returns probabilities, behind which gradients vanish")
     slope = None
     if logits.requires_grad:
         (slope,) = torch.autograd.grad(logits.sum(), x, allow_unused=True)
@@ -74,4 +85,4 @@ def _check(name: str, model: OwnNetwork, n_genres: int) -> None:
 
 def _refused(name: str, found: str) -> ValueError:
     """Return the error about a network that cannot be evaluated."""
-    return ValueError(f"{name} {' '.join(found.split())}: {REMEDY}, differentiably.")
+    return ValueError(f"{name} {' '.join(found.split())}: {REMEDY}")

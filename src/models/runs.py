@@ -20,7 +20,7 @@ from src.models.augment import CropDataset, shuffled_labels
 from src.models.checkpoints import load_checkpoint
 from src.models.cnn import GenreClassifierCNN
 from src.models.comparison import training_results
-from src.models.own import load_own
+from src.models.own import load_own, takes_samples
 from src.models.trainer import fit
 from src.paths import RunPaths
 from src.runtime import prepare_process
@@ -62,14 +62,21 @@ def load_networks(
 ) -> dict[str, tuple[nn.Module, dict]]:
     """Return networks and facts, as `load_named` does, by the names they have in results.
 
-    Without `own`, raises ValueError for networks from outside: explanations read their layers.
+    Raises ValueError for networks on samples, and without `own` for all from outside: explanations
+    read their layers.
     """
     if outside := [name for name in names if ":" in name and not own]:
         raise ValueError(
             f"{outside[0]} has no layers that are known here, which explanations read: leave it "
             "out of CHECKPOINTS; `make attack` evaluates it."
         )
-    return {result_name(name): load_named(paths, name) for name in names}
+    loaded = {result_name(name): load_named(paths, name) for name in names}
+    if on_samples := [name for name in names if takes_samples(loaded[result_name(name)][0])]:
+        raise ValueError(
+            f"{on_samples[0]} takes samples, not log-mels: `make evaluate MODEL={on_samples[0]}` "
+            "evaluates it on audio."
+        )
+    return loaded
 
 
 def result_name(name: str) -> str:
