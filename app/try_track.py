@@ -116,12 +116,13 @@ def _new_folder(target: Path) -> Iterator[Path]:
         raise FileExistsError(
             f"{target} exists and is no report of this program: give another folder as OUT."
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as part:
+    there = next(folder for folder in target.absolute().parents if folder.exists())
+    with tempfile.TemporaryDirectory(dir=there, prefix=".part-") as part:
         folder = Path(part) / "report"
         folder.mkdir()
         yield folder
         shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(target)
 
 

@@ -438,7 +438,7 @@ def test_a_stage_names_the_remedy_for_weights_that_are_missing(repository, capsy
     assert "another name (there is pretrained/robust)" in capsys.readouterr().err
 
 
-def test_a_corpus_that_is_a_test_set_as_a_whole_is_not_trained_on(repository, executed):
+def test_a_corpus_that_is_a_test_set_as_a_whole_is_not_trained_on(repository, executed, capsys):
     (repository / "pretrained").mkdir()
     (repository / "pretrained" / "robust.safetensors").touch()
     split = FIRST_CELL + 'SPLIT = "random"  # split\n'
@@ -446,6 +446,9 @@ def test_a_corpus_that_is_a_test_set_as_a_whole_is_not_trained_on(repository, ex
     ran = ran_by(executed, "SPLIT=all", "CHECKPOINTS=pretrained/robust")
     assert ran == ["explore", "preprocess", "attack", "explain"]
     assert ran_by(executed) == []  # remembered
+    capsys.readouterr()
+    assert pipeline.main(["show"]) == 0
+    assert "train: left out of `make run`: SPLIT=all leaves no tracks" in capsys.readouterr().out
     assert ran_by(executed, "train") == ["train"]  # and refused by its notebook
 
 

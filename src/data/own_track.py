@@ -4,10 +4,13 @@ libsndfile reads what the corpora hold; ffmpeg, where it is installed, other for
 """
 
 import mmap
+import os
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,7 +109,8 @@ def _decode(path: Path) -> Decoded:
     if not path.is_file():
         raise ValueError(f"{path} is neither a file nor a link to one: give an audio file.")
     try:
-        return read_samples(path, LONGEST_S)
+        with _quiet_decoder():
+            return read_samples(path, LONGEST_S)
     except UNREADABLE as error:
         if path.suffix.lower() in ENDINGS:
             raise ValueError(f"{path.name} is not used: {unreadable(path, error)}.") from error
@@ -116,6 +120,19 @@ def _decode(path: Path) -> Decoded:
             "give a copy without protection, as WAV or MP3."
         )
     return _decode_by_ffmpeg(path)
+
+
+@contextmanager
+def _quiet_decoder() -> Iterator[None]:
+    """Silence the error output of the process: libmpg123 writes there what it finds in an MP3."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _decode_by_ffmpeg(path: Path) -> Decoded:

@@ -14,7 +14,7 @@ from src.paths import EMBEDDED_CORPUS, RunPaths
 def unseen_test(paths: RunPaths, loaded: dict[str, tuple[nn.Module, dict]]) -> Segments:
     """Return the test segments of a run, without tracks that a pretrained network has seen."""
     names = [facts["pretrained"] for _, facts in loaded.values() if "pretrained" in facts]
-    return without_seen(paths, load_split(paths, "test"), names)
+    return _without_seen(paths, load_split(paths, "test"), names)
 
 
 def has_reference(paths: RunPaths, test: Segments) -> bool:
@@ -42,7 +42,7 @@ def unseen_and_reference(
     return test.take(np.setdiff1d(np.arange(len(test)), rows)), test.take(rows)
 
 
-def without_seen(paths: RunPaths, test: Segments, names: list[str]) -> Segments:
+def _without_seen(paths: RunPaths, test: Segments, names: list[str]) -> Segments:
     """Return segments of a run without tracks that networks were trained or validated on.
 
     Tracks are compared by content, and by name unless either corpus is the embedded one, whose
