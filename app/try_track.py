@@ -32,7 +32,7 @@ from src.try_track import NETWORKS, Reading, Trial
 RESULTS = ROOT / "results" / "try"
 MARK = "report.html"  # a folder with this file may be replaced
 LOSSLESS = ("clean", "noise", "attack")  # as the network classified them
-TITLES = {"clean": "The excerpt", "attack": "Under attack", "noise": "With white noise"}
+TITLES = {"clean": "The excerpt", "noise": "With white noise", "attack": "Under attack"}
 COLUMNS = ["track", "used (s)", "network", "genre", "confidence (%)", "second genre", "warning"]
 
 

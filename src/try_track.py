@@ -23,7 +23,7 @@ from src.models.zoo import known_tracks, load_pretrained, read_card
 from src.progress import progress
 from src.runtime import chunks
 
-NETWORKS = ("improved", "robust")
+NETWORKS = ("improved", "robust", "documented")
 EXCERPT_SEGMENTS = 10  # under attack, from the middle of the track
 SNR_DB = 40
 MINIMAL_DB = (0.02, 8.0)  # between which the smallest change is sought
