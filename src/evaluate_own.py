@@ -30,7 +30,7 @@ from src.request import read_request
 from src.results import write_csv, write_json
 from src.runtime import prepare_process
 
-LEFT_OUT = "left out: attacks on log-mels and Grad-CAM, which need a network on log-mels"
+LEFT_OUT = "left out: the suite of attacks on log-mels and Grad-CAM, which need log-mels"
 TABLES = {  # to read: columns of the rows, value
     "audio_attacks": (["attack", "budget_db", "codec"], "accuracy"),
     "audio_comparison": (["compared_with", "attack", "budget_db"], "difference"),

@@ -177,7 +177,7 @@ def tones(module, write_track, monkeypatch, tmp_path):
 def test_a_network_on_samples_is_evaluated_on_audio(module, tones, capsys):
     assert evaluate_own.main(["RUN=tones", f"CHECKPOINTS={module}:tone", *SIZES]) == 0
     printed = capsys.readouterr().out
-    assert "left out: attacks on log-mels and Grad-CAM" in printed
+    assert "left out: the suite of attacks on log-mels" in printed
     assert "audio_steps_matter" in printed
     assert "zero_gradients" in printed
     table = pd.read_csv(tones.metrics / "audio" / "audio_attacks.csv")
