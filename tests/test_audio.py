@@ -489,7 +489,7 @@ def test_tracks_are_classified_as_files_by_the_vote_over_their_segments(
         loud = np.array([[0.9, 0.1], [0.45, 0.55], [0.45, 0.55]])
         return np.log(loud if len(inputs) % 2 else loud[:, ::-1])[: len(X)]
 
-    monkeypatch.setattr(listening, "predict_logits", network)
+    monkeypatch.setattr("src.attacks.codecs.predict_logits", network)
     data = load_samples(*run)
     data.table["track"] = data.table["track"].replace("jazz.00000", LONG)
     tracks = attack_track_files({"one": target.model}, data, tmp_path / "out", 40, SEARCH)
