@@ -104,3 +104,10 @@ def test_random_weights_change_the_map_and_leave_the_network_itself_alone(model)
     (_, changed), *_ = randomized(model, 1)
     assert not np.allclose(explain(changed, X, np.array([1, 2])), learnt, atol=0.05)
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+def test_random_weights_do_not_depend_on_what_is_drawn_between_the_layers(model):
+    drawn = [changed.state_dict() for _, changed in randomized(model, 1)]
+    for expected, (_, changed) in zip(drawn, randomized(model, 1), strict=True):
+        assert all(value.equal(expected[name]) for name, value in changed.state_dict().items())
+        torch.rand(1)
