@@ -3,19 +3,20 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
 from torch import nn
 
-from app import pictures, render
-from app.selection import Shown, add_own, checkpoint_names, choose_segments
+from app import render
+from app.selection import add_own, checkpoint_names, choose_segments
 from app.sounds import LOSSLESS, write, write_sounds
-from app.views import views, write_view
+from app.views import draw_colour_bars, ticks, views, write_view
 from src import labels
 from src.attacks import adversarial, waveform
 from src.data.features import DYNAMIC_RANGE_DB
-from src.data.segments import load_metadata
+from src.data.segments import Segments, load_metadata
 from src.explainability.similarity import TOP_SHARE
 from src.models.runs import load_networks
 from src.paths import EMBEDDED_CORPUS, RunPaths
@@ -32,24 +33,19 @@ def build(
     paths: RunPaths,
     per_genre: int = 1,
     checkpoints: list[str] | None = None,
-    tracks: list[Path] | None = None,
+    tracks: Sequence[Path] = (),
     iterations: tuple[int, int] = (adversarial.ITERATIONS, waveform.ITERATIONS),
 ) -> Path:
     """Write `results/page/<run>/` anew, whole or not at all; return the path of its index.html.
 
     Parameters
     ----------
-    paths
-        Folders of the run.
-    per_genre
-        Number of test segments per genre.
-    checkpoints
-        Names of the models to show, `pretrained/<name>` for those that come with the repository; by
-        default all of the run.
-    tracks
-        Audio files of the reader's own, shown next to those of the corpus.
-    iterations
-        PGD iterations on spectrograms and on samples.
+    paths : folders of the run
+    per_genre : number of test segments per genre
+    checkpoints : models to show, `pretrained/<name>` for those that come with the repository; by
+        default all of the run
+    tracks : audio files of the reader's own, shown next to those of the corpus
+    iterations : of PGD on spectrograms and on samples
     """
     loaded = load_networks(paths, checkpoints or checkpoint_names(paths), own=False)
     models = {name: model for name, (model, _) in loaded.items()}
@@ -58,13 +54,16 @@ def build(
     with tempfile.TemporaryDirectory(dir=paths.page.parent, prefix=".part-") as part:
         folder = Path(part) / "page"
         shown = choose_segments(paths, loaded, per_genre)
-        shown = add_own(paths, shown, loaded, tracks or [])
+        shown = add_own(paths, shown, loaded, tracks)
         by_model = {
             name: _write_model(folder, number, model, shown, iterations)
             for number, (name, model) in enumerate(progress(models.items(), "page", unit="model"))
         }
-        pictures.draw_colour_bars(folder)
-        _write_data(folder, _facts(paths, keys) | _segments(folder, shown, by_model))
+        draw_colour_bars(folder)
+        page = _facts(paths, keys) | _segments(folder, shown, by_model)
+        text = json.dumps(page, allow_nan=False, separators=(",", ":"))
+        script = f"const PAGE = {text};\n"  # a page opened from disk may not read JSON files
+        (folder / "data.js").write_text(script, encoding="utf-8")
         for name in STATIC:
             shutil.copy(files("app") / name, folder)
         (folder / "index.html").write_text(render("index.html"), encoding="utf-8")
@@ -103,54 +102,38 @@ def _facts(paths: RunPaths, keys: dict[str, str]) -> dict:
         "models": list(keys),
         "dynamic_range_db": DYNAMIC_RANGE_DB,
         "top_share": TOP_SHARE,
-        "ticks": pictures.ticks(),
+        "ticks": ticks(),
         "attacks": [[k, labels.ATTACKS[k].label] for k in CHART_ATTACKS if k in measured],
         "robustness": robustness,
     }
 
 
-def _segments(folder: Path, shown: Shown, by_model: dict[str, list[dict]]) -> dict:
+def _segments(folder: Path, shown: Segments, by_model: dict[str, list[dict]]) -> dict:
     """Write the clean sounds; return the data of all segments."""
-    has_audio = shown.samples is not None
-    sounds = [
-        write(folder, f"segment{i}", shown.samples[i], LOSSLESS) if has_audio else None
-        for i in range(len(shown.y))
-    ]
-    rows = [
-        {
-            "genre": row.genre,
-            "track": row.track,
-            "start_s": row.start_s,
-            "own": row.own,
-            "sound": sounds[i],
-            "models": {name: data[i] for name, data in by_model.items()},
-        }
-        for i, row in enumerate(shown.table.itertuples())
-    ]
-    return {"segments": rows, "has_audio": has_audio}
+    rows = shown.table[["genre", "track", "start_s", "own"]].to_dict("records")
+    for i, row in enumerate(rows):
+        row["models"] = {name: data[i] for name, data in by_model.items()}
+        row["sound"] = None
+        if shown.samples is not None:
+            row["sound"] = write(folder, f"segment{i}", shown.samples[i], LOSSLESS)
+    return {"segments": rows, "has_audio": shown.samples is not None}
 
 
 def _write_model(
-    folder: Path, number: int, model: nn.Module, shown: Shown, iterations: tuple[int, int]
+    folder: Path, number: int, model: nn.Module, shown: Segments, iterations: tuple[int, int]
 ) -> list[dict]:
     """Write pictures and sounds of one model; return its data, one dict per segment."""
     seen = views(model, shown.X, shown.y, iterations[0], SEED)
-    data = [
+    sounds = [{}] * len(shown.y)
+    if shown.samples is not None:
+        sounds = write_sounds(folder, number, model, shown, seen, iterations[1])
+    return [
         {
             "views": [
                 write_view(folder, f"segment{i}_model{number}_eps{k}", view, i)
                 for k, view in enumerate(seen)
             ]
         }
-        for i in range(len(shown.y))
+        | audible
+        for i, audible in enumerate(sounds)
     ]
-    if shown.samples is None:
-        return data
-    sounds = write_sounds(folder, number, model, shown, seen, iterations[1])
-    return [own | audible for own, audible in zip(data, sounds, strict=True)]
-
-
-def _write_data(folder: Path, data: dict) -> None:
-    """Write the data as a script: a page opened from disk may not read JSON files."""
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    (folder / "data.js").write_text(f"const PAGE = {text};\n", encoding="utf-8")

@@ -10,19 +10,18 @@ const at = (id) => document.getElementById(id);
 const percent = (share) => `${Math.round(share * 100)}%`;
 const decibel = (eps) => `${Number((eps * PAGE.dynamic_range_db).toPrecision(2))} dB`;
 
-function make(name, attributes = {}, text = "") {
-  const element = document.createElement(name);
+function filled(element, attributes, text) {
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
   element.textContent = text;
   return element;
 }
 
-function draw(parent, name, attributes, text = "") {
-  const element = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  element.textContent = text;
-  return parent.appendChild(element);
-}
+const make = (name, attributes = {}, text = "") =>
+  filled(document.createElement(name), attributes, text);
+const makeSvg = (name, attributes, text = "") =>
+  filled(document.createElementNS(SVG, name), attributes, text);
+const draw = (parent, name, attributes, text) =>
+  parent.appendChild(makeSvg(name, attributes, text));
 
 function fill(select, options) {
   select.replaceChildren(...options.map(([value, text]) => make("option", { value }, text)));
@@ -264,10 +263,9 @@ function drawChart() {
   const step = (box.right - box.left) / levels().length;
   const x = (k) => box.left + (k + 0.5) * step;
   const y = (share) => box.bottom - share * (box.bottom - box.top);
-  const svg = document.createElementNS(SVG, "svg");
-  for (const [key, value] of Object.entries({ viewBox: `0 0 ${width} ${height}`, height,
-    role: "img", "aria-label": "Accuracy over the perturbation budget, one line per model; the "
-    + "numbers are in the table below" })) svg.setAttribute(key, value);
+  const svg = makeSvg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img",
+    "aria-label": "Accuracy over the perturbation budget, one line per model; the numbers are in"
+    + " the table below" });
   drawAxes(svg, x, y, box);
   PAGE.models.forEach((model, k) => drawModel(svg, model, k, x, y));
   at("chart").replaceChildren(drawLegend(), svg);

@@ -1,7 +1,8 @@
 """Which models and test segments a page shows, chosen by rule."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,25 +13,11 @@ from src.attacks.codecs import to_16_bit
 from src.data.corpus import corpus_of
 from src.data.features import segment_audio
 from src.data.own_track import read_track
-from src.data.segments import load_metadata
+from src.data.segments import Segments, load_metadata
 from src.models.checkpoints import CHECKPOINT_FILE
 from src.models.evaluation import predict_logits, softmax
 from src.models.unseen import unseen_test
 from src.paths import RunPaths
-
-
-class Shown(NamedTuple):
-    """Segments: spectrograms X (n, 128, 130), genre numbers y (n,), their rows of the table.
-
-    The table has the columns track, genre, start_s and own: whether it is one of the reader's
-    tracks, whose `y` and genre are the predicted ones. `samples` (n, 66150) are None for a corpus
-    without audio.
-    """
-
-    X: np.ndarray
-    y: np.ndarray
-    table: pd.DataFrame
-    samples: np.ndarray | None
 
 
 def checkpoint_names(paths: RunPaths) -> list[str]:
@@ -49,45 +36,51 @@ def checkpoint_names(paths: RunPaths) -> list[str]:
 
 def choose_segments(
     paths: RunPaths, loaded: dict[str, tuple[nn.Module, dict]], per_genre: int
-) -> Shown:
+) -> Segments:
     """Return `per_genre` test segments per genre: the easiest ones for these networks.
 
-    Tracks that one of them was trained on are left out.
+    Tracks that one of them was trained on are left out. The table has the column own: whether a
+    segment is of the reader's own tracks.
     """
     test = unseen_test(paths, loaded)
     mean = _mean_probabilities(loaded, test.X)
     data = test.take(easiest(test.y, mean, test.tracks, per_genre))
     data = load_samples(paths, data) if corpus_of(paths).has_audio else data
-    return Shown(np.array(data.X), data.y, data.table.assign(own=False), data.samples)
+    return replace(data, table=data.table.assign(own=False))
 
 
 def add_own(
-    paths: RunPaths, shown: Shown, loaded: dict[str, tuple[nn.Module, dict]], tracks: list[Path]
-) -> Shown:
+    paths: RunPaths,
+    shown: Segments,
+    loaded: dict[str, tuple[nn.Module, dict]],
+    tracks: Sequence[Path],
+) -> Segments:
     """Return segments with the middle one of each of the reader's own tracks after them.
 
-    Raises ValueError for a corpus without audio and for a file that cannot be used.
+    The genres of these are the predicted ones. Raises ValueError for a corpus without audio and for
+    a file that cannot be used.
     """
-    if tracks and shown.samples is None:
+    if not tracks:
+        return shown
+    if shown.samples is None:
         raise ValueError(
             f"The corpus of run {paths.run} has spectrograms and no audio: tracks of yours cannot "
             "be shown next to it, leave TRACK out or give a corpus of audio."
         )
-    genres = load_metadata(paths)["genres"]
+    rows, samples = [], []
     for track in map(read_track, tracks):
         k = len(track.samples) // 2
-        samples = to_16_bit(track.samples[k])
-        X = segment_audio(samples, 1)
-        y = _mean_probabilities(loaded, X).argmax(axis=1)
-        row = {"track": track.name, "genre": genres[y[0]], "start_s": track.starts_s[k]}
-        table = pd.concat([shown.table, pd.DataFrame([row | {"own": True}])], ignore_index=True)
-        shown = Shown(
-            np.concatenate([shown.X, X]),
-            np.concatenate([shown.y, y]),
-            table,
-            np.concatenate([shown.samples, samples[None]]),
-        )
-    return shown
+        samples.append(to_16_bit(track.samples[k]))
+        rows.append({"track": track.name, "start_s": track.starts_s[k], "own": True})
+    X = np.concatenate([segment_audio(part, 1) for part in samples])
+    y = _mean_probabilities(loaded, X).argmax(axis=1)
+    table = pd.DataFrame(rows).assign(genre=np.array(load_metadata(paths)["genres"])[y])
+    return Segments(
+        np.concatenate([shown.X, X]),
+        np.concatenate([shown.y, y]),
+        pd.concat([shown.table, table], ignore_index=True),
+        np.concatenate([shown.samples, samples]),
+    )
 
 
 def _mean_probabilities(loaded: dict[str, tuple[nn.Module, dict]], X: np.ndarray) -> np.ndarray:

@@ -6,13 +6,11 @@ on the file.
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import soundfile as sf
 from torch import nn
 
-from app.selection import Shown
 from app.views import View, short
 from src.attacks.adversarial import Search
 from src.attacks.codecs import file_logits
@@ -23,6 +21,7 @@ from src.attacks.waveform import (
     resynthesize,
 )
 from src.data.features import SAMPLE_RATE
+from src.data.segments import Segments
 from src.explainability.sonify import filter_by_map
 from src.models.evaluation import softmax
 from src.results import save_with
@@ -33,36 +32,23 @@ PEAK = 0.99
 SEED = 42
 
 
-class WaveformAttack(NamedTuple):
-    """An attack on samples (n, 66150) at one signal-to-noise ratio, measured on 16-bit files.
-
-    `reached_db` (n,) is the ratio after rounding, NaN for an unchanged segment; `probabilities`
-    and `noise` (n, n_genres) are those under the attack and under white noise of the same ratio.
-    """
-
-    snr_db: int
-    reached_db: np.ndarray
-    adversarial: np.ndarray
-    probabilities: np.ndarray
-    noise: np.ndarray
-
-
 def write_sounds(
-    folder: Path, number: int, model: nn.Module, shown: Shown, views: list[View], iterations: int
+    folder: Path, number: int, model: nn.Module, shown: Segments, views: list[View], iterations: int
 ) -> list[dict]:
     """Write all sounds of model `number` into `folder`; return their data, one dict per segment.
 
     `attacks` has one entry per signal-to-noise ratio, `resynthesized` one per view (none at
     eps 0), `parts` the segment filtered by the map of its predicted genre.
     """
-    clips = shown.samples
-    attacks = attack_segments(model, clips, shown.y, iterations, SEED)
+    clips, search = shown.samples, Search(iterations, SEED)
+    names = [f"segment{i}_model{number}" for i in range(len(clips))]
+    attacks = [write_attack(folder, names, model, shown, snr_db, search) for snr_db in SNR_DB]
     changes = [view.adversarial - shown.X for view in views[1:]]
     resynthesized = [resynthesized_sounds(model, clips, change) for change in changes]
     heat = views[0].maps["predicted"]
     return [
         {
-            "attacks": [_write_attack(folder, name, clips[i], attack, i) for attack in attacks],
+            "attacks": [rows[i] for rows in attacks],
             "resynthesized": [None]
             + [
                 {"sound": write(folder, f"{name}_eps{k}", sound[i]), "probabilities": short(p[i])}
@@ -73,20 +59,35 @@ def write_sounds(
                 for kind, part in parts(clips[i], heat[i]).items()
             },
         }
-        for i, name in enumerate(f"segment{i}_model{number}" for i in range(len(clips)))
+        for i, name in enumerate(names)
     ]
 
 
-def attack_segments(
-    model: nn.Module, clips: np.ndarray, y: np.ndarray, iterations: int, seed: int
-) -> list[WaveformAttack]:
-    """Return PGD on samples (n, 66150) with true genres `y` (n,) at each of `SNR_DB`."""
-    classifier, found = make_waveform_classifier(model), []
-    for snr_db in SNR_DB:
-        options = (classifier, clips, y, snr_db, Search(iterations, seed))
-        adversarial, noise = (attack_waveform(name, *options) for name in ("pgd_waveform", "noise"))
-        predicted = (softmax(file_logits(model, samples)) for samples in (adversarial, noise))
-        found.append(WaveformAttack(snr_db, ratio_db(clips, adversarial), adversarial, *predicted))
+def write_attack(
+    folder: Path, names: list[str], model: nn.Module, shown: Segments, snr_db: int, search: Search
+) -> list[dict]:
+    """Attack samples at one signal-to-noise ratio, write them; return one dict per segment.
+
+    `probabilities` are those of 16-bit files, also under white noise of the same ratio.
+    `reached_db` is the ratio after rounding, None for an unchanged segment.
+    """
+    options = make_waveform_classifier(model), shown.samples, shown.y, snr_db, search
+    attacked, noise = (attack_waveform(kind, *options) for kind in ("pgd_waveform", "noise"))
+    probabilities, noisy = (softmax(file_logits(model, each)) for each in (attacked, noise))
+    reached_db, found = ratio_db(shown.samples, attacked), []
+    for i, name in enumerate(f"{name}_{snr_db}dB" for name in names):
+        difference, gain_db = amplified(shown.samples[i], attacked[i])
+        found.append(
+            {
+                "snr_db": snr_db,
+                "reached_db": None if np.isnan(reached_db[i]) else float(reached_db[i]),
+                "adversarial": write(folder, name, attacked[i], LOSSLESS),
+                "difference": write(folder, f"{name}_difference", difference),
+                "gain_db": gain_db,
+                "probabilities": short(probabilities[i]),
+                "noise": short(noisy[i]),
+            }
+        )
     return found
 
 
@@ -132,20 +133,3 @@ def write(folder: Path, name: str, samples: np.ndarray, form: str = SMALL) -> st
     clipped = np.clip(samples, -1, 1)
     save_with(folder / path, lambda part: sf.write(part, clipped, SAMPLE_RATE, format=form))
     return path
-
-
-def _write_attack(
-    folder: Path, name: str, clip: np.ndarray, attack: WaveformAttack, i: int
-) -> dict:
-    """Write adversarial segment `i` and its amplified difference; return their data."""
-    name = f"{name}_{attack.snr_db}dB"
-    difference, gain_db = amplified(clip, attack.adversarial[i])
-    return {
-        "snr_db": attack.snr_db,
-        "reached_db": None if np.isnan(attack.reached_db[i]) else float(attack.reached_db[i]),
-        "adversarial": write(folder, name, attack.adversarial[i], LOSSLESS),
-        "difference": write(folder, f"{name}_difference", difference),
-        "gain_db": gain_db,
-        "probabilities": short(attack.probabilities[i]),
-        "noise": short(attack.noise[i]),
-    }

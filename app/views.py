@@ -3,17 +3,23 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib
 import numpy as np
+from PIL import Image
 from torch import nn
 
-from app import pictures
 from src.attacks.adversarial import EPSILONS, Search, attack, noise_linf
+from src.data.features import HOP_LENGTH, N_FRAMES, N_MELS, SAMPLE_RATE, SEGMENT_SECONDS
 from src.explainability.gradcam import explain
 from src.explainability.similarity import top_overlap
 from src.models.evaluation import predict_logits, softmax
+from src.plots import HERTZ_TICKS, SPECTRUM_MAP, mel_places
 from src.progress import progress
+from src.results import save_with
 
+COLOURS = 64
 DIGITS = 4
+HEAT_MAP = "cividis"
 
 
 class View(NamedTuple):
@@ -56,17 +62,46 @@ def write_view(folder: Path, name: str, view: View, i: int) -> dict:
         "eps": view.eps,
         "probabilities": short(view.probabilities[i]),
         "noise": short(view.noise[i]),
-        "spectrogram": pictures.draw(folder, name, view.adversarial[i], pictures.SPECTRUM_MAP),
+        "spectrogram": draw(folder, name, view.adversarial[i], SPECTRUM_MAP),
         "maps": {
-            kind: pictures.draw(folder, f"{name}_{kind}", heat[i], pictures.HEAT_MAP)
-            if heat[i].any()
-            else None
+            kind: draw(folder, f"{name}_{kind}", heat[i], HEAT_MAP) if heat[i].any() else None
             for kind, heat in view.maps.items()
         },
         "overlap": {
             kind: None if np.isnan(share[i]) else float(share[i])
             for kind, share in view.overlap.items()
         },
+    }
+
+
+def draw(folder: Path, name: str, values: np.ndarray, colour_map: str) -> str:
+    """Write values (bands, frames) in [0, 1] as `pictures/<name>.png`; return that path.
+
+    The lowest band is at the bottom; 64 colours.
+    """
+    levels = np.rint(np.asarray(values)[::-1] * (COLOURS - 1)).astype(np.uint8)
+    colours = matplotlib.colormaps[colour_map](np.linspace(0, 1, COLOURS))[:, :3]
+    image = Image.fromarray(levels, mode="P")
+    image.putpalette((colours * 255).round().astype(np.uint8).tobytes())
+    path = f"pictures/{name}.png"
+    save_with(folder / path, lambda part: image.save(part, format="PNG", optimize=True, bits=6))
+    return path
+
+
+def draw_colour_bars(folder: Path) -> None:
+    """Write `level.png` and `evidence.png`: the two colour maps from lowest (left) to highest."""
+    ramp = np.linspace(0, 1, COLOURS)[None]
+    draw(folder, "level", ramp, SPECTRUM_MAP)
+    draw(folder, "evidence", ramp, HEAT_MAP)
+
+
+def ticks() -> dict[str, list]:
+    """Return labels and positions of the ticks, as shares of the width (s) and height (Hz)."""
+    half, seconds = HOP_LENGTH / SAMPLE_RATE / 2, N_FRAMES * HOP_LENGTH / SAMPLE_RATE
+    places = zip(HERTZ_TICKS, mel_places(), strict=True)
+    return {
+        "seconds": [[f"{t}", (t + half) / seconds] for t in range(int(SEGMENT_SECONDS) + 1)],
+        "hertz": [[f"{hertz}", (band + 0.5) / N_MELS] for hertz, band in places],
     }
 
 

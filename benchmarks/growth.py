@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,9 @@ def main(arguments: list[str]) -> int:
     for n in sorted(options.tracks):
         stages = STAGES if n == min(options.tracks) else STAGES[:2]
         try:
-            rows.append({"tracks": n} | measure(grow_corpus(n), stages))
+            corpus = grow_corpus(n)
+            words = f"DATASET={corpus.relative_to(ROOT)}", f"RUN={corpus.name}"
+            rows.append({"tracks": n} | measure(stages, *words))
         finally:
             clear(n)
         write_json(METRICS / "growth.json", facts | {"growth": rows})
@@ -79,14 +82,16 @@ def clear(n: int) -> None:
     paths.parameters.unlink(missing_ok=True)
 
 
-def measure(corpus: Path, stages: tuple[str, ...]) -> dict:
-    """Return `seconds` and `peak_rss_gib` by stage; RuntimeError if a stage failed."""
-    where = [f"DATASET={corpus.relative_to(ROOT)}", f"RUN={corpus.name}"]
+def measure(stages: Iterable[str], *words: str) -> dict[str, dict]:
+    """Return `seconds` and `peak_rss_gib` by stage, run with these words of the command line.
+
+    Raises RuntimeError if a stage fails.
+    """
     costs = {"seconds": {}, "peak_rss_gib": {}}
     for stage in stages:
-        code, seconds, peak = watch([sys.executable, "-m", "src.pipeline", stage, *where], ROOT)
+        code, seconds, peak = watch([sys.executable, "-m", "src.pipeline", stage, *words], ROOT)
         if code:
-            raise RuntimeError(f"{stage} failed on {corpus.name}: see its output above.")
+            raise RuntimeError(f"{stage} failed with {' '.join(words)}: see its output above.")
         costs["seconds"][stage], costs["peak_rss_gib"][stage] = seconds, peak
     return costs
 

@@ -8,30 +8,22 @@ import sys
 
 import pandas as pd
 
-from benchmarks.growth import SEED, watch
-from src.paths import METRICS, ROOT, STAGES, RunPaths
+from benchmarks.growth import SEED, measure
+from src.paths import METRICS, STAGES, RunPaths
 from src.provenance import provenance
 from src.results import write_json
 from src.runtime import describe
 
 
 def main() -> int:
-    """Measure all stages, print a table and write `stages_<cpu>_<precision>.json`; return 0.
-
-    Stops with the code of a stage that fails.
-    """
+    """Measure all stages, print a table and write `stages_<cpu>_<precision>.json`; return 0."""
     if (used := RunPaths("synthetic").models).exists():
         sys.exit(f"{used} exists, so training would be skipped: measure in a fresh clone.")
-    measured = {}
-    for stage in STAGES:
-        code, seconds, peak = watch([sys.executable, "-m", "src.pipeline", stage, "RESET=1"], ROOT)
-        if code:
-            return code
-        measured[stage] = {"seconds": seconds, "peak_rss_gib": peak}
-    print(pd.DataFrame(measured).T.to_string(float_format="{:.2f}".format))
-    facts, here = provenance(SEED, {}, corpus="synthetic"), describe()
-    name = f"stages_{here['cpu'].lower().replace(' ', '_')}_{here['gradients']}.json"
-    write_json(METRICS / name, facts | {"stages": measured})
+    measured = pd.DataFrame(measure(STAGES, "RESET=1"))
+    print(measured.to_string(float_format="{:.2f}".format))
+    facts = provenance(SEED, {}, corpus="synthetic")
+    name = "stages_{cpu}_{gradients}.json".format(**describe()).lower().replace(" ", "_")
+    write_json(METRICS / name, facts | {"stages": measured.to_dict("index")})
     return 0
 
 

@@ -3,8 +3,7 @@
 `python -m src.report collect RUN ...` writes tables, JSON and records of runs to
 `results/metrics/real/`, those of the embedded corpus to `results/metrics/embedded/`.
 `python -m src.report docs [RUN ...]` copies figures and executed notebooks of runs into docs/, the
-first run wins, and renders all pages of `docs/templates/`. Templates call the functions in
-`FUNCTIONS`.
+first run wins, and renders all pages of `docs/templates/`, which call the functions of this module.
 """
 
 import argparse
@@ -34,53 +33,28 @@ from src.results import read_csv, read_json, save_with, write_csv, write_json
 
 DOCS = ROOT / "docs"
 FOLDERS = REAL, EMBEDDED = "real", "embedded"
-TABLES = (
-    "training",
-    "recipe_gains",
-    "robustness",
-    "genre_robustness",
-    "comparison",
-    "equalizer",
-    "universal",
-    "transfer",
-    "transfer_tracks",
-    "corruptions",
-    "audio_attacks",
-    "audio_comparison",
-    "explanations",
-    "ablation",
-    "audio_step",
-)
+TABLES = """
+    training recipe_gains robustness genre_robustness comparison equalizer universal transfer
+    transfer_tracks corruptions audio_attacks audio_comparison explanations ablation audio_step
+""".split()
 RECORDS = ("attacks", "minimal_eps")
 LABELS = ("control", "part", "compared_with", "genre", "layer")  # of explanations.csv, often empty
 HEADERS = {"eps_db": "eps (dB)", "snr_db": "SNR (dB)", "budget_db": "margin (dB)", "true": "genre"}
 LARGEST_FIGURE = 300_000  # bytes
 NOTEBOOK_WIDTH = 780  # pixels of a figure in a copied notebook
 SOUND, WIDGET = "<audio", "application/vnd.jupyter.widget-view+json"
-FIGURES = {  # name in docs/figures: pattern below results/figures/<run>/
-    "training_history": "documented/training_history.png",
-    "confusion_matrix": "documented/confusion_matrix.png",
-    "recipes": "recipes.png",
-    "adversarial_robustness": "adversarial_robustness.png",
-    "adversarial_perturbations": "adversarial_perturbations.png",
-    "adversarial_fragility": "adversarial_fragility.png",
-    "adversarial_flow": "adversarial_flow.png",
-    "adversarial_equalizer": "adversarial_equalizer.png",
-    "adversarial_universal": "adversarial_universal.png",
-    "corruptions": "corruptions.png",
-    "audio_success": "audio_success.png",
-    "audio_survival": "audio_survival.png",
-    "attention_shift": "explanations_shift.png",
-    "explanations_methods": "explanations_methods.png",
-    "explanations_box": "explanations_box.png",
-    "explanations_bands": "explanations_bands.png",
-    "explanations_manipulated": "explanations_manipulated.png",
-    "gradcam_correct": "gradcam/baseline_correct.png",
-    "gradcam_correct_metal": "gradcam_correct_metal.png",
-    "gradcam_natural_failure": "gradcam_natural_failure.png",
-    "gradcam_fgsm_comparison": "gradcam_fgsm_comparison.png",
-    "gradcam_pgd_comparison": "gradcam_pgd_comparison.png",
+FIGURES = {  # name in docs/figures: figure of a run
+    "attention_shift": "explanations_shift",
+    "gradcam_correct": "gradcam/baseline_correct",
 }
+COPIED = """
+    documented/training_history documented/confusion_matrix recipes corruptions
+    adversarial_robustness adversarial_perturbations adversarial_fragility adversarial_flow
+    adversarial_equalizer adversarial_universal audio_success audio_survival
+    explanations_methods explanations_box explanations_bands explanations_manipulated
+    gradcam_correct_metal gradcam_natural_failure gradcam_fgsm_comparison gradcam_pgd_comparison
+""".split()
+FIGURES |= {Path(figure).name: figure for figure in COPIED}
 
 
 def main(arguments: list[str]) -> int:
@@ -116,8 +90,8 @@ def collect(runs: list[str], target: Path = METRICS) -> None:
         _copy_results(RunPaths(run), target / folder / run)
     for folder in dict.fromkeys(folders.values()):
         for name in TABLES:
-            files = {run: RunPaths(run).metrics / f"{name}.csv" for run in runs}
-            files = {run: file for run, file in files.items() if folders[run] == folder}
+            own = [run for run in runs if folders[run] == folder]
+            files = {run: RunPaths(run).metrics / f"{name}.csv" for run in own}
             parts = {run: read_csv(file) for run, file in files.items() if file.exists()}
             if parts:
                 table = pd.concat(parts.values(), ignore_index=True)
@@ -169,7 +143,7 @@ def write_docs(runs: list[str]) -> None:
     Raises FileNotFoundError for a run that has neither.
     """
     for paths in (RunPaths(run) for run in reversed(runs)):
-        files = [*copy_figures(paths, DOCS / "figures"), *copy_notebooks(paths, DOCS)]
+        files = copy_run(paths)
         if not files:
             raise FileNotFoundError(_without_results(paths.run, "figures"))
         for file in files:
@@ -189,25 +163,22 @@ def render(page: str) -> str:
     loader = FileSystemLoader(DOCS / "templates")
     options = {"undefined": StrictUndefined, "keep_trailing_newline": True, "trim_blocks": True}
     environment = Environment(loader=loader, **options)
-    return environment.get_template(page).render(FUNCTIONS)
+    return environment.get_template(page).render(globals())
 
 
-def copy_figures(paths: RunPaths, target: Path) -> list[Path]:
-    """Copy the figures that a run has into `target`, at most 300 kB each; return their paths."""
-    found = {name: sorted(paths.figures.glob(pattern))[:1] for name, pattern in FIGURES.items()}
-    return [
-        _save(target / f"{name}.png", smaller(file.read_bytes()))
-        for name, files in found.items()
-        for file in files
+def copy_run(paths: RunPaths) -> list[Path]:
+    """Copy figures and executed notebooks that a run has into docs/; return their paths."""
+    copies = [
+        (DOCS / "figures" / f"{name}.png", paths.figures / f"{figure}.png")
+        for name, figure in FIGURES.items()
     ]
-
-
-def copy_notebooks(paths: RunPaths, target: Path) -> list[Path]:
-    """Copy the executed notebooks of a run into `target`/notebooks; return their paths."""
-    sources = [paths.notebooks / f"{stem}.ipynb" for stem in STAGES.values()]
+    copies += [
+        (DOCS / "notebooks" / f"{stem}.ipynb", paths.notebooks / f"{stem}.ipynb")
+        for stem in STAGES.values()
+    ]
     return [
-        _save(target / "notebooks" / file.name, nbformat.writes(lighter(file)).encode())
-        for file in sources
+        _save(target, smaller(file.read_bytes()) if file.suffix == ".png" else lighter(file))
+        for target, file in copies
         if file.exists()
     ]
 
@@ -225,8 +196,8 @@ def smaller(png: bytes, width: int = 10_000) -> bytes:
         size = int(size * 0.9)
 
 
-def lighter(source: Path) -> nbformat.NotebookNode:
-    """Return an executed notebook without sounds, progress bars, warnings and run metadata.
+def lighter(source: Path) -> bytes:
+    """Return the file of an executed notebook without sounds, bars, warnings and run metadata.
 
     Pictures are reduced to `NOTEBOOK_WIDTH` pixels.
     """
@@ -239,7 +210,7 @@ def lighter(source: Path) -> nbformat.NotebookNode:
             if "image/png" in data:
                 png = smaller(base64.b64decode(data["image/png"]), NOTEBOOK_WIDTH)
                 data["image/png"] = base64.b64encode(png).decode()
-    return notebook
+    return nbformat.writes(notebook).encode()
 
 
 def _is_noise(output: dict) -> bool:
@@ -288,7 +259,15 @@ def select(name: str, **wanted: object) -> pd.DataFrame:
 
     A list stands for any of its values.
     """
-    return _where(read(name), f"{name}.csv", wanted)
+    table = read(name)
+    for column, value in wanted.items():
+        table = table[table[column].isin(value if isinstance(value, list) else [value])]
+    if table.empty:
+        raise ValueError(
+            f"{name}.csv has no row with {json.dumps(wanted)}: the results may have other "
+            "parameters; correct the template or run `make collect`."
+        )
+    return table
 
 
 def available(name: str, **wanted: object) -> pd.DataFrame:
@@ -386,7 +365,7 @@ def compare_methods(columns: dict[str, dict], **shared: object) -> str:
     return compare(rows, ["method"], "value", "title", decimal)
 
 
-def confusions(run: str, checkpoint: str, n: int = 6) -> str:
+def confusions(run: str, checkpoint: str, n: int) -> str:
     """Return the `n` most frequent confusions of test segments: true, predicted, number."""
     test = result(run, f"training_{checkpoint}")["test"]
     genres = list(test["per_genre"])
@@ -425,46 +404,11 @@ def _size(row: dict) -> str:
     return f"{row['n_segments']}" + (f" ({row['n_tracks']})" if "n_tracks" in row else "")
 
 
-def _where(table: pd.DataFrame, name: str, wanted: dict) -> pd.DataFrame:
-    for column, value in wanted.items():
-        table = table[table[column].isin(value if isinstance(value, list) else [value])]
-    if table.empty:
-        raise ValueError(
-            f"{name} has no row with {json.dumps(wanted)}: the results may have other "
-            "parameters; correct the template or run `make collect`."
-        )
-    return table
-
-
 def _shown(value: object, names: dict[str, str]) -> object:
     """Return a label for a name, few digits for a number, nothing for NaN."""
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:g}"
     return names.get(value, value)
-
-
-FUNCTIONS = {
-    function.__name__: function
-    for function in (
-        available,
-        compare,
-        compare_methods,
-        confusions,
-        decimal,
-        explained,
-        figure,
-        measurements,
-        networks,
-        number,
-        only,
-        percent,
-        percentage,
-        pretrained_names,
-        read,
-        result,
-        select,
-    )
-}
 
 
 if __name__ == "__main__":

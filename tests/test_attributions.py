@@ -16,8 +16,7 @@ from src.explainability.attributions import (
     make_subject,
     scaled,
 )
-from src.explainability.gradcam import CAMS, explain, is_empty
-from src.models.evaluation import predict_logits
+from src.explainability.gradcam import explain, is_empty
 
 
 class Weighing(nn.Module):
@@ -55,11 +54,6 @@ def test_each_method_maps_each_segment_to_its_own_range_and_none_to_none(method,
     assert attribute(subject, method, X[:0], np.zeros(0, dtype=int)).shape == (0, 128, 130)
 
 
-def test_methods_and_controls_are_all_there_are_and_no_control_is_a_method():
-    assert set(CAMS) | {"integrated_gradients"} == set(METHODS) | {"randomcam"}
-    assert not set(METHODS) & set(CONTROLS)
-
-
 def test_methods_differ(X, subject):
     names = set(METHODS) - {"scorecam"}
     maps = {name: attribute(subject, name, X[:1], np.array([3])) for name in names}
@@ -86,16 +80,6 @@ def test_integrated_gradients_of_a_linear_network_are_weight_times_change(X):
     maps = integrated_gradients(Weighing(weights), X, np.array([0, 1, 0]), background)
     expected = scaled(np.clip(weights[[0, 1, 0]] * (X - background), 0, None))
     np.testing.assert_allclose(maps, expected, atol=0.02)  # gradients are bfloat16
-
-
-def test_integrated_gradients_leave_a_path_from_silence_without_evidence(X, model):
-    silence = np.zeros((128, 130), dtype=np.float32)
-    halfway = [predict_logits(model, share * X[:1]) for share in (0.2, 1)]
-    np.testing.assert_allclose(*halfway, atol=0.02)  # why the path starts elsewhere
-    background = X.mean(axis=0)
-    targets = np.array([0])
-    first, second = (integrated_gradients(model, X[:1], targets, b) for b in (silence, background))
-    assert not np.allclose(first, second)
 
 
 def test_scaling_spans_each_map_and_empties_constants(X):

@@ -131,30 +131,15 @@ def test_measures_are_drawn_by_model(labels):
 
 
 def test_panels_of_methods_hold_no_contrasts_controls_or_parts():
-    keys = (
-        "checkpoint",
-        "method",
-        "measure",
-        "control",
-        "condition",
-        "compared_with",
-        "part",
-        "eps",
-        "layer",
-    )
+    keys = "checkpoint method measure control condition compared_with part eps layer".split()
     wanted = ("one", "gradcam", "mass_above_area", "randomcam", "confined", "", "", 0.2, "")
     rows = [wanted, (*wanted[:6], "drums", 0.2, ""), (*wanted[:5], "clean", "", 0.2, "")]
     rows += [(*wanted[:3], "", *wanted[4:])]  # above its area, not above the control
-    rows += [
-        ("one", "hirescam", "insertion", control, "clean", "", "", 0, "")
-        for control in ("", "randomcam")
-    ]
+    insertion = ("one", "hirescam", "insertion", "", "clean", "", "", 0, "")
+    rows += [insertion, (*insertion[:3], "randomcam", *insertion[4:])]
     figure = figures.methods(table(*rows, names=keys), 0.01, ["one"])
-    drawn = [
-        sum(len(c.get_offsets()) for c in ax.collections if c.get_label() == "one")
-        for ax in figure.axes
-    ]
-    assert drawn == [0, 0, 1, 0, 0]
+    points = [[c for c in ax.collections if c.get_label() == "one"] for ax in figure.axes]
+    assert [sum(len(c.get_offsets()) for c in own) for own in points] == [0, 0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("n", [0, 2])

@@ -38,7 +38,7 @@ def _segments():
 def test_maps_have_the_shape_of_the_segments_and_span_their_range(X, model):
     maps = explain(model, X, np.arange(5))
     assert (maps.shape, maps.dtype) == (X.shape, np.float32)
-    assert np.unique(maps.min(axis=(1, 2))).tolist() == [0]
+    assert (maps.min(axis=(1, 2)) == 0).all()
     np.testing.assert_allclose(maps[~is_empty(maps)].max(axis=(1, 2)), 1, rtol=0, atol=1e-6)
     assert not is_empty(maps).all()
 
@@ -103,28 +103,26 @@ def test_a_frozen_network_can_be_explained(X):
     assert not is_empty(maps).any()
 
 
-@pytest.mark.parametrize("layer", ["bn4_2", "pool", "relu", "dense1", "conv5_1", ""])
-def test_a_layer_other_than_a_convolution_is_refused(layer, X, model):
-    with pytest.raises(ValueError, match=f"TARGET_LAYER={layer} is no convolution of the model: g"):
-        explain(model, X, np.zeros(5, dtype=int), layer)
-
-
 @pytest.mark.parametrize("layer", [f"conv{block}_{k}" for block in (1, 2, 3, 4) for k in (1, 2)])
 def test_every_convolution_has_a_map(layer, X, model):
     maps = explain(model, X[:1], np.array([3]), layer)
     assert (maps.shape, np.isfinite(maps).all()) == ((1, 128, 130), True)
 
 
+NO_CONVOLUTIONS = ("bn4_2", "pool", "relu", "dense1", "conv5_1", "")
+
+
 @pytest.mark.parametrize(
-    ("targets", "method", "said"),
+    ("changes", "said"),
     [
-        ([], "gradcam", "0 targets for 5 segments"),
-        ([0] * 6, "gradcam", "6 targets for 5 segments"),
-        ([0, 0, 0, 0, -1], "gradcam", "Genre -1 cannot be explained"),
-        ([2, 0, 0, 0, 0], "gradcam", "Genre 2 cannot be explained"),
-        ([0] * 5, "smile", "Method smile is unknown"),
+        ({"targets": []}, "0 targets for 5 segments"),
+        ({"targets": [0] * 6}, "6 targets for 5 segments"),
+        ({"targets": [0, 0, 0, 0, -1]}, "Genre -1 cannot be explained"),
+        ({"targets": [10, 0, 0, 0, 0]}, "Genre 10 cannot be explained"),
+        ({"method": "smile"}, "Method smile is unknown"),
+        *(({"target_layer": k}, f"TARGET_LAYER={k} is no conv.*: give") for k in NO_CONVOLUTIONS),
     ],
 )
-def test_a_request_without_meaning_is_refused(targets, method, said, X):
+def test_a_request_without_meaning_is_refused(changes, said, X, model):
     with pytest.raises(ValueError, match=said):
-        explain(Listener(), X, np.array(targets, dtype=int), method=method)
+        explain(model, X, **{"targets": [0] * 5} | changes)

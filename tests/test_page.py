@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -11,10 +12,11 @@ import soundfile as sf
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
-from app import pictures, sounds
+from app import sounds
 from app.__main__ import main
 from app.build import build, robustness_rows
 from app.selection import add_own, checkpoint_names, choose_segments, easiest
+from app.views import COLOURS
 from src import labels
 from src.attacks.codecs import librosa_log_mel
 from src.attacks.waveform import ratio_db
@@ -99,18 +101,12 @@ def make_run(run, corpus):
 
 def write_archive(path):
     """Write log-mels of seven tracks of each genre."""
-    names = np.array([f"{genre}.{n:05d}" for genre in GENRES for n in range(7)])
-    n, rng = len(names), np.random.default_rng(0)
-    np.savez(
-        path,
-        X=rng.integers(0, 256, (n, 128, log_mel_archive.LOG_MEL_FRAMES), dtype=np.uint8),
-        exact=np.ones((n, log_mel_archive.LOG_MEL_FRAMES), dtype=bool),
-        floor_db=np.full(n, -80, dtype=np.float32),
-        n_frames=np.full(n, 300),
-        names=names,
-        y=np.repeat(GENRES, 7),
-        genres=np.array(GENRES),
-    )
+    names = [f"{genre}.{n:05d}" for genre in GENRES for n in range(7)]
+    n, frames = len(names), log_mel_archive.LOG_MEL_FRAMES
+    X = np.random.default_rng(0).integers(0, 256, (n, 128, frames), dtype=np.uint8)
+    lengths = {"floor_db": np.full(n, -80, dtype=np.float32), "n_frames": np.full(n, 300)}
+    genres = {"names": np.array(names), "y": np.repeat(GENRES, 7), "genres": np.array(GENRES)}
+    np.savez(path, X=X, exact=np.ones((n, frames), dtype=bool), **lengths, **genres)
     return path
 
 
@@ -151,20 +147,21 @@ def every_view(page):
 
 def named_files(value):
     """Return all strings in nested data that name files."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        return {name for item in value for name in named_files(item)}
-    is_file = isinstance(value, str) and value.startswith(("pictures/", "sounds/"))
-    return {value} if is_file else set()
+    return set(re.findall(r'"((?:pictures|sounds)/[^"]+)"', json.dumps(value)))
+
+
+def shown_in(path):
+    """Return the levels (128, 130) of a picture of the page."""
+    with Image.open(path) as image:
+        assert image.size == (130, 128)
+        return np.asarray(image)[::-1] / (COLOURS - 1)
 
 
 def spectrogram(paths, segment):
     """Return the spectrogram (1, 128, 130) of a segment of the page."""
-    data = load_split(paths, "test")
-    X, table = data.X, data.table
-    same = (table["track"] == segment["track"]) & (table["start_s"] == segment["start_s"])
-    return np.array(X[np.flatnonzero(same)])
+    test = load_split(paths, "test")
+    same = (test.table[["track", "start_s"]] == [segment["track"], segment["start_s"]]).all(axis=1)
+    return np.array(test.X[np.flatnonzero(same)])
 
 
 def predict_file(model, path):
@@ -227,11 +224,8 @@ def test_the_attack_lowers_the_probability_of_the_true_genre_more_than_noise(tin
 
 def test_pictures_show_spectrograms_within_eps_of_the_segment(tiny):
     for segment, _, view in every_view(data(tiny)):
-        with Image.open(tiny.page / view["spectrogram"]) as image:
-            assert image.size == (130, 128)
-            shown = np.asarray(image)[::-1] / (pictures.COLOURS - 1)
-        error = np.abs(shown - spectrogram(tiny, segment)[0]).max()
-        assert error <= view["eps"] + 0.51 / (pictures.COLOURS - 1)
+        error = np.abs(shown_in(tiny.page / view["spectrogram"]) - spectrogram(tiny, segment)[0])
+        assert error.max() <= view["eps"] + 0.51 / (COLOURS - 1)
 
 
 def test_maps_explain_the_genre_that_they_name(tiny):
@@ -242,9 +236,7 @@ def test_maps_explain_the_genre_that_they_name(tiny):
         heat = explain(model, x, np.array([genre]))[0]
         assert (view["maps"][kind] is not None) == heat.any()
         if heat.any():
-            with Image.open(tiny.page / view["maps"][kind]) as image:
-                shown = np.asarray(image)[::-1] / (pictures.COLOURS - 1)
-            np.testing.assert_allclose(shown, heat, atol=0.01)
+            np.testing.assert_allclose(shown_in(tiny.page / view["maps"][kind]), heat, atol=0.01)
 
 
 def test_probabilities_of_a_sound_are_those_of_its_file(tiny):
@@ -270,9 +262,8 @@ def test_a_difference_is_as_loud_as_its_segment(tiny):
     row = segment["models"]["robust"]["attacks"][0]
     difference, _ = sf.read(tiny.page / row["difference"])
     change = sf.read(tiny.page / row["adversarial"])[0] - clean
-    assert np.std(difference) == pytest.approx(
-        np.std(change) * 10 ** (row["gain_db"] / 20), rel=0.1
-    )
+    louder = change * 10 ** (row["gain_db"] / 20)
+    assert np.std(difference) == pytest.approx(np.std(louder), rel=0.1)
     assert np.abs(difference).max() <= 1
     assert sounds.amplified(clean, clean)[1] == 0
 
@@ -290,8 +281,8 @@ def test_the_parts_that_a_map_keeps_and_removes_add_up_to_the_segment():
 def test_the_page_never_names_another_corpus(tiny):
     page = data(tiny)
     assert (page["corpus"], page["embedded"]) == ("synthetic", True)
-    for file in ("index.html", "page.js", "data.js"):
-        assert "gtzan" not in (tiny.page / file).read_text().lower()
+    texts = [(tiny.page / name).read_text() for name in ("index.html", "page.js", "data.js")]
+    assert "gtzan" not in "".join(texts).lower()
 
 
 def test_robustness_is_that_of_the_models_shown(tiny, silent):
@@ -327,9 +318,11 @@ def test_a_build_that_fails_leaves_the_page_as_it_was(tiny, monkeypatch):
     assert not list(tiny.page.parent.glob(".part-*"))
 
 
-def test_a_run_that_does_not_exist_ends_in_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr("src.paths.ROOT", tmp_path)
-    with pytest.raises(SystemExit, match=r"nosuch has no checkpoint: .* run `make train` first"):
+def test_a_run_without_checkpoints_ends_in_one_sentence(tiny):
+    assert checkpoint_names(tiny) == MODELS
+    with pytest.raises(
+        SystemExit, match=r"/nosuch has no checkpoint: .* run `make train` first.*\.$"
+    ):
         main(["--run", "nosuch"])
 
 
@@ -339,18 +332,14 @@ def test_a_new_page_replaces_the_old_one(silent, capsys, monkeypatch):
     main(["--run", "silent", "--checkpoints", "documented"])
     assert not (silent.page / "pictures" / "old.png").exists()
     assert data(silent)["models"] == ["documented"]
-    assert re.fullmatch(
-        r"results/page/silent/index\.html: \d+\.\d MB in all\n",
-        capsys.readouterr().out,
-    )
+    said = capsys.readouterr().out
+    assert re.fullmatch(r"results/page/silent/index\.html: \d+\.\d MB in all\n", said)
 
 
 def test_segments_are_those_with_the_most_probable_true_genre():
-    y = np.array([0, 0, 0, 0, 2, 2])
-    tracks = np.array([*"aabbcc"])
-    sure = np.array([0.9, 0.8, 0.3, 0.5, 0.1, 0.2])
+    y, tracks = np.array([0, 0, 0, 0, 2, 2]), np.array([*"aabbcc"])
     probabilities = np.full((6, 3), 0.4)
-    probabilities[np.arange(6), y] = sure
+    probabilities[np.arange(6), y] = 0.9, 0.8, 0.3, 0.5, 0.1, 0.2
     assert easiest(y, probabilities, tracks, 1).tolist() == [0, 5]
     assert easiest(y, probabilities, tracks, 2).tolist() == [0, 3, 5, 4]
     with pytest.raises(ValueError, match="--per-genre 0"):
@@ -369,13 +358,7 @@ def test_own_tracks_are_shown_after_those_of_the_corpus(tiny, silent, tmp_path):
     assert more.y[-1] == p[-1].argmax()
     assert more.table["genre"].iloc[-1] == GENRES[more.y[-1]]
     with pytest.raises(ValueError, match=r"^The corpus of run silent has .* no audio"):
-        add_own(silent, shown._replace(samples=None), loaded, [tmp_path / "my song.flac"])
-
-
-def test_a_run_without_checkpoints_is_refused(tiny):
-    assert checkpoint_names(tiny) == MODELS
-    with pytest.raises(FileNotFoundError, match=r"results/models/none has no checkpoint: .*\.$"):
-        checkpoint_names(RunPaths("none"))
+        add_own(silent, replace(shown, samples=None), loaded, [tmp_path / "my song.flac"])
 
 
 @pytest.fixture
@@ -383,14 +366,17 @@ def visit(browser):
     """Return a function that opens a page from disk; no errors and no requests may come of it."""
     said, contexts = [], []
 
+    def failed(request):
+        if request.failure != "net::ERR_ABORTED":  # a sound given up for another
+            said.append(f"{request.failure}: {request.url}")
+
     def visit(paths, screen="desktop", scheme="light"):
-        width, height = SCREENS[screen]
-        size = {"width": width, "height": height}
+        size = dict(zip(("width", "height"), SCREENS[screen], strict=True))
         contexts.append(browser.new_context(viewport=size, color_scheme=scheme))
         page = contexts[-1].new_page()
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("requestfailed", lambda request: said.append(failure(request)))
+        page.on("requestfailed", failed)
         page.on("request", lambda r: r.url.startswith(("file:", "data:")) or said.append(r.url))
         page.goto((paths.page / "index.html").as_uri())
         return page
@@ -398,12 +384,7 @@ def visit(browser):
     yield visit
     for context in contexts:
         context.close()
-    assert [text for text in said if text] == []
-
-
-def failure(request):
-    """Return what failed; a sound given up for another is no failure."""
-    return "" if request.failure == "net::ERR_ABORTED" else f"{request.failure}: {request.url}"
+    assert said == []
 
 
 def chosen(page, paths):

@@ -8,7 +8,7 @@ import pytest
 from src import shards
 from src.attacks.adversarial import Job, Search, attack
 from src.explainability.gradcam import explain
-from src.explainability.localization import attack_boxes
+from src.explainability.localization import BOX_EPS
 from src.models.own import OwnNetwork
 from src.paths import ROOT
 from src.shards import SHARD, forget_results, in_shards, keep_results, once
@@ -34,7 +34,7 @@ def alike(clips, monkeypatch):
 
 
 def everywhere(model, X, y, seed):
-    return attack_boxes(model, X, y, np.ones(X.shape, dtype=bool), Search(1, seed))
+    return attack("pgd", model, X, y, np.full_like(X, BOX_EPS), Search(1, seed))
 
 
 RANDOM = {

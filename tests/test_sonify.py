@@ -23,21 +23,17 @@ def level(samples):
     return np.sqrt(np.mean(np.square(samples[2048:-2048])))
 
 
-def test_a_map_of_ones_returns_the_clip(noise):
+def test_a_map_of_ones_returns_the_clip_and_one_of_zeros_silence(noise):
     clip = noise(1, 3.0)
     np.testing.assert_allclose(filter_by_map(clip, np.ones((128, 130))), clip, atol=1e-5)
-
-
-def test_a_map_of_zeros_returns_silence(noise):
-    assert np.abs(filter_by_map(noise(1, 3.0), np.zeros((128, 130)))).max() == 0
+    assert np.abs(filter_by_map(clip, np.zeros((128, 130)))).max() == 0
 
 
 def test_a_clip_is_what_its_map_keeps_and_what_it_leaves_out(noise):
     clip, heat = noise(1, 3.0), np.random.default_rng(0).random((128, 130))
     kept, left = filter_by_map(clip, heat), filter_by_map(clip, 1 - heat)
     np.testing.assert_allclose(kept + left, clip, atol=1e-5)
-    assert level(kept) > 0.1
-    assert level(left) > 0.1
+    assert min(level(kept), level(left)) > 0.1
 
 
 @pytest.mark.parametrize("hertz", [300, 1000, 6000])

@@ -10,14 +10,14 @@ from dask.distributed import LocalCluster
 from joblib import Parallel, delayed
 
 from src import shards
-from src.attacks.adversarial import Search
+from src.attacks.adversarial import Search, attack
 from src.attacks.records import make_target
 from src.attacks.suite import Budgets, evaluate, sweep
 from src.data.preprocessor import write_processed
 from src.data.splits import split
 from src.effort import choose_effort
 from src.explainability.attributions import Subject, attribute
-from src.explainability.localization import attack_boxes, draw_boxes
+from src.explainability.localization import BOX_EPS, draw_boxes
 from src.paths import ROOT
 from src.runtime import one_thread
 from src.shards import in_shards
@@ -129,14 +129,16 @@ def test_a_cluster_makes_the_suite_and_the_boxes_that_one_machine_makes(
     budgets = Budgets((0.005, 0.05), (0.05,), 0.05)
     numbers = {"iterations": 2, "n_restarts": 2, "square_queries": 2, "n_hard_label": 0}
     effort = choose_effort("quick", numbers)
-    options = (draw_boxes(24, 1), Search(3, 1))
+    limits, search = BOX_EPS * draw_boxes(24, 1).astype(np.float32), Search(3, 1)
     target = make_target(slim_model, clips)
     with one_thread():
         alone = evaluate({"model": target}, budgets, effort, 1)
-        boxed = attack_boxes(slim_model, clips.X, clips.y, *options)
+        boxed = attack("pgd", slim_model, clips.X, clips.y, limits, search)
         with workers(cluster):
             shared = evaluate({"model": target}, budgets, effort, 1)
-            assert np.array_equal(attack_boxes(slim_model, clips.X, clips.y, *options), boxed)
+            assert np.array_equal(
+                attack("pgd", slim_model, clips.X, clips.y, limits, search), boxed
+            )
     pd.testing.assert_frame_equal(shared, alone)
 
 

@@ -47,14 +47,13 @@ def make_subject(
     reference: Segments,
     seed: int = 42,
     layer: str = TARGET_LAYER,
-    n: int = REFERENCE_SEGMENTS,
 ) -> Subject:
-    """Return a model with its prototypes, from `n` segments of the training split `reference`.
+    """Return a model with its prototypes, from segments of the training split `reference`.
 
     Genres take turns, and the tracks of each. Misclassified segments do not count; a genre without
     a correct one has a prototype of zeros.
     """
-    drawn = reference.sample_genres(n, seed)
+    drawn = reference.sample_genres(REFERENCE_SEGMENTS, seed)
     X, y = drawn.X, drawn.y
     correct = predict_logits(model, X).argmax(axis=1) == y
     maps = explain(model, X[correct], y[correct], layer)
@@ -98,7 +97,7 @@ def draws(subject: Subject, method: str, X: np.ndarray, targets: np.ndarray) -> 
 
 
 def integrated_gradients(
-    model: nn.Module, X: np.ndarray, targets: np.ndarray, background: np.ndarray, steps: int = STEPS
+    model: nn.Module, X: np.ndarray, targets: np.ndarray, background: np.ndarray
 ) -> np.ndarray:
     """Return the positive integrated gradients (n, 128, 130) of segments, each scaled to [0, 1].
 
@@ -106,8 +105,7 @@ def integrated_gradients(
     model standardizes each spectrogram, so that a straight path from a constant looks the same to
     it all along. Gradients in fast precision. Source: Sundararajan et al. 2017, library Captum.
     """
-    options = model, background, steps
-    return in_shards("integrated_gradients", _integrate_shard, (X, targets), *options)
+    return in_shards("integrated_gradients", _integrate_shard, (X, targets), model, background)
 
 
 def blurred_random(shape: tuple, seed: int) -> np.ndarray:
@@ -123,7 +121,7 @@ def scaled(maps: np.ndarray) -> np.ndarray:
     return ((maps - low) / np.where(span > 0, span, 1)).astype(np.float32)
 
 
-def _integrate_shard(_number: int, X, targets, model, background, steps: int) -> np.ndarray:
+def _integrate_shard(_number: int, X, targets, model, background) -> np.ndarray:
     """Return the integrated gradients of one shard of segments."""
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     frozen = frozen.to(device(), memory_format=memory_format())
@@ -133,7 +131,7 @@ def _integrate_shard(_number: int, X, targets, model, background, steps: int) ->
             torch.from_numpy(np.array(X, dtype=np.float32))[:, None].to(device()),
             start,
             target=[int(target) for target in targets],
-            n_steps=steps,
+            n_steps=STEPS,
             internal_batch_size=max(BATCH_SIZE, len(X)),
         )
     return scaled(attributed[:, 0].clamp(min=0).float().cpu().numpy())

@@ -1,6 +1,6 @@
 """The experiments of notebook 5, each a generator of records for one model, joined by `run_all`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from src.data.segments import Segments
 from src.effort import Effort
-from src.explainability import faithfulness
+from src.explainability import faithfulness, similarity
 from src.explainability.attributions import CONTROLS, METHODS, SLOW_METHODS, attribute, draws
 from src.explainability.localization import (
     BOX_EPS,
@@ -28,17 +28,7 @@ from src.explainability.selection import (
     null_segments,
     partners,
 )
-from src.explainability.similarity import (
-    BANDS,
-    band_shares,
-    class_specificity,
-    compare_maps,
-    mean_known,
-    mean_over_draws,
-    prototype_similarity,
-    spearman,
-    ssim,
-)
+from src.explainability.similarity import compare_maps, mean_known, mean_over_draws, spearman, ssim
 from src.progress import progress
 
 Tables = Iterator[pd.DataFrame]
@@ -60,18 +50,15 @@ class Plan(NamedTuple):
 
 
 class MapSet(NamedTuple):
-    """A case with clean maps of its first segments and their faithfulness curves, by method."""
+    """A case with clean maps of its first segments and their faithfulness curves, by method.
+
+    `manipulated` are these segments after an attack on their maps, by method of `MANIPULATED`.
+    """
 
     case: Case
     maps: dict[str, np.ndarray]
     curves: dict[str, dict[str, np.ndarray]]
-
-
-class Manipulated(NamedTuple):
-    """Clean maps of a case, and its first segments after an attack on their maps, by method."""
-
-    clean: MapSet
-    X: dict[str, np.ndarray]
+    manipulated: dict[str, np.ndarray]
 
 
 class Found(NamedTuple):
@@ -80,7 +67,6 @@ class Found(NamedTuple):
     records: pd.DataFrame
     mapped: list[MapSet]
     confined: list[Confined]
-    manipulated: list[Manipulated]
 
 
 def check_request(method: str, epsilons: list[float]) -> None:
@@ -101,22 +87,19 @@ def run_all(cases: list[Case], test: Segments, plan: Plan) -> Found:
     method, eps, effort = plan.method, plan.eps, plan.effort
     mapped = [map_by_all_methods(case, effort) for case in _each(cases, "maps")]
     confined = [confine(case, effort.explain_iterations) for case in _each(cases, "boxes")]
-    changed = [attack_maps(each, eps, effort) for each in _each(mapped, "attacks on maps")]
+    mapped = [attack_maps(each, eps, effort) for each in _each(mapped, "attacks on maps")]
     cells = known_parts(cases, plan.corpus_seed)
+    composed = cases if cells else []
+    unrelated = cases if plan.shuffled is not None else []
     experiments = (
         (shift_under_attack, cases, method),
         (faithfulness_of_methods, mapped, effort.n_slow),
         (shift_of_methods, mapped, method, eps),
         (localization, confined, method, effort),
-        (manipulation, changed, eps),
-        (mass_on_parts, cases if cells else [], method, cells),
-        (cascading_randomization, cases, effort.n_methods),
-        (
-            random_labels,
-            cases if plan.shuffled is not None else [],
-            effort.n_methods,
-            plan.shuffled,
-        ),
+        (manipulation, mapped, eps),
+        (mass_on_parts, composed, method, cells),
+        (similarity_of_models, cases, effort.n_methods),
+        (similarity_of_models, unrelated, effort.n_methods, plan.shuffled),
         (mass_by_band, cases, method, eps),
         (specificity, cases, method),
         (failures, cases, method, test, 2 * effort.n_explained, eps),
@@ -127,7 +110,7 @@ def run_all(cases: list[Case], test: Segments, plan: Plan) -> Found:
         for subject in _each(subjects, experiment.__name__.replace("_", " "))
         for table in experiment(subject, *options)
     ]
-    return Found(pd.concat(tables, ignore_index=True), mapped, confined, changed)
+    return Found(pd.concat(tables, ignore_index=True), mapped, confined)
 
 
 def shift_under_attack(case: Case, method: str) -> Tables:
@@ -188,7 +171,7 @@ def map_by_all_methods(case: Case, effort: Effort) -> MapSet:
         drawn, options = draws(subject, name, X, y), (subject.background, subject.seed)
         found = [faithfulness.curves(score, X, y, heat, *options) for heat in drawn]
         maps[name], curves[name] = drawn[0], mean_over_draws(found)
-    return MapSet(case, maps, curves)
+    return MapSet(case, maps, curves, {})
 
 
 def faithfulness_of_methods(found: MapSet, n_road: int) -> Tables:
@@ -243,30 +226,30 @@ def localization(found: Confined, method: str, effort: Effort) -> Tables:
             yield records(*options, above, **labels, control="randomcam")
 
 
-def attack_maps(found: MapSet, eps: float, effort: Effort) -> Manipulated:
-    """Attack the clean maps of the first segments by each method of `MANIPULATED`."""
+def attack_maps(found: MapSet, eps: float, effort: Effort) -> MapSet:
+    """Return a set of maps with its segments attacked by each method of `MANIPULATED`."""
     subject, data, changed = found.case.subject, found.case.data, {}
     for method in MANIPULATED:
         X, y = (part[: len(found.maps[method])] for part in (data.X, data.y))
         changed[method] = manipulate(subject, method, X, y, eps, effort.iterations)
-    return Manipulated(found, changed)
+    return found._replace(manipulated=changed)
 
 
-def manipulation(found: Manipulated, eps: float) -> Tables:
+def manipulation(found: MapSet, eps: float) -> Tables:
     """Yield the shift of maps where prediction and probability stay, and how well these do.
 
     Conditions: `manipulated` and, for the same perturbation with its bins shuffled,
     `manipulated_noise`.
     """
-    subject = found.clean.case.subject
-    for method, X in found.X.items():
-        data = found.clean.case.data.take(np.arange(len(X)))
+    subject = found.case.subject
+    for method, X in found.manipulated.items():
+        data = found.case.data.take(np.arange(len(X)))
         noise = null_segments(data.X, X, subject.seed)["noise"]
         for condition, changed in (("manipulated", X), ("manipulated_noise", noise)):
             maps = attribute(subject, method, changed, data.y)
             same, change = same_prediction(subject.model, data.X, changed)
             values = {"kept": same.astype(float), "probability_change": np.abs(change)}
-            values |= compare_maps(found.clean.maps[method], maps)
+            values |= compare_maps(found.maps[method], maps)
             yield records(subject, method, data.table, values, condition=condition, eps=eps)
 
 
@@ -288,28 +271,19 @@ def mass_on_parts(case: Case, method: str, cells: dict[int, np.ndarray]) -> Tabl
             yield records(subject, name, data.table, {"mass_above_area": values}, part=part)
 
 
-def cascading_randomization(case: Case, n: int) -> Tables:
-    """Yield the similarity of the first `n` maps to those of randomized models, by layer."""
-    subject = case.subject
-    yield from similarity_of_models(
-        case.take(n), "randomized", lambda: faithfulness.randomized(subject.model, subject.seed)
-    )
+def similarity_of_models(case: Case, n: int, other: nn.Module | None = None) -> Tables:
+    """Yield rank correlation and SSIM of the first `n` maps with those of other models.
 
-
-def random_labels(case: Case, n: int, other: nn.Module) -> Tables:
-    """Yield the similarity of the first `n` maps to those of a model trained on random labels."""
-    yield from similarity_of_models(case.take(n), "random_labels", lambda: [("", other)])
-
-
-def similarity_of_models(case: Case, condition: str, others: Callable) -> Tables:
-    """Yield rank correlation and SSIM of the true genre's maps with those of other models.
-
-    `others` returns pairs of a layer's name and a model.
+    Conditions: `randomized`, by the layer down to which the weights are random; `random_labels` for
+    a model `other` trained on random labels.
     """
-    subject, data = case.subject, case.data
+    subject, data, _ = case.take(n)
+    condition = "randomized" if other is None else "random_labels"
     for method in faithfulness.RANDOMIZED_METHODS:
-        trained = attribute(subject, method, data.X, data.y)
-        for layer, model in others():
+        trained, models = attribute(subject, method, data.X, data.y), [("", other)]
+        if other is None:
+            models = faithfulness.randomized(subject.model, subject.seed)
+        for layer, model in models:
             maps = attribute(subject._replace(model=model), method, data.X, data.y)
             values = {"spearman": spearman(trained, maps), "ssim": ssim(trained, maps)}
             labels = {"condition": condition, "layer": layer}
@@ -326,8 +300,8 @@ def mass_by_band(case: Case, method: str, eps: float) -> Tables:
         ("clean", data.X, data.y, 0.0),
         ("attacked", attacked.X, attacked.predicted, eps),
     ):
-        shares = band_shares(attribute(subject, method, X, targets))
-        for band, values in zip(BANDS, shares.T, strict=True):
+        shares = similarity.band_shares(attribute(subject, method, X, targets))
+        for band, values in zip(similarity.BANDS, shares.T, strict=True):
             labels = {"part": band, "condition": condition, "eps": eps_shown}
             yield records(subject, method, data.table, {"band_mass": values}, **labels)
 
@@ -336,30 +310,23 @@ def specificity(case: Case, method: str) -> Tables:
     """Yield the class specificity of clean maps.
 
     Conditions: `clean` for the true genre; as its control `target_any`, the mean over all genres as
-    target class: the part that is due to the target class, whatever the segment.
+    target class: structure of the segment that does not depend on the target class cancels out, as
+    it raises the value for one target and lowers it for the others. Empty maps do not count.
     """
     subject, data = case.subject, case.data
-    clean = attribute(subject, method, data.X, data.y)
+
+    def of_targets(targets: np.ndarray) -> np.ndarray:
+        maps = attribute(subject, method, data.X, targets)
+        return similarity.class_specificity(maps, targets, subject.prototypes)
+
+    n_genres = len(subject.prototypes)
+    every = [of_targets(np.full(len(data), genre)) for genre in range(n_genres)]
     for condition, values in (
-        ("clean", class_specificity(clean, data.y, subject.prototypes)),
-        ("target_any", mean_class_specificity(case, method)),
+        ("clean", of_targets(data.y)),
+        ("target_any", mean_known(np.stack(every, axis=1))),
     ):
         values = {"class_specificity": values}
         yield records(subject, method, data.table, values, condition=condition)
-
-
-def mean_class_specificity(case: Case, method: str) -> np.ndarray:
-    """Return each segment's class specificity (n,), averaged over all genres as target class.
-
-    Structure of the segment that does not depend on the target class cancels out: it raises the
-    value for one target and lowers it for the others. Empty maps do not count.
-    """
-    subject, found = case.subject, []
-    for genre in range(len(subject.prototypes)):
-        targets = np.full(len(case.data), genre)
-        maps = attribute(subject, method, case.data.X, targets)
-        found.append(class_specificity(maps, targets, subject.prototypes))
-    return mean_known(np.stack(found, axis=1))
 
 
 def failures(case: Case, method: str, test: Segments, n: int, eps: float) -> Tables:
@@ -381,7 +348,7 @@ def failures(case: Case, method: str, test: Segments, n: int, eps: float) -> Tab
         ("target_predicted", few, targets, eps),
     ):
         maps = attribute(subject, method, data.X, explained)
-        values = prototype_similarity(maps, data.y, explained, subject.prototypes)
+        values = similarity.prototype_similarity(maps, data.y, explained, subject.prototypes)
         labels = {"condition": condition, "eps": eps_shown}
         yield records(subject, method, data.table, values, **labels)
 

@@ -101,9 +101,9 @@ def randomized(model: GenreClassifierCNN, seed: int) -> Iterator[tuple[str, Genr
     is reset with it; the layers before keep their trained weights. Source: Adebayo et al. 2018,
     arXiv 1810.03292.
     """
-    set_seed(seed)
     changed = copy.deepcopy(model)
     for name in LAYERS:
+        set_seed(seed)  # whatever is drawn in between: kept maps draw nothing
         for part in (name, norm_of(name)):
             changed.get_submodule(part).reset_parameters()
         yield name, copy.deepcopy(changed)

@@ -102,15 +102,15 @@ def draw_examples(examples: list[Example], question: str) -> Figure:
 
 
 def save_examples(
-    shown: list[list[Example]], question: str, folder: Path, corpus: str, n_jobs: int = 2
+    shown: list[list[Example]], question: str, folder: Path, corpus: str
 ) -> list[Path]:
-    """Write one figure per list of examples by several processes; return the paths.
+    """Write one figure per list of examples by two processes; return the paths.
 
     `<track>_<segment>.png` names the first example. Figures of an earlier model are removed.
     """
     for figure in folder.glob("*.png"):
         figure.unlink()
-    return Parallel(n_jobs)(delayed(_save)(each, question, folder, corpus) for each in shown)
+    return Parallel(2)(delayed(_save)(each, question, folder, corpus) for each in shown)
 
 
 def overview(examples: list[Example]) -> Figure:

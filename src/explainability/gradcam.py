@@ -72,19 +72,15 @@ def explain(
     -------
     (n, 128, 130) float32 in [0, 1]
 
-    Raises
-    ------
-    ValueError
-        The method is unknown, the target layer is no convolution, a segment has no target, or the
-        model has no such genre (the library would return empty maps).
+    Raises ValueError for an unknown method, a layer that is no convolution, a segment without
+    target, or a genre that the model lacks (the library would return empty maps).
 
     Source: Selvaraju et al. 2017 for Grad-CAM; the library grad-cam for all.
     """
-    _check(model, X, targets, method)
-    _check_layer(model, target_layer)
+    cam = Cam(method, target_layer, seed)
+    _check(model, X, targets, cam)
     if len(X) == 0:
         return np.zeros(np.shape(X), dtype=np.float32)
-    cam = Cam(method, target_layer, seed)
     return in_shards(method, _explain_shard, (X, targets), model, cam)
 
 
@@ -101,40 +97,31 @@ def flat(maps: np.ndarray) -> np.ndarray:
 def _explain_shard(
     number: int, X: np.ndarray, targets: np.ndarray, model: nn.Module, cam: Cam
 ) -> np.ndarray:
-    """Return the maps of one shard of segments."""
-    set_seed(cam.seed, number)
-    maps = np.zeros(np.shape(X), dtype=np.float32)
-    size = SCORECAM_BATCH_SIZE if cam.method == "scorecam" else BATCH_SIZE
-    with _mapper(model, cam) as mapper:
-        for start in range(0, len(X), size):
-            rows = slice(start, start + size)
-            batch = torch.from_numpy(np.array(X[rows], dtype=np.float32))[:, None].to(device())
-            classes = [ClassifierOutputTarget(int(target)) for target in targets[rows]]
-            maps[rows] = mapper(batch, classes)
-    return maps
-
-
-@contextlib.contextmanager
-def _mapper(model: nn.Module, cam: Cam):
-    """Yield the library's object for a frozen copy of the model; release its hooks at the end.
+    """Return the maps of one shard of segments, by the library on a frozen copy of the model.
 
     Gradients begin at the target layer's output: the library goes back to the input, which costs
     twice the forward pass and yields the same maps. The library's own `with` block would hide
     IndexErrors. Score-CAM, one forward pass per channel, runs in fast precision and without its
     progress bar per segment.
     """
+    set_seed(cam.seed, number)
     network = frozen(model, cam.layer).to(device(), memory_format=memory_format())
     layer = network.get_submodule(cam.layer)
     layer.register_forward_hook(_begin_gradients)
     mapper = CAMS[cam.method](network, [layer])
-    quiet = (contextlib.redirect_stderr(io.StringIO()), fast_precision())
-    try:
-        with contextlib.ExitStack() as stack:
-            for context in quiet if cam.method == "scorecam" else ():
-                stack.enter_context(context)
-            yield mapper
-    finally:
-        mapper.activations_and_grads.release()
+    maps, size = np.zeros(np.shape(X), dtype=np.float32), BATCH_SIZE
+    with contextlib.ExitStack() as stack:
+        stack.callback(mapper.activations_and_grads.release)  # its hooks
+        if cam.method == "scorecam":
+            size = SCORECAM_BATCH_SIZE
+            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+            stack.enter_context(fast_precision())
+        for start in range(0, len(X), size):
+            rows = slice(start, start + size)
+            batch = torch.from_numpy(np.array(X[rows], dtype=np.float32))[:, None].to(device())
+            classes = [ClassifierOutputTarget(int(target)) for target in targets[rows]]
+            maps[rows] = mapper(batch, classes)
+    return maps
 
 
 def frozen(model: nn.Module, target_layer: str) -> nn.Module:
@@ -156,10 +143,10 @@ def _begin_gradients(module: nn.Module, inputs: tuple, output: torch.Tensor) -> 
     return output.detach().float().requires_grad_()
 
 
-def _check(model: nn.Module, X: np.ndarray, targets: np.ndarray, method: str) -> None:
-    """Raise ValueError where the library would return empty maps or raise a bare KeyError."""
-    if method not in CAMS:
-        raise ValueError(f"Method {method} is unknown: give one of {', '.join(CAMS)}.")
+def _check(model: nn.Module, X: np.ndarray, targets: np.ndarray, cam: Cam) -> None:
+    """Raise ValueError where the library would fail, or return empty maps."""
+    if cam.method not in CAMS:
+        raise ValueError(f"Method {cam.method} is unknown: give one of {', '.join(CAMS)}.")
     if len(targets) != len(X):
         raise ValueError(
             f"{len(targets)} targets for {len(X)} segments: give one genre number per segment."
@@ -170,12 +157,9 @@ def _check(model: nn.Module, X: np.ndarray, targets: np.ndarray, method: str) ->
         raise ValueError(
             f"Genre {unknown[0]} cannot be explained: the model's genres are 0 to {n_genres - 1}."
         )
-
-
-def _check_layer(model: nn.Module, name: str) -> None:
-    """Raise ValueError for another layer than a convolution, where the library fails."""
     layers = [layer for layer, part in model.named_modules() if isinstance(part, nn.Conv2d)]
-    if name not in layers:
+    if cam.layer not in layers:
         raise ValueError(
-            f"TARGET_LAYER={name} is no convolution of the model: give one of {', '.join(layers)}."
+            f"TARGET_LAYER={cam.layer} is no convolution of the model: give one of "
+            f"{', '.join(layers)}."
         )

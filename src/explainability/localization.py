@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from joblib import Parallel, delayed
 
-from src.attacks.adversarial import Search, attack
 from src.data import synthetic
 from src.data.features import (
     DYNAMIC_RANGE_DB,
@@ -24,7 +23,6 @@ from src.data.features import (
 )
 from src.data.synthetic import PARTS
 from src.explainability.gradcam import flat, is_empty
-from src.models.cnn import GenreClassifierCNN
 
 BOX_BANDS, BOX_FRAMES = 48, 44  # about an eighth of the area
 BOX_EPS = 0.2  # 16 dB: a small box needs more than the whole spectrogram
@@ -40,17 +38,6 @@ def draw_boxes(n: int, seed: int) -> np.ndarray:
     for box, band, frame in zip(boxes, bands, frames, strict=True):
         box[band : band + BOX_BANDS, frame : frame + BOX_FRAMES] = True
     return boxes
-
-
-def attack_boxes(
-    model: GenreClassifierCNN, X: np.ndarray, y: np.ndarray, boxes: np.ndarray, search: Search
-) -> np.ndarray:
-    """Return adversarial examples (n, 128, 130) of PGD within `BOX_EPS` inside the boxes.
-
-    `y` (n,) are the true genres, `boxes` (n, 128, 130) the bins that may change. Raises
-    AssertionError if the attack left its bounds.
-    """
-    return attack("pgd", model, X, y, BOX_EPS * boxes.astype(np.float32), search)
 
 
 def box_measures(maps: np.ndarray, boxes: np.ndarray) -> dict[str, np.ndarray]:

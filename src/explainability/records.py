@@ -66,10 +66,25 @@ STRONGEST = "strongest null"  # of NULLS: see `strongest_null`
 MOVED = ATTACKED._replace(compared_with=STRONGEST)
 FOOLED = Row("spearman", "manipulated", compared_with="manipulated_noise")
 SPECIFIC = Row("class_specificity", "clean", compared_with="target_any")
-BETWEEN_MODELS = (
+NATURAL = Row("prototype_margin", "natural", compared_with="adversarial")
+ADVERSARIAL = Row("prototype_margin", "adversarial")
+PREDICTED = Row("spearman", "succeeded_predicted")
+CONTRASTS = (  # within a model
+    SPECIFIC,
+    NATURAL,
+    NATURAL._replace(compared_with="target_predicted"),
+    ADVERSARIAL._replace(compared_with="target_predicted"),
+    *(ATTACKED._replace(compared_with=null) for null in NULLS),
+    ATTACKED._replace(compared_with="failed"),
+    FOOLED,
+    PREDICTED._replace(compared_with="target_predicted"),
+    PREDICTED._replace(compared_with="other_track"),
+    Row("relevance_mass", "confined", compared_with="target_predicted"),
+)
+BETWEEN_MODELS = (  # without natural failures, which are other segments in each model
     *(INSERTION, DELETION, BOX_MASS, SPECIFIC, ATTACKED, FOOLED),
     ATTACKED._replace(compared_with="minus"),
-    Row("prototype_margin", "adversarial"),  # natural failures are other segments in each model
+    ADVERSARIAL,
 )
 WORDS = MAPS | {
     f"{row.condition} less {row.compared_with}": (
@@ -98,7 +113,7 @@ CLAIMS = (  # of the specification; pandas cuts texts of 50 characters
     Claim(
         "only natural failures resemble the prediction",
         "prototype margin, natural less adversarial",
-        Row("prototype_margin", "natural", compared_with="adversarial"),
+        NATURAL,
     ),
     Claim(
         "attacks create artificial patterns",
@@ -134,98 +149,71 @@ def records(
 
 
 def results_table(rows: pd.DataFrame, corpus: str, eps: float) -> pd.DataFrame:
-    """Return all measures and contrasts of records with their intervals, by method.
+    """Return all measures and contrasts of records with their 95% intervals over tracks, by method.
 
-    `p_holm` of a contrast is corrected for the number of contrasts of its method and measure, of
-    all models.
+    The columns are `COLUMNS`. `p_value` is of no difference; `p_holm` is corrected for the number
+    of contrasts of a method and measure, of all models.
     """
-    tables = [
-        summarize(rows, corpus),
-        differences(rows, contrasts(eps), corpus),
-        model_differences(rows, eps, corpus),
-    ]
-    table = pd.concat(tables, ignore_index=True)
+    lines = [*means(rows), *differences(rows, eps), *model_differences(rows, eps)]
+    table = pd.DataFrame(lines).assign(corpus=corpus).reindex(columns=COLUMNS)
     table["p_holm"] = table.groupby(["method", "measure"])["p_value"].transform(holm)
     table["method"] = pd.Categorical(table["method"], [*METHODS, *CONTROLS])
     return table.sort_values("method", kind="stable").astype({"method": str})
 
 
-def contrasts(eps: float) -> list[tuple]:
-    """Return the differences that answer the questions of the notebook, as `differences` reads."""
-    return [
-        ("class_specificity", "clean", "target_any", 0),
-        ("prototype_margin", "natural", "adversarial", eps),
-        ("prototype_margin", "natural", "target_predicted", eps),
-        ("prototype_margin", "adversarial", "target_predicted", eps),
-        *(("spearman", "succeeded_true", null, eps) for null in NULLS),
-        ("spearman", "succeeded_true", "failed", eps),
-        ("spearman", "manipulated", "manipulated_noise", eps),
-        ("spearman", "succeeded_predicted", "target_predicted", eps),
-        ("spearman", "succeeded_predicted", "other_track", eps),
-        ("relevance_mass", "confined", "target_predicted", BOX_EPS),
-    ]
+def means(rows: pd.DataFrame) -> Iterator[dict]:
+    """Yield the mean of each measure under each condition; that of a part for each genre.
 
-
-def summarize(rows: pd.DataFrame, corpus: str) -> pd.DataFrame:
-    """Return the mean of each measure under each condition with its 95% interval over tracks.
-
-    `rows` are `records`, the columns `COLUMNS`. Measures of a part have one row per genre. Segments
-    without a value do not count; a condition without any segment has no row. `nissim` becomes its
-    mean `mod` and its variation `vid`.
+    Segments without a value do not count. `nissim` becomes its mean `mod` and its variation `vid`.
     """
     known = rows.dropna(subset="value")
     known = known.assign(genre=known["genre"].where(known["part"] != "", ""))
     groups = known.groupby([*KEYS, "genre"], sort=False)
-    lines = []
     for keys, group in progress(groups, "intervals", len(groups), leave=False):
-        line = {"corpus": corpus, "compared_with": ""} | dict(zip(groups.keys, keys, strict=True))
-        for name, values in _averaged(line["measure"], group["value"].to_numpy()).items():
-            proportion = name in PROPORTIONS
-            mean = mean_over_tracks(values, group["track"].to_numpy(), proportion=proportion)
-            lines.append(line | {"measure": name} | mean)
-    return pd.DataFrame(lines).reindex(columns=COLUMNS)
+        line = {"compared_with": ""} | dict(zip(groups.keys, keys, strict=True))
+        values, tracks = (group[name].to_numpy() for name in ("value", "track"))
+        measures = {line["measure"]: values}
+        if line["measure"] == "nissim":
+            measures = {"mod": values, "vid": (values - values.mean()) ** 2}
+        for name, each in measures.items():
+            mean = mean_over_tracks(each, tracks, proportion=name in PROPORTIONS)
+            yield line | {"measure": name} | mean
 
 
-def differences(rows: pd.DataFrame, pairs: list[tuple], corpus: str) -> pd.DataFrame:
-    """Return differences of a measure between two conditions, with intervals over tracks.
+def differences(rows: pd.DataFrame, eps: float) -> Iterator[dict]:
+    """Yield the `CONTRASTS` of each model and method that has segments of both conditions.
 
-    `pairs` are measure, condition, condition to compare with, and eps: records at that eps and
-    clean ones (eps 0) count. No row where a condition has no segment; `n_segments` counts a segment
-    of both conditions once. `p_value` is of no difference.
+    `n_segments` counts a segment of both conditions once.
     """
-    lines = []
-    for measure, condition, baseline, eps in pairs:
-        chosen = rows[(rows["measure"] == measure) & rows["eps"].isin([0, eps])]
-        chosen = chosen[chosen["condition"].isin([condition, baseline])].dropna(subset="value")
-        labels = LABELS | {"corpus": corpus, "measure": measure, "genre": "", "eps": eps}
-        labels |= {"condition": condition, "compared_with": baseline}
-        for (checkpoint, method), group in chosen.groupby(["checkpoint", "method"], sort=False):
+    for row in CONTRASTS:
+        pair = row.condition, row.compared_with
+        own = _at(rows[rows["measure"] == row.measure], row, eps).dropna(subset="value")
+        own = own[own["condition"].isin(pair)]
+        for (checkpoint, method), group in own.groupby(["checkpoint", "method"], sort=False):
             if group["condition"].nunique() == 2:
-                keys = labels | {"checkpoint": checkpoint, "method": method}
-                lines.append(keys | _difference(group, condition, baseline))
-    return pd.DataFrame(lines, columns=COLUMNS)
+                parts = [group[group["condition"] == name] for name in pair]
+                columns = [part[name].to_numpy() for part in parts for name in ("value", "track")]
+                found = difference_of_means(*columns)
+                line = _labels(row, eps) | {"checkpoint": checkpoint, "method": method}
+                yield line | found | {"n_segments": group["segment"].nunique()}
 
 
-def model_differences(rows: pd.DataFrame, eps: float, corpus: str) -> pd.DataFrame:
-    """Return by how much each model differs from each one before it, with intervals over tracks.
+def model_differences(rows: pd.DataFrame, eps: float) -> Iterator[dict]:
+    """Yield by how much each model differs from each one before it, which is `compared_with`.
 
-    Of the rows `BETWEEN_MODELS`, paired on the segments that both models have a value of;
-    `compared_with` is the other model. A row with two conditions is their difference within each
-    model, such as `clean less target_any`.
+    Of `BETWEEN_MODELS`, paired on the segments that both models have a value of. A row with two
+    conditions is their difference within each model, such as `clean less target_any`.
     """
-    lines = []
     for row in BETWEEN_MODELS:
         for method, own in rows[rows["measure"] == row.measure].groupby("method", sort=False):
             values, condition = _by_model(own, row, eps)
             for first, second in combinations(values, 2):
                 both = values[[first, second]].dropna()
-                labels = LABELS | row._asdict() | {"corpus": corpus, "method": method, "genre": ""}
-                labels |= {"condition": condition, "eps": _eps_of(row, eps)}
-                labels |= {"checkpoint": second, "compared_with": first}
+                line = _labels(row, eps) | {"condition": condition, "method": method}
+                line |= {"checkpoint": second, "compared_with": first}
                 if len(both):
                     pair = both[first], both[second], both.index.get_level_values("track")
-                    lines.append(labels | difference_over_tracks(*pair, proportion=False))
-    return pd.DataFrame(lines).reindex(columns=COLUMNS)
+                    yield line | difference_over_tracks(*pair, proportion=False)
 
 
 def success_rates(cases: list[Case]) -> pd.DataFrame:
@@ -248,7 +236,7 @@ def pick(table: pd.DataFrame, row: Row, eps: float) -> pd.DataFrame:
         return strongest_null(table, row, eps)
     wanted = row._asdict() | {"part": "", "layer": ""}
     matches = (table[[*wanted]] == [*wanted.values()]).all(axis=1)
-    return table[matches & table["eps"].isin([0, _eps_of(row, eps)])]
+    return _at(table[matches], row, eps)
 
 
 def strongest_null(table: pd.DataFrame, row: Row, eps: float) -> pd.DataFrame:
@@ -366,19 +354,11 @@ def write_results(
     write_json(folder / "explanations.json", facts | found)
 
 
-def _difference(rows: pd.DataFrame, condition: str, baseline: str) -> dict:
-    """Return the mean value under a condition less that under another, with its interval."""
-    groups = [rows[rows["condition"] == name] for name in (condition, baseline)]
-    columns = [group[name].to_numpy() for group in groups for name in ("value", "track")]
-    return difference_of_means(*columns) | {"n_segments": rows["segment"].nunique()}
-
-
 def _by_model(rows: pd.DataFrame, row: Row, eps: float) -> tuple[pd.DataFrame, str]:
     """Return a row's value by segment and track (lines) and model (columns), and its condition."""
-    known = rows[(rows["control"] == row.control) & rows["eps"].isin([0, _eps_of(row, eps)])]
-    values = known.pivot_table(
-        "value", ["segment", "track"], ["condition", "checkpoint"], sort=False
-    )
+    known = _at(rows[rows["control"] == row.control], row, eps)
+    index, columns = ["segment", "track"], ["condition", "checkpoint"]
+    values = known.pivot_table("value", index, columns, sort=False)
     wanted = [name for name in (row.condition, row.compared_with) if name]
     if not set(wanted) <= {*values.columns.get_level_values(0)}:
         return pd.DataFrame(), ""
@@ -386,12 +366,14 @@ def _by_model(rows: pd.DataFrame, row: Row, eps: float) -> tuple[pd.DataFrame, s
     return (first - others[0] if others else first), " less ".join(wanted)
 
 
+def _at(rows: pd.DataFrame, row: Row, eps: float) -> pd.DataFrame:
+    """Return the rows without an attack and those at the eps of a row."""
+    return rows[rows["eps"].isin([0, _eps_of(row, eps)])]
+
+
+def _labels(row: Row, eps: float) -> dict:
+    return LABELS | row._asdict() | {"genre": "", "eps": _eps_of(row, eps)}
+
+
 def _eps_of(row: Row, eps: float) -> float:
     return {"confined": BOX_EPS, "clean": 0.0}.get(row.condition, eps)
-
-
-def _averaged(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the values whose mean is shown: those of the measure, or of MOD and VID."""
-    if name != "nissim":
-        return {name: values}
-    return {"mod": values, "vid": (values - values.mean()) ** 2}

@@ -13,7 +13,7 @@ from src.attacks.suite import first_success
 from src.data.segments import Segments, draw_segments
 from src.explainability.attributions import Subject
 from src.explainability.gradcam import explain, is_empty
-from src.explainability.localization import attack_boxes, draw_boxes
+from src.explainability.localization import BOX_EPS, draw_boxes
 from src.explainability.similarity import spearman
 from src.labels import EXAMPLES
 from src.models.evaluation import predict_logits
@@ -111,10 +111,11 @@ def null_segments(X: np.ndarray, attacked: np.ndarray, seed: int) -> dict[str, n
 
 
 def confine(case: Case, iterations: int) -> Confined:
-    """Attack each segment inside one random box; return those that the attack flips."""
+    """Attack each segment within `BOX_EPS` inside one random box; return those that it flips."""
     subject, data = case.subject, case.data
-    boxes = draw_boxes(len(data), subject.seed)
-    X = attack_boxes(subject.model, data.X, data.y, boxes, Search(iterations, subject.seed))
+    boxes, search = draw_boxes(len(data), subject.seed), Search(iterations, subject.seed)
+    limits = BOX_EPS * boxes.astype(np.float32)
+    X = attack("pgd", subject.model, data.X, data.y, limits, search)
     predicted = predict_logits(subject.model, X).argmax(axis=1)
     flipped = np.flatnonzero(predicted != data.y)
     return Confined(subject, data.take(flipped), X[flipped], predicted[flipped], boxes[flipped])
@@ -138,22 +139,22 @@ def correct_examples(
 
     Of different tracks (n,) as far as there are any: the best segment of each track comes first.
     """
-    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    order = np.argsort(-confidence, kind="stable")
-    correct = order[(predicted == y)[order]]
-    repeated = pd.Series(tracks[correct]).duplicated().to_numpy()
-    correct = correct[np.argsort(repeated, kind="stable")]
+    correct = _most_confident(probabilities.argmax(axis=1) == y, probabilities, tracks)
     return np.concatenate([correct[y[correct] == k][:per_genre] for k in np.unique(y)])
 
 
 def confident_failures(y: np.ndarray, probabilities: np.ndarray, n: int) -> np.ndarray:
     """Return rows of the `n` most confident natural failures, one of each confusion first."""
-    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    order = np.argsort(-confidence, kind="stable")
-    wrong = order[(predicted != y)[order]]
-    pairs = pd.DataFrame({"true": y[wrong], "predicted": predicted[wrong]})
-    repeated = pairs.duplicated().to_numpy()
-    return wrong[np.argsort(repeated, kind="stable")][:n]
+    predicted = probabilities.argmax(axis=1)
+    return _most_confident(predicted != y, probabilities, np.stack([y, predicted], axis=1))[:n]
+
+
+def _most_confident(chosen: np.ndarray, probabilities: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    """Return the chosen rows by falling confidence, the first of each kind before all others."""
+    order = np.argsort(-probabilities.max(axis=1), kind="stable")
+    rows = order[chosen[order]]
+    repeated = pd.DataFrame(kind[rows]).duplicated().to_numpy()
+    return rows[np.argsort(repeated, kind="stable")]
 
 
 def partners(data: Segments) -> np.ndarray:

@@ -19,12 +19,18 @@ BANDS = tuple(f"{low}-{high} Hz" for low, high in pairwise(EDGES_HZ))
 
 
 def compare_maps(before: np.ndarray, after: np.ndarray) -> dict[str, np.ndarray]:
-    """Return all measures (n,) of the shift from one stack of maps to another, by name."""
+    """Return all measures (n,) of the shift from one stack of maps to another, by name.
+
+    `nissim` is the normalised inverted SSIM: 0 for the same map, at most 1. Its mean over segments
+    is the mean observed dissimilarity (MOD), its mean squared deviation from that the variation in
+    dissimilarity (VID). Source: Chakraborty et al. 2022, arXiv 2204.05427.
+    """
     (t0, mel0, hz0), (t1, mel1, hz1) = centre_of_mass(before), centre_of_mass(after)
+    similarity = ssim(before, after)
     return {
         "spearman": spearman(before, after),
-        "ssim": ssim(before, after),
-        "nissim": nissim(before, after),
+        "ssim": similarity,
+        "nissim": (1 - similarity) / 2,
         "top_overlap": top_overlap(before, after),
         "centre_shift_s": np.abs(t1 - t0),
         "centre_shift_mel": np.abs(mel1 - mel0),
@@ -50,22 +56,12 @@ def ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return _unless_empty(values, first, second)
 
 
-def nissim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the normalised inverted SSIM, (1 - SSIM) / 2: 0 for the same map, at most 1.
+def top_overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the share of the top tenth of one map's cells that are among that of the other.
 
-    Its mean over segments is the mean observed dissimilarity (MOD), its mean squared deviation
-    from that the variation in dissimilarity (VID). Source: Chakraborty et al. 2022,
-    arXiv 2204.05427.
+    Unrelated maps share a tenth of them. Source: Ghorbani et al. 2019, arXiv 1710.10547.
     """
-    return (1 - ssim(first, second)) / 2
-
-
-def top_overlap(first: np.ndarray, second: np.ndarray, share: float = TOP_SHARE) -> np.ndarray:
-    """Return the share of the top cells of one map that are top cells of the other.
-
-    Unrelated maps share `share` of them. Source: Ghorbani et al. 2019, arXiv 1710.10547.
-    """
-    k = round(share * first.shape[1] * first.shape[2])
+    k = round(TOP_SHARE * first.shape[1] * first.shape[2])
     tops = [np.argsort(-flat(maps), axis=1, kind="stable")[:, :k] for maps in (first, second)]
     pairs = zip(*tops, strict=True)
     return _unless_empty(np.array([np.isin(a, b).mean() for a, b in pairs]), first, second)

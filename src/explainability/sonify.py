@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 
+from src.attacks.codecs import write_audio
 from src.data.corpus import read_segments
-from src.data.features import SAMPLE_RATE, bands_to_bins, istft, stft
+from src.data.features import bands_to_bins, istft, stft
 from src.explainability.attributions import attribute
 from src.explainability.selection import Case, spread
 from src.paths import RunPaths, short_name
@@ -65,11 +65,8 @@ def write_parts(folder: Path, name: str, samples: np.ndarray, maps: dict) -> dic
         kept = filter_by_map(samples, heat)
         sounds |= {f"{kind}_kept": kept, f"{kind}_left_out": samples - kept}
     return {
-        kind: save_with(folder / f"{name}_{kind}.wav", lambda part, s=sound: _write(part, s))
+        kind: save_with(
+            folder / f"{name}_{kind}.wav", lambda part, s=sound: write_audio(part, s.clip(-1, 1))
+        )
         for kind, sound in sounds.items()
     }
-
-
-def _write(path: Path, samples: np.ndarray) -> None:
-    """Write samples as 16-bit WAV, clipped at full scale."""
-    soundfile.write(path, np.clip(samples, -1, 1), SAMPLE_RATE, subtype="PCM_16", format="WAV")
