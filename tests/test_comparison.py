@@ -54,7 +54,8 @@ def training_result(name, seed):
     test |= {"macro_recall": {"segment": 0.75, "track": 0.85}}
     facts = {"corpus": "c", "split": "random", "checkpoint": name, "seed": seed, "epochs": 3}
     facts |= {"recipe": name.removesuffix(f"_{seed}"), "suffix": ""}
-    facts |= {"fingerprint": DATA["fingerprint"], "parameters": {"CHANGES": {"epochs": 3}}}
+    facts |= {"fingerprint": DATA["fingerprint"], "parameters": {}}
+    facts["parameters"] |= {"CHANGES": {"epochs": 3}, "random_labels": name == "shuffled"}
     return facts | {"test": test}
 
 
@@ -116,6 +117,7 @@ def test_each_pair_of_recipes_is_compared_on_the_same_seeds(tmp_path, monkeypatc
         ("improved_43", 43): y,
         ("robust", 42): y,
         ("robust_43", 43): y,
+        ("shuffled", 42): y,
     }
     for (name, seed), predicted in told.items():
         table = prediction_table(segments, y, certain(predicted))

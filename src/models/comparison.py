@@ -61,6 +61,7 @@ def recipe_gains(paths: RunPaths, data: dict) -> pd.DataFrame:
     Reads all `predictions_*.csv` of a run whose `training_*.json` has the fingerprint of `data`,
     the metadata of the run's arrays. One row per pair, accuracy and seed, and one over all seeds
     that both were trained with, if these are several; recipes with other changes are other recipes.
+    Networks trained on random labels are controls of notebook 5 and are not compared.
     `p_holm` is corrected for the number of pairs with the same seeds. No rows for a single recipe.
     """
     tables, rows = _predictions_by_recipe(paths, data["fingerprint"]), []
@@ -87,7 +88,7 @@ def _predictions_by_recipe(
     found = {}
     for result in training_results(paths, fingerprint):
         table = paths.metrics / f"predictions_{result['checkpoint']}.csv"
-        if table.exists():
+        if table.exists() and not result["parameters"]["random_labels"]:
             changes = json.dumps(result["parameters"]["CHANGES"], sort_keys=True)
             by_seed = found.setdefault((result["recipe"] + result["suffix"], changes), {})
             by_seed[result["seed"]] = read_csv(table)
