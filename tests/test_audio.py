@@ -40,7 +40,7 @@ from src.attacks.listening import (
 from src.attacks.waveform import MASKED, approach, attack_waveform, resynthesize, surviving_share
 from src.data import preprocessor
 from src.data.audio import read_audio
-from src.data.corpus import AudioFolder, claim_run, corpus_of
+from src.data.corpus import AudioFolder, audit_table, claim_run, corpus_of
 from src.data.features import N_FRAMES, SEGMENT_SAMPLES, LogMel
 from src.data.segments import Segments
 from src.models import cnn
@@ -110,7 +110,7 @@ def run(tmp_path, monkeypatch, write_track):
     paths = RunPaths("run")
     monkeypatch.setattr("src.paths.ROOT", tmp_path)
     corpus = AudioFolder(corpus, "c")
-    tracks = corpus.audit(1)
+    tracks = audit_table(corpus, 1)
     write_csv(paths.processed / "tracks.csv", tracks)
     claim_run(paths, corpus)
     table = preprocessor.segment_table(corpus, tracks.assign(split="test")).reset_index(drop=True)
