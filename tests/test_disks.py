@@ -17,7 +17,6 @@ from doit.exceptions import TaskFailed
 
 from src import pipeline, results
 from src.data import corpus as corpora
-from src.data import synthetic
 from src.data.preprocessor import write_processed
 from src.data.segments import load_metadata
 from src.data.splits import split_tracks
@@ -92,12 +91,6 @@ def test_a_full_disk_leaves_the_earlier_file(tmp_path, name, write, meanwhile, r
     assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
-def test_an_error_that_is_not_the_disks_stays_what_it_is(tmp_path):
-    with pytest.raises(KeyError, match="mine"):
-        save_with(tmp_path / "a", lambda part: {}["mine"])
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.filterwarnings("ignore:.*tasks have been:UserWarning")  # of joblib
 def test_arrays_on_a_full_disk_are_an_error_not_a_crash(written, full_disk, tmp_path):
     before, metadata = (written.processed / "train" / "X.npy").read_bytes(), load_metadata(written)
@@ -123,13 +116,6 @@ def test_a_folder_that_cannot_be_written_leaves_the_earlier_file(tmp_path, monke
     with pytest.raises(OSError, match=f"{os.strerror(code)}: '{tmp_path}'"):
         write_json(path, {"value": 2})
     assert read_json(path) == {"value": 1}
-
-
-def test_a_disk_without_room_for_the_embedded_corpus_leaves_no_half_track(tmp_path, monkeypatch):
-    monkeypatch.setattr(synthetic, "render", lambda *_: NUMBERS)
-    with limited(), pytest.raises(REFUSED):
-        synthetic.make_corpus(tmp_path / "raw", 1, n_jobs=1)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 # The command line

@@ -15,7 +15,6 @@ import soundfile as sf
 import torch
 
 from src.data.segments import load_metadata, load_split
-from src.models.cnn import GenreClassifierCNN
 from src.paths import STAGES, RunPaths
 from src.pipeline import defaults_of
 from src.results import read_json
@@ -166,11 +165,3 @@ def test_the_same_seed_gives_the_same_results_to_the_bit(undisturbed, run, tmp_p
     again, (_, expected, _) = contents(tmp_path), undisturbed["explain"]
     assert again == expected
     assert len([name for name in again if name.endswith((".json", ".csv"))]) > 20
-
-
-def test_the_check_notices_other_weights(tmp_path):
-    for name in ("one", "two"):
-        model = GenreClassifierCNN(2)
-        (tmp_path / name).mkdir()
-        torch.save({"weights": model.state_dict()}, tmp_path / name / "checkpoint.pt")
-    assert contents(tmp_path / "one") != contents(tmp_path / "two")
