@@ -68,6 +68,12 @@ def audit(path: Path, n_jobs: int = 2) -> pd.DataFrame:
     return audit_table(corpus_at(path), n_jobs)
 
 
+def only_row(corpus: Path):
+    """Return the row of the only track of a corpus."""
+    (row,) = audit(corpus, n_jobs=1).itertuples()
+    return row
+
+
 def planted(seed, n):
     """Return noise with tones, strokes or slanted lines for one of three genres, faint to loud."""
     rng = np.random.default_rng(seed)
@@ -163,13 +169,18 @@ def write_track(tmp_path):
 
 
 @pytest.fixture
-def written(write_track, noise, tmp_path, monkeypatch):
-    """Return the paths of a run whose arrays were written."""
+def paths(tmp_path, monkeypatch):
+    """Return the paths of a run below a folder that stands for the repository."""
     monkeypatch.setattr("src.paths.ROOT", tmp_path)
+    return RunPaths("fake")
+
+
+@pytest.fixture
+def written(write_track, noise, paths):
+    """Return the paths of a run whose arrays were written."""
     for number in range(14):
         genre = "ab"[number % 2]
         corpus = write_track(f"{genre}/{genre}.{number // 2:05d}.wav", noise(number))
-    paths = RunPaths("fake")
     tracks = audit(corpus)
     file = write_csv(paths.processed / "tracks.csv", tracks)
     tracks["split"] = split_tracks(tracks, 0)

@@ -107,8 +107,8 @@ def run(tmp_path, monkeypatch, write_track):
         monkeypatch.setattr(f"src.{module}.progress", lambda rows, *_, **__: rows)
     for genre in ("disco", "jazz"):
         corpus = write_track(f"{genre}/{genre}.00000.wav", music(len(genre), 9.5), subtype="PCM_16")
-    paths = RunPaths("run")
     monkeypatch.setattr("src.paths.ROOT", tmp_path)
+    paths = RunPaths("run")
     corpus = AudioFolder(corpus, "c")
     tracks = audit_table(corpus, 1)
     write_csv(paths.processed / "tracks.csv", tracks)

@@ -24,7 +24,6 @@ from src.data.corpus import (
     read_segments,
 )
 from src.data.log_mel_archive import fill_frames, read_archive
-from src.paths import RunPaths
 from src.results import write_csv
 
 
@@ -344,13 +343,10 @@ def test_frames_that_are_missing_or_were_never_measured(archive):
     assert tracks["n_segments"]["b.00001"] == 10  # cut to fit the archive
 
 
-def test_segments_are_read_from_their_places_in_their_tracks(
-    write_track, noise, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("src.paths.ROOT", tmp_path)
+def test_segments_are_read_from_their_places_in_their_tracks(write_track, noise, paths):
     for number, name in enumerate(("jazz.00000", "jazz.00001")):
         folder = write_track(f"jazz/{name}.wav", noise(number, 10.0), subtype="FLOAT")
-    paths, corpus = RunPaths("fake"), open_corpus(str(folder), 0, 0)
+    corpus = open_corpus(str(folder), 0, 0)
     claim_run(paths, corpus)
     write_csv(paths.processed / "tracks.csv", audit_table(corpus))
     places = [("jazz.00001", 2), ("jazz.00000", 0), ("jazz.00001", 1)]
@@ -412,9 +408,7 @@ def test_an_archive_of_something_else_is_refused(archive, changed, message):
     assert str(path) in str(error.value)
 
 
-def test_a_run_keeps_the_corpus_that_it_was_made_of(tmp_path, monkeypatch):
-    monkeypatch.setattr("src.paths.ROOT", tmp_path)
-    paths = RunPaths("fake")
+def test_a_run_keeps_the_corpus_that_it_was_made_of(paths, tmp_path, monkeypatch):
     corpus = AudioFolder(tmp_path / "one", "synthetic", 13)
     for _ in range(2):
         claim_run(paths, corpus)

@@ -111,16 +111,6 @@ def test_progress_is_one_bar_over_files(server, tmp_path, capfd, monkeypatch):
     assert re.search(r"gtzan_mini.*, file 3/3", shown)
 
 
-def test_only_damaged_files_are_fetched_again(server, tmp_path):
-    fetch_gtzan_mini(tmp_path / "set", server.url)
-    fetch_gtzan_mini(tmp_path / "set", server.url)
-    assert server.hits == [FIRST, SECOND, THIRD]
-    (tmp_path / "set" / SECOND).write_bytes(b"half")
-    fetch_gtzan_mini(tmp_path / "set", server.url)
-    assert contents(tmp_path / "set") == TRACKS
-    assert server.hits == [FIRST, SECOND, THIRD, SECOND]
-
-
 def test_wrong_checksum_is_refused_and_leaves_nothing(server, tmp_path):
     server.files[FIRST] = b"a login page"
     message = failure(fetch_gtzan_mini, tmp_path / "set", server.url)

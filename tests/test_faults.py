@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
-from conftest import audit, corpus_at, refused
+from conftest import audit, corpus_at, only_row, refused
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -29,16 +29,10 @@ from src.data.segments import (
     load_split,
     load_whole_tracks,
 )
-from src.paths import RunPaths
 from src.results import read_json, write_csv, write_json
 from src.statistics import FEWEST_TRACKS, mean_over_tracks
 
 ROOT = Path(__file__).parents[1]
-
-
-def only_row(corpus):
-    (row,) = audit(corpus, n_jobs=1).itertuples()
-    return row
 
 
 def cut(corpus, name, kept):
@@ -155,12 +149,11 @@ def test_a_folder_that_cannot_be_listed_is_refused_not_skipped(write_track, nois
 NAMES = ["Música Ünïcode", "hip hop", "a.b", "rock, roll", 'the "best"', "日本", "NA", "null", "1"]
 
 
-def test_genres_of_any_name_come_back_from_the_table(write_track, noise, tmp_path, monkeypatch):
-    monkeypatch.setattr("src.paths.ROOT", tmp_path)
+def test_genres_of_any_name_come_back_from_the_table(write_track, noise, paths):
     for number, genre in enumerate([*NAMES, *["1980"] * 7]):
         corpus = write_track(f"{genre}/{genre}.{number:05d}.wav", noise(number // 2))
     (corpus / "1980" / "1980.00099.wav").touch()
-    tracks, paths = audit(corpus), RunPaths("fake")
+    tracks = audit(corpus)
     assert tracks["used"].sum() == len(NAMES) + 7
     assert set(tracks["genre"]) == {*NAMES, "1980"}
     write_csv(paths.processed / "tracks.csv", tracks)

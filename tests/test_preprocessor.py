@@ -32,14 +32,7 @@ from src.data.segments import (
 )
 from src.data.splits import SPLITS, split_tracks
 from src.models.augment import CropDataset
-from src.paths import RunPaths
 from src.results import read_json, save_with, write_csv, write_json
-
-
-@pytest.fixture
-def paths(tmp_path, monkeypatch):
-    monkeypatch.setattr("src.paths.ROOT", tmp_path)
-    return RunPaths("fake")
 
 
 @pytest.fixture

@@ -237,9 +237,9 @@ def read_samples(path: Path, longest_s: float = LONGEST_S) -> Decoded:
 def to_mono(samples: np.ndarray, rate: int) -> np.ndarray:
     """Return samples (time, channels) at `rate` Hz as mono (time,) at 22,050 Hz."""
     mono = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
-    return (
-        mono if rate == SAMPLE_RATE else librosa.resample(mono, orig_sr=rate, target_sr=SAMPLE_RATE)
-    )
+    if rate == SAMPLE_RATE:
+        return mono
+    return librosa.resample(mono, orig_sr=rate, target_sr=SAMPLE_RATE)
 
 
 def audio_row(path: Path, folder: Path) -> dict:
