@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import signal
-import sqlite3
 import sys
 import time
 from collections.abc import Iterator
@@ -80,7 +79,7 @@ def main(words: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted: finished stages are kept; the same command continues from there")
         return 130
-    except (OSError, sqlite3.Error) as error:  # of the disk, or of a corpus given by path
+    except OSError as error:  # of the disk, or of a corpus given by path
         sys.exit(str(error))
 
 
@@ -263,8 +262,6 @@ def run_notebook(stage: str, parameters: dict, paths: RunPaths) -> TaskFailed | 
         reason = f"{error.ename}: {error.evalue}"
     except DeadKernelError:
         reason = "the kernel died: there may be too little memory; close other programs, run again."
-    except OSError as error:  # of the copy itself
-        return TaskFailed(f"{stage}: {error}")
     else:
         running.replace(output)
         failed.unlink(missing_ok=True)

@@ -135,11 +135,6 @@ def test_a_name_near_the_limit_of_the_system_is_shortened_and_stays_one_of_its_k
     assert run_name(f"music/{long[0]}") == short[0]
 
 
-def test_all_stages_run_in_order_and_once(executed):
-    assert ran_by(executed) == list(STAGES)
-    assert ran_by(executed) == []
-
-
 def test_an_up_to_date_run_imports_no_heavy_library(repository, executed):
     (repository / "corpus").mkdir()
     ran_by(executed, "DATASET=corpus")
@@ -232,15 +227,6 @@ def test_a_changed_corpus_folder_is_explored_again(linked, repository, executed,
     assert ran_by(executed) == ["explore"]
     (folder / "notes.txt").touch()  # is passed over, and told so
     assert ran_by(executed) == ["explore"]
-
-
-def test_runs_do_not_share_files(executed):
-    ran_by(executed)
-    before = {path: path.read_bytes() for path in RunPaths("fake").metrics.iterdir()}
-    del executed[:]
-    assert main(["RUN=other"]) == 0
-    assert executed == list(STAGES)
-    assert {path: path.read_bytes() for path in RunPaths("fake").metrics.iterdir()} == before
 
 
 def test_a_stage_asked_for_by_name_runs_alone_and_in_any_case(executed):

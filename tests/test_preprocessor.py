@@ -32,7 +32,7 @@ from src.data.segments import (
 )
 from src.data.splits import SPLITS, split_tracks
 from src.models.augment import CropDataset
-from src.results import read_json, save_with, write_csv, write_json
+from src.results import read_json, write_csv, write_json
 
 
 @pytest.fixture
@@ -387,19 +387,6 @@ def test_json_returns_what_was_written(tmp_path):
     values = {"n": np.int64(3), "share": np.float64(0.1), "row": np.arange(3), "path": tmp_path}
     written = read_json(write_json(tmp_path / "new" / "result.json", values))
     assert written == {"n": 3, "share": 0.1, "row": [0, 1, 2], "path": str(tmp_path)}
-
-
-def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = write_json(tmp_path / "result.json", {"value": 1})
-
-    def fail(part):
-        part.write_text("half")
-        raise OSError("no space left")
-
-    with pytest.raises(OSError, match="no space left"):
-        save_with(path, fail)
-    assert read_json(path) == {"value": 1}
-    assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
 
 @pytest.mark.parametrize(

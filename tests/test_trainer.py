@@ -170,9 +170,13 @@ def test_a_finished_training_is_not_repeated(moved, tmp_path, epochs_run, monkey
     assert epochs_run == []
 
 
-def test_training_from_another_network_starts_anew(tmp_path, epochs_run):
+def test_training_from_another_network_starts_anew_from_its_weights(tmp_path, epochs_run):
     train(tmp_path / "first")
     start, _ = load_checkpoint(tmp_path / "first" / CHECKPOINT_FILE)
+    train(tmp_path / "third", start=start, epochs=1, lr=1e-6, weight_decay=0)
+    before, after = weights(tmp_path / "first"), weights(tmp_path / "third")
+    names = [name for name in before if name.endswith("weight")]
+    assert all(after[name].allclose(before[name], atol=1e-4) for name in names)
     train(tmp_path / "second")
     del epochs_run[:]
     train(tmp_path / "second", start=start)
@@ -257,16 +261,6 @@ def test_weights_are_averaged_over_so_many_epochs(epochs, tmp_path, monkeypatch)
     )
     train(tmp_path, epochs=1, averaging=epochs)
     assert decays == [pytest.approx(1 - 1 / (5 * epochs))]  # five steps an epoch
-
-
-def test_training_starts_from_the_network_it_is_given(tmp_path):
-    train(tmp_path / "first")
-    start, _ = load_checkpoint(tmp_path / "first" / CHECKPOINT_FILE)
-    train(tmp_path / "second", start=start, epochs=1, lr=1e-6, weight_decay=0)
-    before, after = weights(tmp_path / "first"), weights(tmp_path / "second")
-    assert all(
-        after[name].allclose(before[name], atol=1e-4) for name in before if name.endswith("weight")
-    )
 
 
 def test_a_checkpoint_carries_its_recipe(tmp_path):
