@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import soundfile as sf
 from conftest import audit, corpus_at, refused
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.data import corpus as corpora
@@ -287,6 +287,7 @@ def test_an_archive_is_taken_where_it_lies_alone(tmp_path):
     assert open_corpus(str(corpus / "a.npz"), 10, 0) == LogMelArchive(corpus / "a.npz", "a")
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.booleans(), min_size=2, max_size=40).filter(any),
     st.integers(0, 1000),
