@@ -39,8 +39,7 @@ from src.models.recipes import Training
 from src.models.runs import load_named
 from src.models.trainer import fit
 from src.paths import METRICS, RunPaths
-from src.provenance import provenance
-from src.results import write_json
+from src.results import provenance, write_json
 from src.runtime import describe, fast_dtype, memory_format, one_thread, prepare_process
 
 TRACKS, SEGMENTS, ATTACKED, MAPS, BATCH = 60, 320, 12, 64, 64

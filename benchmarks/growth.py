@@ -22,8 +22,7 @@ from tqdm.auto import tqdm
 
 from src.data.synthetic import GENRES, N_SAMPLES, SAMPLE_RATE, make_corpus
 from src.paths import METRICS, RAW, ROOT, RunPaths
-from src.provenance import provenance
-from src.results import whole_file, write_json
+from src.results import provenance, whole_file, write_json
 
 COMPOSED_PER_GENRE = 10
 STAGES = ("explore", "preprocess", "train")

@@ -10,8 +10,7 @@ import pandas as pd
 
 from benchmarks.growth import SEED, measure
 from src.paths import METRICS, STAGES, RunPaths
-from src.provenance import provenance
-from src.results import write_json
+from src.results import provenance, write_json
 from src.runtime import describe
 
 

@@ -25,9 +25,8 @@ from src.models.own import takes_samples
 from src.models.runs import load_named, result_name
 from src.models.unseen import unseen_test
 from src.paths import RunPaths
-from src.provenance import provenance, with_names
 from src.request import read_request
-from src.results import write_csv, write_json
+from src.results import provenance, with_names, write_csv, write_json
 from src.runtime import prepare_process
 
 LEFT_OUT = "left out: the suite of attacks on log-mels and Grad-CAM, which need log-mels"

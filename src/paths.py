@@ -3,7 +3,6 @@
 import hashlib
 import os
 import unicodedata
-from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,62 +22,43 @@ STAGES = {
 }
 
 
-@dataclass(frozen=True)
 class RunPaths:
-    """The folders of one run; runs of other names never share a file with it."""
+    """The folders of one run; runs of other names never share a file with it.
 
-    run: str
+    Attributes
+    ----------
+    run : its name
+    processed : tracks, segments and arrays, written by `explore` and `preprocess`
+    figures, metrics : PNG; JSON and CSV of all stages
+    models : checkpoints, one folder per recipe
+    audio : WAV files to listen to
+    page : the page to listen, opened from disk at its index.html
+    notebooks : executed copies of the notebooks
+    parameters : the file of parameters that differ from the defaults; `make clean` keeps it
+    """
 
-    @property
-    def processed(self) -> Path:
-        """Tracks, segments and arrays: written by `explore` and `preprocess`."""
-        return ROOT / "data" / "processed" / self.run
-
-    @property
-    def figures(self) -> Path:
-        """PNG figures of all stages."""
-        return ROOT / "results" / "figures" / self.run
-
-    @property
-    def metrics(self) -> Path:
-        """JSON and CSV results of all stages."""
-        return ROOT / "results" / "metrics" / self.run
-
-    @property
-    def models(self) -> Path:
-        """Checkpoints, one folder per recipe."""
-        return ROOT / "results" / "models" / self.run
+    def __init__(self, run: str):
+        self.run = run
+        self.processed = ROOT / "data" / "processed" / run
+        results = ROOT / "results"
+        self.figures = results / "figures" / run
+        self.metrics = results / "metrics" / run
+        self.models = results / "models" / run
+        self.audio = results / "audio" / run
+        self.page = results / "page" / run
+        self.notebooks = results / "notebooks" / run
+        self.parameters = results / "parameters" / f"{run}.toml"
 
     def checkpoint(self, name: str) -> Path:
-        """The file of a network: of this run, or of the repository for `pretrained/<name>`."""
+        """Return the file of a network: of this run, or of the repository: `pretrained/<name>`."""
         folder, _, pretrained = name.partition("/")
         if folder == "pretrained":
             return pretrained_file(pretrained)
         return self.models / name / "checkpoint.pt"
 
-    @property
-    def audio(self) -> Path:
-        """WAV files to listen to: attacked segments and tracks, segments filtered by maps."""
-        return ROOT / "results" / "audio" / self.run
-
-    @property
-    def page(self) -> Path:
-        """The page to listen, opened from disk at its index.html."""
-        return ROOT / "results" / "page" / self.run
-
     def unfinished(self, stage: str) -> Path:
-        """Results that an interrupted stage leaves for its next run, see `src.shards`."""
+        """Return the results that an interrupted stage leaves for its next run: `src.shards`."""
         return self.processed / "unfinished" / stage
-
-    @property
-    def parameters(self) -> Path:
-        """The file of parameters that differ from the defaults; `make clean` keeps it."""
-        return ROOT / "results" / "parameters" / f"{self.run}.toml"
-
-    @property
-    def notebooks(self) -> Path:
-        """Executed copies of the notebooks."""
-        return ROOT / "results" / "notebooks" / self.run
 
 
 def pretrained_file(name: str, kind: str = "safetensors") -> Path:
@@ -95,7 +75,7 @@ def pretrained_names() -> list[str]:
 def missing_file(path: Path) -> FileNotFoundError:
     """Return the error for a file or folder of the repository that is missing."""
     return FileNotFoundError(
-        f"{path.relative_to(ROOT)} is missing, probably because the repository was copied or "
+        f"{from_root(path)} is missing, probably because the repository was copied or "
         "cloned without it: restore it by `git checkout -- pretrained`, or clone anew."
     )
 
@@ -115,13 +95,17 @@ def short_name(name: str) -> str:
     return f"{content[: LONGEST_NAME - 9].decode(errors='ignore')}-{digest}"
 
 
+def from_root(path: Path) -> Path:
+    """Return a path from the repository's root on, if it lies below it."""
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
 def require(path: Path, stage: str) -> Path:
     """Return `path` if it exists; else raise FileNotFoundError naming the stage that makes it."""
     if path.exists():
         return path
-    shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
     raise FileNotFoundError(
-        f"{shown} is missing: it is written by notebooks/{STAGES[stage]}.ipynb; "
+        f"{from_root(path)} is missing: it is written by notebooks/{STAGES[stage]}.ipynb; "
         f"run `make {stage}` first, with the same DATASET and RUN."
     )
 
@@ -135,18 +119,13 @@ def walk_files(folder: Path) -> list[Path]:
     found, entered = [], set()
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_folder):
         entered.add(os.path.realpath(parent))
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".")
-            and os.path.realpath(os.path.join(parent, name)) not in entered
-        )
+        new = (n for n in folders if os.path.realpath(os.path.join(parent, n)) not in entered)
+        folders[:] = sorted(name for name in new if not name.startswith("."))
         found += [Path(parent, name) for name in names if not name.startswith(".")]
     return found
 
 
 def _refuse_folder(error: OSError) -> None:
-    """Raise the error of a folder that cannot be listed, as one sentence."""
     raise type(error)(
         f"{error.filename} cannot be listed ({error.strerror}): the permissions or the disk may be "
         "at fault; correct them or take the folder out of the corpus."

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import signal
-import sqlite3
 import sys
 import time
 from collections.abc import Iterator
@@ -34,13 +33,27 @@ from tqdm import tqdm
 
 from src.models.recipes import checkpoint_name, recipe
 from src.parameters import save_parameters, show_value
-from src.paths import ROOT, STAGES, RunPaths, missing_file, pretrained_names, require, walk_files
+from src.paths import (
+    ROOT,
+    STAGES,
+    RunPaths,
+    from_root,
+    missing_file,
+    pretrained_names,
+    require,
+    walk_files,
+)
 from src.request import GROUPS, Request, defaults_of, notebook_of, read_request
 from src.results import read_json
 
-CELL_TIMEOUT = 24 * 3600  # seconds: a kernel killed for memory must not hang the run for ever
-START_TIMEOUT = 120
-QUIET = ["--IPKernelApp.log_level=CRITICAL"]  # it warns of its ports, and of sockets at its end
+KERNEL = {
+    "kernel_name": "python3",
+    "execution_timeout": 24 * 3600,  # seconds: one killed for memory must not hang for ever
+    "start_timeout": 120,
+    "extra_arguments": ["--IPKernelApp.log_level=CRITICAL"],  # no warnings of ports and sockets
+    "progress_bar": False,
+}
+ARRAYS = "metadata.json segments.csv train/tracks.npy train/X.npy val/X.npy test/X.npy".split()
 ATTACK_TABLES = """
     attacks robustness genre_robustness comparison minimal_eps equalizer universal transfer
     transfer_tracks
@@ -66,7 +79,7 @@ def main(words: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted: finished stages are kept; the same command continues from there")
         return 130
-    except (OSError, sqlite3.Error) as error:  # of the disk, or of a corpus given by path
+    except OSError as error:  # of the disk, or of a corpus given by path
         sys.exit(str(error))
 
 
@@ -122,9 +135,10 @@ def stale_because(stage: str, task: dict, paths: RunPaths) -> list[str]:
     changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     changed += ["the corpus"] if files != files_now else []
     for kind in ("changed_file_dep", "added_file_dep", "removed_file_dep"):
-        changed += map(_shown, sorted(reasons.get(kind, ())))
+        changed += [from_root(Path(file)) for file in sorted(reasons.get(kind, ()))]
     missing = sorted({*reasons.get("missing_target", ()), *reasons.get("missing_file_dep", ())})
-    return [f"{name} changed" for name in changed] + [f"{_shown(f)} is missing" for f in missing]
+    missing = [f"{from_root(Path(file))} is missing" for file in missing]
+    return [f"{name} changed" for name in changed] + missing
 
 
 def modules_of(notebook: Path) -> list[str]:
@@ -138,18 +152,14 @@ def modules_of(notebook: Path) -> list[str]:
 
 def inputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
     """Return the files that a stage, with all of its parameters, reads from earlier stages."""
-    data = [paths.processed / "tracks.csv", paths.processed / "metadata.json"]
+    tracks = paths.processed / "tracks.csv"
+    if stage in ("explore", "preprocess"):
+        return {"explore": [], "preprocess": [paths.processed / "source.json", tracks]}[stage]
     names = parameters.get("CHECKPOINTS", [])
     if stage == "train":
         names = _starts(parameters) + parameters.get("COMPARED", [])
-    checkpoints = [_network_file(paths, name) for name in names if name]
-    return {
-        "explore": [],
-        "preprocess": [paths.processed / "source.json", data[0]],
-        "train": [*data, *checkpoints],
-        "attack": [*data, *checkpoints],
-        "explain": [*data, *checkpoints],
-    }[stage]
+    networks = [_network_file(paths, name) for name in names if name]
+    return [tracks, paths.processed / "metadata.json", *networks]
 
 
 def _network_file(paths: RunPaths, name: str) -> Path:
@@ -213,14 +223,9 @@ def outputs_of(stage: str, parameters: dict, paths: RunPaths) -> list[Path]:
     names = [checkpoint_name(recipe, *kind) for recipe in parameters.get("RECIPES", ())]
     outputs = {
         "explore": [paths.processed / "source.json", paths.processed / "tracks.csv"],
-        "preprocess": [
-            paths.processed / "metadata.json",
-            paths.processed / "segments.csv",
-            paths.processed / "train" / "tracks.npy",
-            *(paths.processed / split / "X.npy" for split in ("train", "val", "test")),
-        ],
+        "preprocess": [paths.processed / name for name in ARRAYS],
         "train": [
-            *(paths.models / name / "checkpoint.pt" for name in names),
+            *map(paths.checkpoint, names),
             *(paths.metrics / f"training_{name}.json" for name in names),
             paths.metrics / "corruptions.csv",
         ],
@@ -255,30 +260,18 @@ def run_notebook(stage: str, parameters: dict, paths: RunPaths) -> TaskFailed | 
     os.environ["STAGE"] = stage  # for `src.progress` in the kernel
     begin = time.monotonic()
     try:
-        papermill.execute_notebook(
-            notebook_of(stage),
-            running,
-            parameters,
-            cwd=ROOT,
-            kernel_name="python3",
-            execution_timeout=CELL_TIMEOUT,
-            start_timeout=START_TIMEOUT,
-            extra_arguments=QUIET,
-            progress_bar=False,
-        )
+        papermill.execute_notebook(notebook_of(stage), running, parameters, cwd=ROOT, **KERNEL)
     except PapermillExecutionError as error:
         reason = f"{error.ename}: {error.evalue}"
     except DeadKernelError:
         reason = "the kernel died: there may be too little memory; close other programs, run again."
-    except OSError as error:  # of the copy itself
-        return TaskFailed(f"{stage}: {error}")
     else:
         running.replace(output)
         failed.unlink(missing_ok=True)
         print(f"{stage} finished in {tqdm.format_interval(time.monotonic() - begin)}")
         return None
     running.replace(failed)
-    return TaskFailed(f"{stage}: {reason}\n(more is in {failed.relative_to(ROOT)})")
+    return TaskFailed(f"{stage}: {reason}\n(more is in {from_root(failed)})")
 
 
 def _task(stage: str, request: Request) -> dict:
@@ -300,11 +293,6 @@ def _task(stage: str, request: Request) -> dict:
 def _notes(paths: RunPaths) -> Path:
     """Return the file in which doit notes what each stage of a run was made of."""
     return paths.notebooks / ".doit.db"
-
-
-def _shown(file: str) -> str:
-    """Return the path of a file from the repository's root on."""
-    return str(Path(file).relative_to(ROOT))
 
 
 def _source_state(stage: str, parameters: dict) -> list:

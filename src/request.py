@@ -25,6 +25,7 @@ from src.paths import (
     ROOT,
     STAGES,
     RunPaths,
+    from_root,
     run_name,
 )
 from src.results import read_json
@@ -79,7 +80,10 @@ def read_request(words: list[str]) -> Request:
         raise ValueError(f"{unknown[0]}: not a stage; give some of {', '.join(STAGES)}.")
     stages = [stage for stage in STAGES if stage in named] or list(STAGES)
     run, dataset = given.pop("RUN", None), given.pop("DATASET", None)
-    paths = _paths(run_name(dataset or EMBEDDED_CORPUS) if run is None else run)
+    of_dataset = run_name(dataset or EMBEDDED_CORPUS)
+    name = of_dataset if run is None else unicodedata.normalize("NFC", run)
+    _check_name("RUN", name, name)
+    paths = RunPaths(name)
     may_be_new = "explore" in named and (dataset or run is None)
     if named and not may_be_new and (run or named != ["show"]):
         _check_exists(paths)
@@ -106,7 +110,7 @@ def _file_of(paths: RunPaths) -> dict:
         names = set(content) - set(known) if isinstance(content, dict) else {table} - {"DATASET"}
         if names or not isinstance(content, (dict, str)):
             raise ValueError(
-                f"{paths.parameters.relative_to(ROOT)} has {', '.join(sorted(names)) or table}, "
+                f"{from_root(paths.parameters)} has {', '.join(sorted(names)) or table}, "
                 "which is no parameter there, probably after an edit: correct or delete the line."
             )
     return file
@@ -162,13 +166,6 @@ def _check_known(given: dict, stages: list[str]) -> None:
             f"{name} is no parameter of {', '.join(stages)}, probably mistyped: "
             + (hint + close + ["`make show` prints those there are."])[0]
         )
-
-
-def _paths(run: str) -> RunPaths:
-    """Return the folders of a run; ValueError for a name that cannot name a folder."""
-    run = unicodedata.normalize("NFC", run)
-    _check_name("RUN", run, run)
-    return RunPaths(run)
 
 
 def _check_name(parameter: str, value: str, name: str) -> None:

@@ -1,17 +1,27 @@
-"""Reading and writing results: a file is written whole or not at all."""
+"""Results: files are written whole or not at all, and say what they depend on."""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # `src.pipeline` starts without it
     import pandas as pd
+
+PACKAGES = """
+    music-genre-robustness torch numpy scipy librosa soundfile audiomentations scikit-learn
+    adversarial-robustness-toolbox grad-cam
+""".split()
+GENRE_COLUMNS = {"true", "predicted", "explained", "track_predicted"}
+GENRE_COLUMNS |= {"clean_prediction", "adversarial_prediction"}
+GENRE_COLUMNS |= {"clean_prediction_shifted", "adversarial_prediction_shifted"}
 
 
 @contextmanager
@@ -76,6 +86,26 @@ def save_with(path: Path, save: Callable[[Path], object]) -> Path:
     with whole_file(path) as part:
         save(part)
     return path
+
+
+def provenance(seed: int | None, parameters: dict, **data: object) -> dict:
+    """Return what a result depends on: data, seed, parameters, versions, machine, precision."""
+    from src.runtime import describe
+
+    return {
+        **data,
+        "seed": seed,
+        "parameters": parameters,
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+        "machine": {"processor": platform.machine()} | describe(),
+    }
+
+
+def with_names(table: pd.DataFrame, genres: list[str], corpus: str) -> pd.DataFrame:
+    """Return a table of records with genre names for numbers and a column for the corpus."""
+    shown = dict(enumerate(genres))
+    names = {column: table[column].map(shown) for column in GENRE_COLUMNS & set(table)}
+    return table.assign(**names, corpus=corpus)
 
 
 def _plain(value: object) -> object:

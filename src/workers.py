@@ -28,29 +28,19 @@ def workers(scheduler: str) -> Iterator[None]:
     if not scheduler:
         yield
         return
-    with _connect(scheduler) as client, parallel_config(backend="dask"):
-        _check_threads(scheduler, client.nthreads())
-        client.run(torch.set_num_threads, 1)
-        yield
-
-
-def _check_threads(scheduler: str, threads: dict[str, int]) -> None:
-    """Raise ValueError for a worker that would do several things at once in one process."""
-    several = [n for n in threads.values() if n > 1]
-    if several:
-        raise ValueError(
-            f"SCHEDULER={scheduler} has a worker with {several[0]} threads: random numbers drawn "
-            "in one process by several would not be those of one machine; start each with "
-            "`dask worker --nthreads 1 --nworkers <cores>`."
-        )
-
-
-def _connect(scheduler: str) -> Client:
-    """Return a client of the scheduler at an address."""
     try:
-        return Client(scheduler, timeout="10s")
+        client = Client(scheduler, timeout="10s")
     except (OSError, ValueError) as error:
         raise OSError(
             f"SCHEDULER={scheduler} does not answer ({error}): the address may be misspelt or the "
             "cluster down; start one with `dask scheduler` and `dask worker`, or leave it empty."
         ) from error
+    with client, parallel_config(backend="dask"):
+        if (most := max(client.nthreads().values(), default=1)) > 1:
+            raise ValueError(
+                f"SCHEDULER={scheduler} has a worker with {most} threads: random numbers drawn in "
+                "one process by several would not be those of one machine; start each with "
+                "`dask worker --nthreads 1 --nworkers <cores>`."
+            )
+        client.run(torch.set_num_threads, 1)
+        yield

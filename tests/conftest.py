@@ -1,5 +1,7 @@
 import os
+import re
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of every process: as many workers as cores run tests
@@ -14,7 +16,7 @@ from playwright.sync_api import sync_playwright
 
 from src import runtime
 from src.attacks.records import make_target
-from src.data.corpus import Corpus, open_corpus
+from src.data.corpus import Corpus, audit_table, open_corpus
 from src.data.preprocessor import write_processed
 from src.data.segments import SegmentDataset, Segments, file_hash
 from src.data.splits import split_tracks
@@ -31,7 +33,17 @@ SLOWEST = """test_notebooks test_real_tracks test_page test_jupyter test_kills
     test_adversarial""".split()
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
+SENTENCE = re.compile(r"[^\n]+: [^\n]+\.")
+
 runtime.prepare_process()
+
+
+@contextmanager
+def refused(match: str = "", kind: type[Exception] = ValueError):
+    """Expect an error of one sentence: the value found, the likely cause, the remedy."""
+    with pytest.raises(kind, match=match) as error:
+        yield error
+    assert SENTENCE.fullmatch(str(error.value))
 
 
 def pytest_collection_modifyitems(items):
@@ -53,7 +65,13 @@ def corpus_at(path: Path) -> Corpus:
 
 def audit(path: Path, n_jobs: int = 2) -> pd.DataFrame:
     """Return the audit's table of tracks of the corpus at a path."""
-    return corpus_at(path).audit(n_jobs)
+    return audit_table(corpus_at(path), n_jobs)
+
+
+def only_row(corpus: Path):
+    """Return the row of the only track of a corpus."""
+    (row,) = audit(corpus, n_jobs=1).itertuples()
+    return row
 
 
 def planted(seed, n):
@@ -151,13 +169,18 @@ def write_track(tmp_path):
 
 
 @pytest.fixture
-def written(write_track, noise, tmp_path, monkeypatch):
-    """Return the paths of a run whose arrays were written."""
+def paths(tmp_path, monkeypatch):
+    """Return the paths of a run below a folder that stands for the repository."""
     monkeypatch.setattr("src.paths.ROOT", tmp_path)
+    return RunPaths("fake")
+
+
+@pytest.fixture
+def written(write_track, noise, paths):
+    """Return the paths of a run whose arrays were written."""
     for number in range(14):
         genre = "ab"[number % 2]
         corpus = write_track(f"{genre}/{genre}.{number // 2:05d}.wav", noise(number))
-    paths = RunPaths("fake")
     tracks = audit(corpus)
     file = write_csv(paths.processed / "tracks.csv", tracks)
     tracks["split"] = split_tracks(tracks, 0)

@@ -40,7 +40,7 @@ from src.attacks.listening import (
 from src.attacks.waveform import MASKED, approach, attack_waveform, resynthesize, surviving_share
 from src.data import preprocessor
 from src.data.audio import read_audio
-from src.data.corpus import AudioFolder, claim_run, corpus_of
+from src.data.corpus import AudioFolder, audit_table, claim_run, corpus_of
 from src.data.features import N_FRAMES, SEGMENT_SAMPLES, LogMel
 from src.data.segments import Segments
 from src.models import cnn
@@ -107,10 +107,10 @@ def run(tmp_path, monkeypatch, write_track):
         monkeypatch.setattr(f"src.{module}.progress", lambda rows, *_, **__: rows)
     for genre in ("disco", "jazz"):
         corpus = write_track(f"{genre}/{genre}.00000.wav", music(len(genre), 9.5), subtype="PCM_16")
-    paths = RunPaths("run")
     monkeypatch.setattr("src.paths.ROOT", tmp_path)
+    paths = RunPaths("run")
     corpus = AudioFolder(corpus, "c")
-    tracks = corpus.audit(1)
+    tracks = audit_table(corpus, 1)
     write_csv(paths.processed / "tracks.csv", tracks)
     claim_run(paths, corpus)
     table = preprocessor.segment_table(corpus, tracks.assign(split="test")).reset_index(drop=True)

@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 import soundfile as sf
-from conftest import audit, corpus_at
+from conftest import corpus_at, only_row
 
 RATE, SECONDS = 22_050, 13
 
@@ -20,11 +20,6 @@ def _source(tmp_path, noise):
     path = tmp_path / "a.wav"
     sf.write(path, samples, RATE)
     return path
-
-
-def only_row(corpus):
-    (row,) = audit(corpus, n_jobs=1).itertuples()
-    return row
 
 
 def made_by(command, ending, folder):

@@ -59,9 +59,7 @@ def training_result(name, seed):
     return facts | {"test": test}
 
 
-def test_every_training_on_the_arrays_of_a_run_has_a_row(tmp_path, monkeypatch):
-    monkeypatch.setattr("src.paths.ROOT", tmp_path)
-    paths = RunPaths("r")
+def test_every_training_on_the_arrays_of_a_run_has_a_row(paths):
     for name, seed in (("robust", 42), ("improved_43", 43)):
         write_json(paths.metrics / f"training_{name}.json", training_result(name, seed))
     old = training_result("documented", 42) | {"fingerprint": "of other arrays"}
@@ -89,16 +87,15 @@ def test_every_training_on_the_arrays_of_a_run_has_a_row(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["attacks", "audio_attacks", "explanations", "training"])
-def test_results_of_other_arrays_or_of_an_earlier_training_are_refused(name, tmp_path, monkeypatch):
-    monkeypatch.setattr("src.paths.ROOT", tmp_path)
-    paths, trained = RunPaths("r"), training_result("robust", 42) | {"key": "first"}
+def test_results_of_other_arrays_or_of_an_earlier_training_are_refused(name, paths):
+    trained = training_result("robust", 42) | {"key": "first"}
     write_json(paths.metrics / "training_robust.json", trained)
     write_csv(paths.metrics / "training.csv", training_rows(paths, DATA["fingerprint"]))
     measured = {"checkpoints": {"robust": {"key": "first"}}}
     if name != "training":
         write_json(paths.metrics / f"{name}.json", measured)
     check_current(paths, DATA["fingerprint"])
-    with pytest.raises(ValueError, match=r"^results/metrics/r/training.csv has robust as it was"):
+    with pytest.raises(ValueError, match=r"/fake/training\.csv has robust as it was"):
         check_current(paths, "of other arrays")
     if name != "training":
         write_json(paths.metrics / "training_robust.json", trained | {"key": "second"})
@@ -106,9 +103,8 @@ def test_results_of_other_arrays_or_of_an_earlier_training_are_refused(name, tmp
             check_current(paths, DATA["fingerprint"])
 
 
-def test_each_pair_of_recipes_is_compared_on_the_same_seeds(tmp_path, monkeypatch, segments):
-    monkeypatch.setattr("src.paths.ROOT", tmp_path)
-    paths, y = RunPaths("r"), np.array([0, 0, 0, 2, 2, 2])
+def test_each_pair_of_recipes_is_compared_on_the_same_seeds(paths, segments):
+    y = np.array([0, 0, 0, 2, 2, 2])
     assert recipe_gains(paths, DATA).empty
     told = {
         ("documented", 42): [0, 0, 1, 1, 1, 2],

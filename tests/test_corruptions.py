@@ -12,7 +12,7 @@ from src.attacks.corruptions import (
     corruption_table,
     excerpt,
 )
-from src.data.corpus import LogMelArchive
+from src.data.corpus import LogMelArchive, audit_table
 from src.data.features import SEGMENT_SAMPLES, LogMel
 from src.models import runs
 from src.paths import RunPaths
@@ -141,7 +141,7 @@ def corpus(write_track, noise):
     segments = pd.DataFrame({"track": np.repeat([f"{g}.00000" for g in "abc"], 2)})
     segments = segments.assign(segment=range(6), start_s=[0.0, 3] * 3)
     corpus = corpus_at(folder)
-    return corpus, corpus.audit(n_jobs=1), segments
+    return corpus, audit_table(corpus, 1), segments
 
 
 def test_segments_go_through_the_front_end_in_their_order(corpus, noise, monkeypatch):

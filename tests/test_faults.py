@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
-from conftest import audit, corpus_at
+from conftest import audit, corpus_at, only_row, refused
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from src.attacks.adversarial import Search, attack
 from src.attacks.records import Target, make_records
 from src.attacks.suite import sweep
-from src.data.audio import LOUDEST, find_tracks, read_audio
+from src.data.audio import find_tracks, read_audio
 from src.data.corpus import load_tracks
 from src.data.features import segment_audio
 from src.data.log_mel_archive import read_archive
@@ -29,17 +29,10 @@ from src.data.segments import (
     load_split,
     load_whole_tracks,
 )
-from src.paths import RunPaths
 from src.results import read_json, write_csv, write_json
 from src.statistics import FEWEST_TRACKS, mean_over_tracks
 
 ROOT = Path(__file__).parents[1]
-SENTENCE = re.compile(r"[^\n]+: [^\n]+\.")
-
-
-def only_row(corpus):
-    (row,) = audit(corpus, n_jobs=1).itertuples()
-    return row
 
 
 def cut(corpus, name, kept):
@@ -100,11 +93,6 @@ def test_samples_too_large_for_a_spectrogram_are_damaged(write_track, noise, fac
     assert re.match(r"damaged: samples up to [\d.]+e\+\d+, full scale is 1", row.reason)
 
 
-def test_the_loudest_samples_that_are_used_give_finite_spectrograms(noise):
-    samples = noise(0) / np.float32(0.5) * np.float32(LOUDEST)
-    assert np.isfinite(segment_audio(samples, 1)).all()
-
-
 def test_of_an_hour_no_more_than_a_minute_is_read(write_track, noise, monkeypatch):
     corpus = write_track("rock/rock.00000.wav", noise(0, seconds=3600, rate=1000), rate=1000)
     taken = []
@@ -154,20 +142,18 @@ def test_a_folder_that_cannot_be_listed_is_refused_not_skipped(write_track, nois
         return real(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(PermissionError, match=r"rock cannot be listed \(Permission denied\)") as e:
+    with refused(r"rock cannot be listed \(Permission denied\)", PermissionError):
         audit(corpus)
-    assert SENTENCE.fullmatch(str(e.value))
 
 
 NAMES = ["Música Ünïcode", "hip hop", "a.b", "rock, roll", 'the "best"', "日本", "NA", "null", "1"]
 
 
-def test_genres_of_any_name_come_back_from_the_table(write_track, noise, tmp_path, monkeypatch):
-    monkeypatch.setattr("src.paths.ROOT", tmp_path)
+def test_genres_of_any_name_come_back_from_the_table(write_track, noise, paths):
     for number, genre in enumerate([*NAMES, *["1980"] * 7]):
         corpus = write_track(f"{genre}/{genre}.{number:05d}.wav", noise(number // 2))
     (corpus / "1980" / "1980.00099.wav").touch()
-    tracks, paths = audit(corpus), RunPaths("fake")
+    tracks = audit(corpus)
     assert tracks["used"].sum() == len(NAMES) + 7
     assert set(tracks["genre"]) == {*NAMES, "1980"}
     write_csv(paths.processed / "tracks.csv", tracks)
@@ -237,9 +223,8 @@ def test_a_damaged_archive_is_refused_in_one_sentence(tmp_path_factory, seed):
     if seed == 0:
         content[:1] = b"?"
     path.write_bytes(content[: rng.integers(1, len(content) + 1)])
-    with pytest.raises(ValueError, match=re.escape(str(path))) as error:
+    with refused(re.escape(str(path))) as error:
         read_archive(path)
-    assert SENTENCE.fullmatch(str(error.value))
     assert "unsafely" not in str(error.value)  # no advice to unpickle
 
 
@@ -299,9 +284,8 @@ SPOILT = {
 def test_what_was_changed_after_preprocessing_is_refused(written, spoil, message):
     load_split(written, "test")
     spoil(written)
-    with pytest.raises(ValueError, match=message) as error:
+    with refused(message) as error:
         load_split(written, "test")
-    assert SENTENCE.fullmatch(str(error.value))
     assert re.search("run (`make preprocess`|its stage)", str(error.value))
 
 
@@ -311,9 +295,8 @@ def test_half_an_array_of_whole_tracks_is_refused(written):
     tracks, content = np.load(path), path.read_bytes()
     for keep in (0.5, 0.999):
         path.write_bytes(content[: int(keep * len(content))])
-        with pytest.raises(ValueError, match=r"train/tracks\.npy is no whole array") as error:
+        with refused(r"train/tracks\.npy is no whole array"):
             load_whole_tracks(written)
-        assert SENTENCE.fullmatch(str(error.value))
     np.save(path, tracks[:1])
     with pytest.raises(ValueError, match=r"\(1, 5, 128, \d+\), the metadata states float16"):
         load_whole_tracks(written)
@@ -326,9 +309,8 @@ def test_half_a_table_of_tracks_is_refused(written):
         load_metadata(written)
     text = path.read_text()
     path.write_text(text[: text.rindex("True") + 2])
-    with pytest.raises(ValueError, match="is not the audit's table") as error:
+    with refused("is not the audit's table"):
         load_tracks(written)
-    assert SENTENCE.fullmatch(str(error.value))
 
 
 # Numbers

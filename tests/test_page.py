@@ -21,7 +21,7 @@ from src import labels
 from src.attacks.codecs import librosa_log_mel
 from src.attacks.waveform import ratio_db
 from src.data import log_mel_archive, preprocessor
-from src.data.corpus import AudioFolder, LogMelArchive, claim_run
+from src.data.corpus import AudioFolder, LogMelArchive, audit_table, claim_run
 from src.data.segments import SegmentDataset, file_hash, load_split
 from src.explainability.gradcam import explain
 from src.models import cnn
@@ -81,7 +81,7 @@ def robustness():
 def make_run(run, corpus):
     """Process a corpus and write two slim networks and their robustness."""
     paths = RunPaths(run)
-    tracks = corpus.audit(1)
+    tracks = audit_table(corpus, 1)
     claim_run(paths, corpus)
     write_csv(paths.processed / "tracks.csv", tracks)
     last = tracks["track"].str[-1]

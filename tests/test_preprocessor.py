@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import soundfile as sf
 import torch
-from conftest import audit, corpus_at
+from conftest import audit, corpus_at, refused
 
 from src.data import preprocessor
 from src.data.audio import read_audio
@@ -32,16 +32,7 @@ from src.data.segments import (
 )
 from src.data.splits import SPLITS, split_tracks
 from src.models.augment import CropDataset
-from src.paths import RunPaths
-from src.results import read_json, save_with, write_csv, write_json
-
-SENTENCE = re.compile(r"[^\n]+: [^\n]+\.")
-
-
-@pytest.fixture
-def paths(tmp_path, monkeypatch):
-    monkeypatch.setattr("src.paths.ROOT", tmp_path)
-    return RunPaths("fake")
+from src.results import read_json, write_csv, write_json
 
 
 @pytest.fixture
@@ -74,7 +65,11 @@ def test_arrays_table_and_metadata_agree(corpus, paths):
         X, y, table = data.X, data.y, data.table
         assert table.columns.tolist() == ["segment", "track", "genre", "start_s", "split"]
         seen += table["track"].unique().tolist()
+        assert isinstance(X, np.memmap)
+        assert (X.dtype, y.dtype, X.flags.writeable) == (np.float32, np.int64, False)
         assert X.shape == (metadata["n_segments"][split], 128, 130)
+        assert X.min() >= 0
+        assert X.max(axis=(1, 2)).tolist() == [1] * len(X)
         assert table["segment"].tolist() == list(range(len(X)))
         assert table["track"].nunique() == metadata["n_tracks"][split]
         assert [metadata["genres"][number] for number in y] == table["genre"].tolist()
@@ -86,32 +81,10 @@ def test_every_row_is_the_segment_that_the_table_names(corpus, paths):
     preprocess(corpus, paths)
     for split in SPLITS:
         data = load_split(paths, split)
-        X, table = data.X, data.table
-        for track, rows in table.groupby("track"):
-            samples = read_audio(corpus / track.split(".")[0] / f"{track}.wav")
-            expected = segment_audio(samples, len(rows))
-            np.testing.assert_allclose(X[rows["segment"]], expected, atol=1e-6)
-            assert rows["start_s"].tolist() == [3.0 * number for number in range(len(rows))]
-
-
-def test_segments_of_a_track_follow_each_other_every_three_seconds(noise):
-    samples = noise(0, seconds=10)
-    segments = segment_audio(samples, 3)
-    for number in range(3):
-        alone = samples[66_150 * number :][:66_150]
-        expected = segment_audio(alone, 1)[0]
-        np.testing.assert_allclose(segments[number], expected, atol=1e-6)
-
-
-def test_arrays_are_float32_memory_maps_that_cannot_be_written(corpus, paths):
-    preprocess(corpus, paths)
-    data = load_split(paths, "train")
-    X, y = data.X, data.y
-    assert isinstance(X, np.memmap)
-    assert (X.dtype, y.dtype) == (np.float32, np.int64)
-    assert not X.flags.writeable
-    assert X.min() >= 0
-    assert X.max(axis=(1, 2)).tolist() == [1] * len(X)
+        for row in data.table.itertuples():
+            samples = read_audio(corpus / row.genre / f"{row.track}.wav")
+            alone = samples[round(row.start_s * 22_050) :][:66_150]
+            np.testing.assert_allclose(data.X[row.segment], segment_audio(alone, 1)[0], atol=1e-6)
 
 
 def test_tracks_of_equal_samples_are_one_track(corpus, paths):
@@ -142,20 +115,13 @@ def test_tracks_without_a_split_are_left_out(corpus, paths):
     assert written == set(tracks.loc[tracks["used"], "track"]) - {tracks.at[left_out, "track"]}
 
 
-@pytest.mark.parametrize(
-    ("split_of_1990", "found"),
-    [
-        ("", "no usable track of 1990 to train on .1990.00000: its split is none"),
-        ("test", "no usable track of 1990 to train on .1990.00000: its split is test"),
-    ],
-)
+@pytest.mark.parametrize(("split_of_1990", "found"), [("", "none"), ("test", "test")])
 def test_a_genre_that_cannot_be_learnt_is_refused(corpus, paths, split_of_1990, found):
     tracks = audit(corpus)
     tracks["split"] = split_tracks(tracks, 0).where(tracks["genre"] != "1990", split_of_1990)
     before = preprocess(corpus, paths)
-    with pytest.raises(ValueError, match=found) as error:
+    with refused(f"no usable track of 1990 to train on .1990.00000: its split is {found}"):
         write_processed(corpus_at(corpus), tracks, paths.processed, {})
-    assert SENTENCE.fullmatch(str(error.value))
     assert load_metadata(paths) == before
 
 
@@ -168,9 +134,8 @@ def test_a_genre_that_would_vanish_is_refused(corpus, paths, name, reason):
     tracks = audit(corpus)
     tracks["split"] = split_tracks(tracks[tracks["genre"] != "pop"], 0)
     tracks["split"] = tracks["split"].fillna("train")
-    with pytest.raises(ValueError, match=f"of pop to train on .pop.*1.*: {reason}") as error:
+    with refused(f"of pop to train on .pop.*1.*: {reason}"):
         write_processed(corpus_at(corpus), tracks, paths.processed, {})
-    assert SENTENCE.fullmatch(str(error.value))
 
 
 def test_one_genre_is_refused(write_track, noise, paths):
@@ -182,9 +147,8 @@ def test_one_genre_is_refused(write_track, noise, paths):
 
 def test_a_split_without_usable_tracks_is_refused(corpus, paths):
     tracks = audit(corpus).assign(split="train")
-    with pytest.raises(ValueError, match="no usable track for test, val") as error:
+    with refused("no usable track for test, val"):
         write_processed(corpus_at(corpus), tracks, paths.processed, {})
-    assert SENTENCE.fullmatch(str(error.value))
     assert not (paths.processed / "metadata.json").exists()
 
 
@@ -196,19 +160,15 @@ def test_the_fingerprint_belongs_to_the_data(corpus, paths):
         assert preprocess(corpus, paths, n_jobs=jobs)["fingerprint"] == first
         assert torch.get_num_threads() == n
     torch.set_num_threads(threads)
+    tracks = audit(corpus)
+    tracks["split"] = split_tracks(tracks, 0)
+    tracks["genre"] = tracks["genre"].replace("1990", "pop")  # other labels
+    assert write_processed(corpus_at(corpus), tracks, paths.processed, {})["fingerprint"] != first
     track = corpus / "1990" / "1990.00002.wav"
     samples, rate = sf.read(track, dtype="int16")
     samples[40_000] = 32_000
     sf.write(track, samples, rate)
     assert preprocess(corpus, paths)["fingerprint"] != first
-
-
-def test_the_fingerprint_covers_the_labels(corpus, paths):
-    tracks = audit(corpus)
-    tracks["split"] = split_tracks(tracks, 0)
-    first = write_processed(corpus_at(corpus), tracks, paths.processed, {})["fingerprint"]
-    other = tracks.assign(genre=tracks["genre"].replace("1990", "pop"))
-    assert write_processed(corpus_at(corpus), other, paths.processed, {})["fingerprint"] != first
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError("no space left")])
@@ -263,22 +223,13 @@ def fill(part):
     return part
 
 
-def test_metadata_take_their_place_last(tmp_path, monkeypatch):
-    moved, replace = [], Path.replace
-    monkeypatch.setattr(Path, "replace", lambda a, b: moved.append(b.name) or replace(a, b))
-    preprocessor._take_places(fill(tmp_path / ".part"), tmp_path)
-    assert moved == ["X.npy", "X.npy", "metadata.json"]
-    assert (tmp_path / "z" / "X.npy").read_text() == "z/X.npy"
-
-
 def test_arrays_need_the_audit_that_they_were_made_of(corpus, paths):
     preprocess(corpus, paths)
     tracks = paths.processed / "tracks.csv"
     with tracks.open("a") as file:
         file.write("\n")
-    with pytest.raises(ValueError, match="run `make preprocess` again") as error:
+    with refused("run `make preprocess` again"):
         load_split(paths, "train")
-    assert SENTENCE.fullmatch(str(error.value))
     tracks.unlink()
     with pytest.raises(FileNotFoundError, match=r"tracks\.csv is missing.*run `make explore`"):
         load_metadata(paths)
@@ -422,11 +373,13 @@ def test_a_last_batch_of_less_than_half_is_dropped_in_training_unless_it_is_all(
     assert [len(labels) for _, labels in make_loader(dataset, 4, shuffle)] == sizes
 
 
-@pytest.mark.parametrize("number", [math.nan, -math.inf, np.float32("nan"), np.array([1, np.nan])])
-def test_json_without_meaning_is_refused_and_the_old_file_stays(tmp_path, number):
+@pytest.mark.parametrize(
+    "value", [math.nan, -math.inf, np.float32("nan"), np.array([1, np.nan]), {1}]
+)
+def test_json_without_meaning_is_refused_and_the_old_file_stays(tmp_path, value):
     path = write_json(tmp_path / "result.json", {"value": 1})
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(path, {"value": number})
+    with pytest.raises((ValueError, TypeError), match=r"not JSON compliant|set does not belong"):
+        write_json(path, {"value": value})
     assert read_json(path) == {"value": 1}
 
 
@@ -434,25 +387,6 @@ def test_json_returns_what_was_written(tmp_path):
     values = {"n": np.int64(3), "share": np.float64(0.1), "row": np.arange(3), "path": tmp_path}
     written = read_json(write_json(tmp_path / "new" / "result.json", values))
     assert written == {"n": 3, "share": 0.1, "row": [0, 1, 2], "path": str(tmp_path)}
-
-
-def test_what_json_does_not_know_is_refused(tmp_path):
-    with pytest.raises(TypeError, match="set does not belong in JSON"):
-        write_json(tmp_path / "result.json", {"value": {1}})
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = write_json(tmp_path / "result.json", {"value": 1})
-
-    def fail(part):
-        part.write_text("half")
-        raise OSError("no space left")
-
-    with pytest.raises(OSError, match="no space left"):
-        save_with(path, fail)
-    assert read_json(path) == {"value": 1}
-    assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
 
 @pytest.mark.parametrize(
@@ -467,7 +401,5 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_json_of_something_else_is_named_in_one_sentence(tmp_path, content, found):
     path = tmp_path / "source.json"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=found) as error:
+    with refused(f"{re.escape(str(path))} .*{found}"):
         read_json(path, {"corpus", "path"})
-    assert str(path) in str(error.value)
-    assert SENTENCE.fullmatch(str(error.value))

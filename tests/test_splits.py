@@ -1,8 +1,7 @@
-import re
-
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +9,6 @@ from src.data import download
 from src.data.splits import MINI, SPLITS, given_split, split, split_tracks
 from src.statistics import mean_over_tracks
 
-SENTENCE = re.compile(r"[^\n]+: [^\n]+\.")
 GTZAN = "blues classical country disco hiphop jazz metal pop reggae rock".split()
 # Nine of these ten hold nine segments; of 1292 frames it is unknown which one has ten.
 SHORT = (
@@ -70,7 +68,7 @@ def test_the_tracks_of_gtzan_mini_and_their_copies_are_the_test_tracks_of_its_sp
     assert set(counts.index) == set(SPLITS)
     assert 100 <= counts["test"] <= 100 + len(copies | DUPLICATES)
     assert counts["val"] == 150
-    with pytest.raises(ValueError, match=SENTENCE):
+    with refused("and the corpus lacks"):
         split(tracks[tracks["track"] != mini[0]].reset_index(drop=True), MINI, "", 42)
 
 
@@ -148,9 +146,8 @@ def test_unreadable_tracks_are_not_exchanged_for_duplicates():
 
 def test_too_few_tracks_of_a_genre_are_refused():
     tracks = fake_tracks(["blues", "rock"], 20).drop(range(20, 34))
-    with pytest.raises(ValueError, match="rock has 6 tracks") as error:
+    with refused("rock has 6 tracks") as error:
         split_tracks(tracks, 0)
-    assert SENTENCE.fullmatch(str(error.value))
     assert "add tracks" in str(error.value)
 
 
@@ -205,34 +202,8 @@ def test_an_unknown_kind_of_split_is_refused():
     ids=["unknown track", "track in two lists"],
 )
 def test_lists_that_do_not_fit_are_refused(lists, numbers, message):
-    with pytest.raises(ValueError, match=message) as error:
+    with refused(message):
         given_split(fake_tracks(["blues"], 6), lists(*numbers), "filtered")
-    assert SENTENCE.fullmatch(str(error.value))
-
-
-def test_a_missing_list_is_named(lists):
-    folder = lists([0], [1], [2])
-    (folder / "test_filtered.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"test_filtered\.txt"):
-        given_split(fake_tracks(["blues"], 6), folder, "filtered")
-
-
-def test_interval_of_independent_tracks_is_the_binomial_one():
-    values = np.arange(400) < 280
-    result = mean_over_tracks(values, np.arange(400))
-    half = 1.96 * np.sqrt(0.7 * 0.3 / 400)
-    assert result["value"] == pytest.approx(0.7)
-    assert (result["low"], result["high"]) == pytest.approx((0.7 - half, 0.7 + half), abs=0.003)
-    assert (result["n_segments"], result["n_tracks"]) == (400, 400)
-
-
-def test_interval_counts_tracks_not_segments():
-    values = np.repeat(np.arange(40) < 28, 10)
-    by_track = mean_over_tracks(values, np.repeat(np.arange(40), 10))
-    by_segment = mean_over_tracks(values, np.arange(400))
-    width, narrow = (result["high"] - result["low"] for result in (by_track, by_segment))
-    assert width / narrow == pytest.approx(np.sqrt(10), rel=0.1)
-    assert by_track["value"] == by_segment["value"]
 
 
 @pytest.mark.usefixtures("intervals_of_any")
@@ -246,13 +217,6 @@ def test_value_is_the_plain_mean_of_segments_in_any_order():
     assert mean_over_tracks(values[order], tracks[order]) == pytest.approx(result)
 
 
-@pytest.mark.parametrize(("share", "low", "high"), [(1.0, 0.796, 1), (0.0, 0, 0.204)])
-def test_tracks_that_all_agree_leave_room_for_others(share, low, high):
-    result = mean_over_tracks(np.full(30, share), np.repeat(np.arange(10), 3))
-    bounds = [result["value"], result["low"], result["high"]]  # Wilson's for 15 of 15: 1 + 2 / 2
-    assert bounds == pytest.approx([share, low, high], abs=1e-3)
-
-
 def test_long_tracks_weigh_by_their_segments_in_the_interval_too():
     tracks = np.repeat(np.arange(60), [1, 9] * 30)
     mixed = mean_over_tracks(tracks % 2 == 0, tracks)
@@ -260,12 +224,6 @@ def test_long_tracks_weigh_by_their_segments_in_the_interval_too():
     assert 0.03 < mixed["low"] < 0.1 < mixed["high"] < 0.25
 
 
-def test_one_track_has_no_interval():
-    result = mean_over_tracks([1, 0, 1, 1], ["a"] * 4)
-    assert result == {"value": 0.75, "low": None, "high": None, "n_segments": 4, "n_tracks": 1}
-
-
 def test_no_values_are_refused():
-    with pytest.raises(ValueError, match="0 values to average") as error:
+    with refused("0 values to average"):
         mean_over_tracks([], [])
-    assert SENTENCE.fullmatch(str(error.value))

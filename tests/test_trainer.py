@@ -11,8 +11,10 @@ import torch
 from src.data.segments import SegmentDataset
 from src.models import cnn, trainer
 from src.models.checkpoints import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+from src.models.evaluation import predict_logits
 from src.models.recipes import DOCUMENTED, Training
 from src.models.trainer import BEST_FILE, STATE_FILE, epochs_since_best, fit
+from src.runtime import one_thread
 
 GENRES = ["blues", "jazz"]
 RECIPE = DOCUMENTED | {"epochs": 4, "batch_size": 8, "lr": 0.003}
@@ -168,9 +170,13 @@ def test_a_finished_training_is_not_repeated(moved, tmp_path, epochs_run, monkey
     assert epochs_run == []
 
 
-def test_training_from_another_network_starts_anew(tmp_path, epochs_run):
+def test_training_from_another_network_starts_anew_from_its_weights(tmp_path, epochs_run):
     train(tmp_path / "first")
     start, _ = load_checkpoint(tmp_path / "first" / CHECKPOINT_FILE)
+    train(tmp_path / "third", start=start, epochs=1, lr=1e-6, weight_decay=0)
+    before, after = weights(tmp_path / "first"), weights(tmp_path / "third")
+    names = [name for name in before if name.endswith("weight")]
+    assert all(after[name].allclose(before[name], atol=1e-4) for name in names)
     train(tmp_path / "second")
     del epochs_run[:]
     train(tmp_path / "second", start=start)
@@ -214,11 +220,6 @@ def test_training_of_other_seed_data_or_recipe_starts_anew(changed, tmp_path, ep
     assert equal(weights(tmp_path), before) is same
 
 
-def test_the_same_seed_gives_the_same_weights(tmp_path):
-    assert train(tmp_path / "one") == train(tmp_path / "two")
-    assert equal(weights(tmp_path / "one"), weights(tmp_path / "two"))
-
-
 def test_training_stops_after_patience_and_keeps_the_best_epoch(tmp_path, scripted):
     scripted(3, 1, 2, 1, 2, 0.5)
     assert len(train(tmp_path, epochs=6, patience=3)) == 5
@@ -260,16 +261,6 @@ def test_weights_are_averaged_over_so_many_epochs(epochs, tmp_path, monkeypatch)
     )
     train(tmp_path, epochs=1, averaging=epochs)
     assert decays == [pytest.approx(1 - 1 / (5 * epochs))]  # five steps an epoch
-
-
-def test_training_starts_from_the_network_it_is_given(tmp_path):
-    train(tmp_path / "first")
-    start, _ = load_checkpoint(tmp_path / "first" / CHECKPOINT_FILE)
-    train(tmp_path / "second", start=start, epochs=1, lr=1e-6, weight_decay=0)
-    before, after = weights(tmp_path / "first"), weights(tmp_path / "second")
-    assert all(
-        after[name].allclose(before[name], atol=1e-4) for name in before if name.endswith("weight")
-    )
 
 
 def test_a_checkpoint_carries_its_recipe(tmp_path):
@@ -327,9 +318,8 @@ def test_weights_that_the_last_step_of_an_epoch_spoilt_are_not_kept(tmp_path, mo
 def test_a_checkpoint_of_other_data_is_refused_in_one_sentence(tmp_path):
     model = cnn.GenreClassifierCNN(2)
     path = save_checkpoint(tmp_path / "c.pt", model, genres=GENRES, fingerprint="0" * 64)
-    with pytest.raises(ValueError, match="run `make train`") as refusal:
+    with pytest.raises(ValueError, match=r"data 0{12}, here is 1{12}: [^\n]+`make train`\.$"):
         load_checkpoint(path, "1" * 64)
-    assert re.fullmatch(r"[^\n]+ 000000000000, here is 111111111111: [^\n.]+\.", str(refusal.value))
 
 
 def test_a_missing_checkpoint_names_the_stage_that_makes_it(tmp_path):
@@ -417,22 +407,13 @@ def _shared(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(name="one_thread")
-def _one_thread():
-    """Sum in the order of the two processes: bfloat16 tells orders apart within four epochs."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("one_thread")
 def test_two_processes_of_the_same_batch_train_as_one_does(shared, tmp_path, monkeypatch):
     for layer in (torch.nn.Dropout, torch.nn.Dropout2d):
         monkeypatch.setattr(layer, "forward", lambda layer, x: x)
     in_order = trainer.make_loader
     monkeypatch.setattr(trainer, "make_loader", lambda data, n, shuffle=False: in_order(data, n))
-    alone = train(tmp_path)
+    with one_thread():  # in the order of the two processes: bfloat16 distinguishes orders
+        alone = train(tmp_path)
     together = torch.load(shared / "twice" / STATE_FILE, weights_only=True)["history"]
     for one, two in zip(alone, together, strict=True):
         assert set(two) >= set(one)
@@ -447,6 +428,4 @@ def test_two_processes_share_a_batch_and_learn(shared):
     assert history[-1]["val_accuracy"] == 1
     kept = load_checkpoint(shared / "halves" / CHECKPOINT_FILE)[0]
     val = planted(2, 16)
-    with torch.no_grad():
-        judged = kept(torch.from_numpy(val.X)[:, None]).argmax(dim=1)
-    assert (judged.numpy() == val.y).all()
+    assert (predict_logits(kept, val.X).argmax(axis=1) == val.y).all()

@@ -1,19 +1,29 @@
-"""Audio files of a corpus: found, read, and measured for the audit; a fault becomes a reason."""
+"""Corpora of audio files: found, read, and measured for the audit; a fault becomes a reason."""
 
 import hashlib
 import io
 import os
 import unicodedata
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import librosa
 import numpy as np
 import soundfile as sf
+import torch
 from joblib import Parallel, delayed
 
-from src.data.features import SAMPLE_RATE, SEGMENT_SAMPLES, SEGMENT_SECONDS, SEGMENTS_PER_TRACK
+from src.data.features import (
+    SAMPLE_RATE,
+    SEGMENT_SAMPLES,
+    SEGMENT_SECONDS,
+    SEGMENTS_PER_TRACK,
+    edged_log_mel,
+    front_end,
+    segment_audio,
+)
 from src.paths import walk_files
 from src.progress import progress
 
@@ -76,6 +86,73 @@ class _Stream(sf.SoundFile):
         return False
 
 
+@dataclass(frozen=True)
+class AudioFolder:
+    """A corpus of audio files below a folder; the folder that a file lies in is its genre.
+
+    Attributes
+    ----------
+    path : the folder
+    name : name of the corpus in results
+    seed : of a corpus composed by the present version of `src.data.synthetic`, else None
+    """
+
+    path: Path
+    name: str
+    seed: int | None = None
+    has_audio: ClassVar[bool] = True
+
+    def rows(self, n_jobs: int) -> list[dict]:
+        """Return one row per audio file for the audit: tracks first, then files that are none."""
+        paths = find_tracks(self.path)
+        jobs = (delayed(audio_row)(path, self.path) for path in paths)
+        results = Parallel(n_jobs, prefer="threads", return_as="generator")(jobs)
+        rows = list(progress(results, "audit", len(paths), unit="track"))
+        others = sorted(set(audio_files(self.path, ENDINGS + OTHER_AUDIO)) - set(paths))
+        return rows + [_other_row(path, self.path) for path in others]
+
+    def ignored_files(self) -> dict[str, int]:
+        """Return the number of files without an ending of audio, by ending."""
+        counts = _count_endings(self.path)
+        return {end: n for end, n in counts.items() if end not in ENDINGS + OTHER_AUDIO}
+
+    def read(self, track) -> np.ndarray:
+        """Return the samples (time,) of a track, mono at 22,050 Hz, one minute at most.
+
+        Raises ValueError if the file is not the audited one.
+        """
+        path = self.path / track.path
+        try:
+            samples, rate, *_ = read_samples(path)
+            same = hashlib.sha256(samples).hexdigest() == track.sha256
+        except UNREADABLE:
+            same = False
+        if not same:
+            raise ValueError(
+                f"{path} is not the file that was audited: it was changed or removed since; "
+                "run `make explore` again."
+            )
+        return to_mono(samples, rate)
+
+    def segments(self, track) -> np.ndarray:
+        """Return the log-mels (n_segments, 128, 130) in [0, 1] of a track's segments."""
+        return segment_audio(self.read(track), track.n_segments)
+
+    def log_mel(self, track) -> np.ndarray:
+        """Return the log-mel (128, frames) of a whole track in dB; its reference is arbitrary."""
+        samples = torch.from_numpy(self.read(track))
+        with torch.inference_mode():
+            return front_end().decibel(samples[None]).numpy()[0]
+
+    def for_crops(self, track) -> np.ndarray:
+        """Return what crops are cut from: `edged_log_mel` (5, 128, frames) in dB."""
+        return edged_log_mel(self.read(track))
+
+    def starts(self, n: int) -> np.ndarray:
+        """Return the starts (n,) of a track's first segments in seconds."""
+        return np.arange(n) * SEGMENT_SECONDS
+
+
 def find_tracks(folder: Path) -> list[Path]:
     """Return the audio files in the sub-folders of a corpus, by genre and name.
 
@@ -84,8 +161,9 @@ def find_tracks(folder: Path) -> list[Path]:
     differ in upper and lower case only.
     """
     files, genres = {}, {}
-    found = (path for path in audio_files(folder) if _is_track(path, folder))
-    for path in sorted(found, key=lambda path: (genre_of(path), _composed(path.name))):
+    in_genres = (path for path in audio_files(folder) if path.parent != folder)
+    named = (path for path in in_genres if _as_text(path.as_posix()) == path.as_posix())
+    for path in sorted(named, key=lambda path: (genre_of(path), _composed(path.name))):
         track, genre = track_name(path), genre_of(path)
         if track in files:
             raise ValueError(
@@ -119,30 +197,9 @@ def track_name(path: Path) -> str:
     return name if name.casefold().startswith(f"{genre}.".casefold()) else f"{genre}.{name}"
 
 
-def audio_files(folder: Path) -> list[Path]:
-    """Return all audio files below a folder, hidden ones left out."""
-    return [path for path in walk_files(folder) if path.suffix.lower() in ENDINGS]
-
-
-def ignored_files(folder: Path) -> dict[str, int]:
-    """Return the number of files below a folder without an ending of audio, by ending."""
-    audio = ENDINGS + OTHER_AUDIO
-    return {ending: n for ending, n in _count_endings(folder).items() if ending not in audio}
-
-
-def read_verified(path: Path, sha256: str) -> np.ndarray:
-    """Return a track as `read_audio` does; ValueError if its samples are not the audited ones."""
-    try:
-        samples, rate, *_ = read_samples(path)
-        same = hashlib.sha256(samples).hexdigest() == sha256
-    except UNREADABLE:
-        same = False
-    if not same:
-        raise ValueError(
-            f"{path} is not the file that was audited: it was changed or removed since; "
-            "run `make explore` again."
-        )
-    return to_mono(samples, rate)
+def audio_files(folder: Path, endings: tuple[str, ...] = ENDINGS) -> list[Path]:
+    """Return all files below a folder with some endings, hidden ones left out."""
+    return [path for path in walk_files(folder) if path.suffix.lower() in endings]
 
 
 def read_audio(path: Path) -> np.ndarray:
@@ -180,19 +237,9 @@ def read_samples(path: Path, longest_s: float = LONGEST_S) -> Decoded:
 def to_mono(samples: np.ndarray, rate: int) -> np.ndarray:
     """Return samples (time, channels) at `rate` Hz as mono (time,) at 22,050 Hz."""
     mono = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
-    return (
-        mono if rate == SAMPLE_RATE else librosa.resample(mono, orig_sr=rate, target_sr=SAMPLE_RATE)
-    )
-
-
-def audio_rows(folder: Path, n_jobs: int) -> list[dict]:
-    """Return one row per audio file for the audit: tracks first, then files that are none."""
-    paths = find_tracks(folder)
-    jobs = (delayed(audio_row)(path, folder) for path in paths)
-    results = Parallel(n_jobs, prefer="threads", return_as="generator")(jobs)
-    rows = list(progress(results, "audit", len(paths), unit="track"))
-    audio = (path for path in walk_files(folder) if path.suffix.lower() in ENDINGS + OTHER_AUDIO)
-    return rows + [_other_row(path, folder) for path in sorted(set(audio) - set(paths))]
+    if rate == SAMPLE_RATE:
+        return mono
+    return librosa.resample(mono, orig_sr=rate, target_sr=SAMPLE_RATE)
 
 
 def audio_row(path: Path, folder: Path) -> dict:
@@ -202,10 +249,11 @@ def audio_row(path: Path, folder: Path) -> dict:
         decoded = read_samples(path)
         row |= measure(decoded.samples, decoded.rate)
         row["duration_s"] = (decoded.stated or len(decoded.samples)) / decoded.rate
-        fault = file_fault(row, path, decoded) or _mostly_silent(row)
+        fault = file_fault(row, path, decoded)
     except UNREADABLE as error:
         return row | {"reason": unreadable(path, error)}
-    return row | {"reason": fault or _silence(row), "used": not fault}
+    mostly_silent = row["n_silent"] > row["n_segments"] / 2
+    return row | {"reason": fault or _silence(row), "used": not fault and not mostly_silent}
 
 
 def unreadable(path: Path, error: Exception) -> str:
@@ -284,11 +332,6 @@ def _other_row(path: Path, folder: Path) -> dict:
     return row | {"reason": "name: bytes that are not UTF-8, of an old system; rename the file"}
 
 
-def _mostly_silent(row: dict) -> str:
-    """Return the fault of a track of which more than half is silent; empty if less is."""
-    return _silence(row) if row["n_silent"] > row["n_segments"] / 2 else ""
-
-
 def _silence(row: dict) -> str:
     """Return how many segments of a track are silent; empty if none is."""
     found = f"{row['n_silent']} of {row['n_segments']} segments, peak {row['peak']:.5f}"
@@ -344,16 +387,9 @@ def _count_endings(folder: Path) -> dict[str, int]:
     return dict(sorted(named.items())) | ({"no ending": n_other} if n_other else {})
 
 
-def _is_track(path: Path, folder: Path) -> bool:
-    """Return whether a file lies in a genre's folder and both names are valid text."""
-    return path.parent != folder and _as_text(path.as_posix()) == path.as_posix()
-
-
-def _composed(name: str) -> str:
-    """Return a name with composed letters (NFC): some systems store them in parts."""
+def _composed(name: str) -> str:  # some systems store letters in parts
     return unicodedata.normalize("NFC", name)
 
 
-def _as_text(name: str) -> str:
-    """Return a name with bytes that are not UTF-8 escaped."""
+def _as_text(name: str) -> str:  # bytes that are not UTF-8 are escaped
     return name.encode("utf-8", "backslashreplace").decode()

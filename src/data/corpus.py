@@ -5,26 +5,15 @@ Both have the same interface: a table of tracks, and segments and spectrograms o
 `track` is a row of that table.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
-import torch
 
-from src.data import audio, download, log_mel_archive, synthetic
-from src.data.features import (
-    HOP_LENGTH,
-    SAMPLE_RATE,
-    SEGMENT_SAMPLES,
-    SEGMENT_SECONDS,
-    edged_log_mel,
-    front_end,
-    log_mel_starts,
-    segment_audio,
-    segment_log_mel,
-)
+from src.data import download, synthetic
+from src.data.audio import AudioFolder, audio_files
+from src.data.features import SAMPLE_RATE, SEGMENT_SAMPLES
+from src.data.log_mel_archive import LogMelArchive
 from src.data.splits import MIN_TRACKS_PER_GENRE
 from src.paths import RAW, ROOT, RunPaths, require, run_name
 from src.progress import progress
@@ -36,99 +25,6 @@ COLUMNS = (
 ).split()
 SOURCE_PARTS = {"corpus", "path"}
 TEXTS = ("track", "genre", "path", "sha256", "duplicate_of", "reason")
-
-
-@dataclass(frozen=True)
-class AudioFolder:
-    """A corpus of audio files below a folder; the folder that a file lies in is its genre.
-
-    Attributes
-    ----------
-    path : the folder
-    name : name of the corpus in results
-    seed : of a corpus composed by the present version of `src.data.synthetic`, else None
-    """
-
-    path: Path
-    name: str
-    seed: int | None = None
-    has_audio: ClassVar[bool] = True
-
-    def audit(self, n_jobs: int = 2) -> pd.DataFrame:
-        """Return the table of tracks, as `audit_table` describes it."""
-        return audit_table(audio.audio_rows(self.path, n_jobs))
-
-    def ignored_files(self) -> dict[str, int]:
-        """Return the number of files without an ending of audio, by ending."""
-        return audio.ignored_files(self.path)
-
-    def read(self, track) -> np.ndarray:
-        """Return the samples (time,) of a track, mono at 22,050 Hz, one minute at most.
-
-        Raises ValueError if the file is not the audited one.
-        """
-        return audio.read_verified(self.path / track.path, track.sha256)
-
-    def segments(self, track) -> np.ndarray:
-        """Return the log-mels (n_segments, 128, 130) in [0, 1] of a track's segments."""
-        return segment_audio(self.read(track), track.n_segments)
-
-    def log_mel(self, track) -> np.ndarray:
-        """Return the log-mel (128, frames) of a whole track in dB; its reference is arbitrary."""
-        samples = torch.from_numpy(self.read(track))
-        with torch.inference_mode():
-            return front_end().decibel(samples[None]).numpy()[0]
-
-    def for_crops(self, track) -> np.ndarray:
-        """Return what crops are cut from: `edged_log_mel` (5, 128, frames) in dB."""
-        return edged_log_mel(self.read(track))
-
-    def starts(self, n: int) -> np.ndarray:
-        """Return the starts (n,) of a track's first segments in seconds."""
-        return np.arange(n) * SEGMENT_SECONDS
-
-
-@dataclass(frozen=True)
-class LogMelArchive:
-    """A corpus of one `.npz` archive of whole log-mels; the interface is that of `AudioFolder`."""
-
-    path: Path
-    name: str
-    seed: ClassVar[None] = None
-    has_audio: ClassVar[bool] = False
-
-    def audit(self, n_jobs: int = 2) -> pd.DataFrame:
-        """Return the table of tracks, as `audit_table` describes it; `n_jobs` has no effect."""
-        return audit_table(log_mel_archive.archive_rows(self.path))
-
-    def ignored_files(self) -> dict[str, int]:
-        """Return no files: an archive holds nothing but tracks."""
-        return {}
-
-    def read(self, track) -> np.ndarray:
-        """Raise ValueError: an archive has no samples."""
-        raise ValueError(
-            f"{self.path.name} has log-mels and no audio: {track.track} cannot be read; "
-            "give a corpus of audio as DATASET."
-        )
-
-    def segments(self, track) -> np.ndarray:
-        """Return the log-mels (n_segments, 128, 130) in [0, 1] of a track's segments."""
-        return segment_log_mel(self.log_mel(track), track.n_segments)
-
-    def log_mel(self, track) -> np.ndarray:
-        """Return the log-mel (128, frames) of a whole track in dB, missing frames interpolated."""
-        return log_mel_archive.read_decibel(self.path, track.row, track.sha256)
-
-    def for_crops(self, track) -> np.ndarray:
-        """Return what crops are cut from, as segments are: `log_mel`."""
-        return self.log_mel(track)
-
-    def starts(self, n: int) -> np.ndarray:
-        """Return the starts (n,) of a track's first segments in seconds."""
-        return log_mel_starts(n) * HOP_LENGTH / SAMPLE_RATE
-
-
 Corpus = AudioFolder | LogMelArchive
 
 
@@ -191,7 +87,7 @@ def corpus_of(paths: RunPaths) -> Corpus:
     return _corpus_at(path, source["corpus"])
 
 
-def audit_table(rows: list[dict]) -> pd.DataFrame:
+def audit_table(corpus: Corpus, n_jobs: int = 2) -> pd.DataFrame:
     """Return the table of tracks: properties, whether a track is used, and if not, the reason.
 
     One row per track in the order genre, number, then audio files whose name is no track's (`named`
@@ -199,8 +95,17 @@ def audit_table(rows: list[dict]) -> pd.DataFrame:
     `silent` are of samples and of windows of 1024 samples below -60 dB full scale; `sha256` is of
     the decoded samples. Tracks with equal samples stay in use; `duplicate_of` names the first.
     """
-    tracks = pd.DataFrame(rows).reindex(columns=COLUMNS).astype({"row": "Int64"})
-    return _mark_duplicates(tracks)
+    tracks = pd.DataFrame(corpus.rows(n_jobs)).reindex(columns=COLUMNS)
+    tracks = tracks.astype(dict.fromkeys(("reason", "sha256", "duplicate_of"), object))
+    known = tracks[tracks["used"].astype(bool)]
+    first = known.groupby("sha256")["track"].transform("first")
+    for i in first.index[first != known["track"]]:
+        original = known.loc[known["track"] == first[i]].iloc[0]
+        conflict = "" if original["genre"] == tracks.at[i, "genre"] else ", under another genre"
+        tracks.at[i, "duplicate_of"] = original["track"]
+        tracks.at[i, "reason"] = f"duplicate: the same samples as {original['track']}{conflict}"
+    tracks = tracks.fillna({"reason": "", "duplicate_of": "", "sha256": ""})
+    return tracks.astype({"row": "Int64"})
 
 
 def check_usable(tracks: pd.DataFrame) -> None:
@@ -217,12 +122,11 @@ def check_usable(tracks: pd.DataFrame) -> None:
 def load_tracks(paths: RunPaths) -> pd.DataFrame:
     """Return the audit's table of tracks of a run; ValueError if the file is not that table."""
     file = require(paths.processed / "tracks.csv", "explore")
-    empty_is_missing = {name: [""] for name in set(COLUMNS) - set(TEXTS)}
     tracks = pd.read_csv(
         file,
         dtype=dict.fromkeys(TEXTS, str) | {"row": "Int64"},
         keep_default_na=False,
-        na_values=empty_is_missing,
+        na_values={name: [""] for name in set(COLUMNS) - set(TEXTS)},
     )
     if tracks.columns.tolist() != COLUMNS or tracks["used"].dtype != bool:
         raise ValueError(
@@ -251,7 +155,7 @@ def _corpus_at(path: Path, name: str) -> Corpus:
 def _archive_in(folder: Path) -> Path | None:
     """Return the archive in a folder, if any; ValueError if there is other data with it."""
     archives = sorted(path for path in folder.glob("*.npz") if not path.name.startswith("."))
-    if archives and (others := [*archives[1:], *audio.audio_files(folder)]):
+    if archives and (others := [*archives[1:], *audio_files(folder)]):
         raise ValueError(
             f"{folder} holds both {archives[0].name} and {others[0].relative_to(folder)}: one of "
             "them may have got there by mistake; give the path of the archive, or move it away."
@@ -268,16 +172,3 @@ def _compose(tracks_per_genre: int, seed: int) -> Path:
         )
     name = f"synthetic_{tracks_per_genre}_per_genre_seed_{seed}_v{synthetic.VERSION}"
     return synthetic.make_corpus(RAW / name, tracks_per_genre, seed)
-
-
-def _mark_duplicates(tracks: pd.DataFrame) -> pd.DataFrame:
-    """Fill `duplicate_of` with the first track of the same samples, and mention it in `reason`."""
-    tracks = tracks.astype({"reason": object, "sha256": object, "duplicate_of": object})
-    known = tracks[tracks["used"].astype(bool)]
-    first = known.groupby("sha256")["track"].transform("first")
-    for i in first.index[first != known["track"]]:
-        original = known.loc[known["track"] == first[i]].iloc[0]
-        conflict = "" if original["genre"] == tracks.at[i, "genre"] else ", under another genre"
-        tracks.at[i, "duplicate_of"] = original["track"]
-        tracks.at[i, "reason"] = f"duplicate: the same samples as {original['track']}{conflict}"
-    return tracks.fillna({"reason": "", "duplicate_of": "", "sha256": ""})

@@ -27,6 +27,15 @@ EDGES = (  # parts of the window that lie in a segment: of its first and its las
 )
 DYNAMIC_RANGE_DB = 80.0
 AMIN = 1e-10
+FRONT_END = {  # of segments, as metadata record them
+    "sample_rate_hz": SAMPLE_RATE,
+    "segment_s": SEGMENT_SECONDS,
+    "n_fft": N_FFT,
+    "hop_length": HOP_LENGTH,
+    "n_mels": N_MELS,
+    "frames": N_FRAMES,
+    "scale": "dB = 80 * (x - 1), relative to the segment's maximum",
+}
 
 
 class LogMel(nn.Module):

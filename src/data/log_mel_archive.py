@@ -1,12 +1,14 @@
-"""Archives with the log-mels of whole tracks: read, checked, listed for the audit.
+"""Corpora of one archive with the log-mels of whole tracks: read, checked, listed for the audit.
 
 The format is described in docs/documentation.md.
 """
 
 import hashlib
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,12 +19,71 @@ from src.data.features import (
     SAMPLE_RATE,
     SEGMENTS_PER_TRACK,
     log_mel_starts,
+    segment_log_mel,
 )
 
 KEYS = {"X", "exact", "floor_db", "n_frames", "names", "y", "genres"}
 PADDING_FRAMES = 3  # the last segment may lack as many
 LOG_MEL_FRAMES = 1293
 REMEDY = "it may have been left out, make the archive again if it should be used"
+
+
+@dataclass(frozen=True)
+class LogMelArchive:
+    """A corpus of one `.npz` archive; the interface is that of `src.data.audio.AudioFolder`."""
+
+    path: Path
+    name: str
+    seed: ClassVar[None] = None
+    has_audio: ClassVar[bool] = False
+
+    def rows(self, n_jobs: int) -> list[dict]:
+        """Return one row per track for the audit; `n_jobs` has no effect.
+
+        Numbers that the archive skips are listed as missing: they take part in the split, which is
+        then the one of the audio.
+        """
+        arrays = read_archive(self.path)
+        rows = {str(name): _row(self.path, arrays, i) for i, name in enumerate(arrays["names"])}
+        per_genre = max(int(name.rpartition(".")[2]) for name in rows) + 1
+        names = [f"{g}.{n:05d}" for g in sorted(set(arrays["y"])) for n in range(per_genre)]
+        return [rows.get(name, _missing_row(name)) for name in names]
+
+    def ignored_files(self) -> dict[str, int]:
+        """Return no files: an archive holds nothing but tracks."""
+        return {}
+
+    def read(self, track) -> np.ndarray:
+        """Raise ValueError: an archive has no samples."""
+        raise ValueError(
+            f"{self.path.name} has log-mels and no audio: {track.track} cannot be read; "
+            "give a corpus of audio as DATASET."
+        )
+
+    def segments(self, track) -> np.ndarray:
+        """Return the log-mels (n_segments, 128, 130) in [0, 1] of a track's segments."""
+        return segment_log_mel(self.log_mel(track), track.n_segments)
+
+    def log_mel(self, track) -> np.ndarray:
+        """Return the log-mel (128, frames) of a whole track in dB, missing frames interpolated.
+
+        Raises ValueError if the track is not the audited one.
+        """
+        arrays, row = read_archive(self.path), track.row
+        if row >= len(arrays["X"]) or _sha256(arrays, row) != track.sha256:
+            raise ValueError(
+                f"{self.path} is not the archive that was audited: it was changed or replaced "
+                "since; run `make explore` again."
+            )
+        exact = arrays["exact"][row]
+        measured = exact & (np.arange(len(exact)) < arrays["n_frames"][row])
+        return fill_frames(arrays["X"][row], measured, float(arrays["floor_db"][row]))
+
+    for_crops = log_mel
+
+    def starts(self, n: int) -> np.ndarray:
+        """Return the starts (n,) of a track's first segments in seconds."""
+        return log_mel_starts(n) * HOP_LENGTH / SAMPLE_RATE
 
 
 @lru_cache(maxsize=1)
@@ -32,7 +93,15 @@ def read_archive(archive: Path) -> dict[str, np.ndarray]:
     Raises ValueError if the file is no whole archive, or if an array is missing, has another shape
     or type, or meaningless values.
     """
-    arrays = _load(archive)
+    try:
+        with np.load(archive, allow_pickle=False) as file:  # pickled code is not executed
+            arrays = dict(file)
+    except Exception as error:  # damaged bytes raise nearly anything
+        found = (str(error) or type(error).__name__).split(". ")[0]
+        raise ValueError(
+            f"{archive} is not a whole .npz archive of plain arrays ({found}): it may be cut or "
+            "damaged; copy it again."
+        ) from error
     found = _fault_of_shapes(arrays) or _fault_of_values(arrays)
     if found:
         raise ValueError(
@@ -40,22 +109,6 @@ def read_archive(archive: Path) -> dict[str, np.ndarray]:
             "docs/documentation.md; make it again."
         )
     return arrays
-
-
-def read_decibel(archive: Path, row: int, sha256: str) -> np.ndarray:
-    """Return dB (128, frames) of one track of an archive, missing frames interpolated.
-
-    Raises ValueError if the track is not the audited one.
-    """
-    arrays = read_archive(archive)
-    if row >= len(arrays["X"]) or _sha256(arrays, row) != sha256:
-        raise ValueError(
-            f"{archive} is not the archive that was audited: it was changed or replaced since; "
-            "run `make explore` again."
-        )
-    exact = arrays["exact"][row]
-    measured = exact & (np.arange(len(exact)) < arrays["n_frames"][row])
-    return fill_frames(arrays["X"][row], measured, float(arrays["floor_db"][row]))
 
 
 def fill_frames(values: np.ndarray, exact: np.ndarray, floor_db: float) -> np.ndarray:
@@ -74,19 +127,6 @@ def fill_frames(values: np.ndarray, exact: np.ndarray, floor_db: float) -> np.nd
     weight = np.clip((frames - known[left]) / gap, 0, 1).astype(np.float32)
     decibel = floor_db * (1 - values[:, known].astype(np.float32) / 255)
     return decibel[:, left] * (1 - weight) + decibel[:, right] * weight
-
-
-def archive_rows(archive: Path) -> list[dict]:
-    """Return one row per track of an archive for the audit.
-
-    Numbers that the archive skips are listed as missing: they take part in the split, which is
-    then the one of the audio.
-    """
-    arrays = read_archive(archive)
-    rows = {str(name): _row(archive, arrays, i) for i, name in enumerate(arrays["names"])}
-    per_genre = max(int(name.rpartition(".")[2]) for name in rows) + 1
-    names = [f"{g}.{n:05d}" for g in sorted(set(arrays["y"])) for n in range(per_genre)]
-    return [rows.get(name, _missing_row(name)) for name in names]
 
 
 def _row(archive: Path, arrays: dict[str, np.ndarray], i: int) -> dict:
@@ -124,19 +164,6 @@ def _missing_row(name: str) -> dict:
         "used": False,
         "reason": f"missing: the archive has no such track; {REMEDY}",
     }
-
-
-def _load(archive: Path) -> dict[str, np.ndarray]:
-    """Return all arrays of an archive; pickled code is not executed."""
-    try:
-        with np.load(archive, allow_pickle=False) as file:
-            return dict(file)
-    except Exception as error:  # damaged bytes raise nearly anything
-        found = (str(error) or type(error).__name__).split(". ")[0]
-        raise ValueError(
-            f"{archive} is not a whole .npz archive of plain arrays ({found}): it may be cut or "
-            "damaged; copy it again."
-        ) from error
 
 
 def _fault_of_shapes(arrays: dict[str, np.ndarray]) -> str:

@@ -13,12 +13,9 @@ from src.data.corpus import Corpus
 from src.data.features import (
     DYNAMIC_RANGE_DB,
     EDGES,
-    HOP_LENGTH,
-    N_FFT,
+    FRONT_END,
     N_FRAMES,
     N_MELS,
-    SAMPLE_RATE,
-    SEGMENT_SECONDS,
     SEGMENTS_PER_TRACK,
     WHOLE_FRAMES,
 )
@@ -28,21 +25,12 @@ from src.results import whole_file, write_csv, write_json
 from src.runtime import one_thread
 
 AHEAD = 128  # tracks that are transformed at most before the first of them is written
-FRONT_END = {
-    "sample_rate_hz": SAMPLE_RATE,
-    "segment_s": SEGMENT_SECONDS,
-    "n_fft": N_FFT,
-    "hop_length": HOP_LENGTH,
-    "n_mels": N_MELS,
-    "frames": N_FRAMES,
-    "scale": "dB = 80 * (x - 1), relative to the segment's maximum",
-}
 
 
 def write_processed(
     corpus: Corpus, tracks: pd.DataFrame, folder: Path, metadata: dict, n_jobs: int = 2
 ) -> dict:
-    """Write the arrays of a run; memory does not grow with the corpus.
+    """Write the arrays of a run and return its metadata; memory does not grow with the corpus.
 
     All files are written into a temporary folder and moved at the end, `metadata.json` last: while
     it exists, all arrays are complete and belong together. After an error the earlier files remain.
@@ -54,10 +42,6 @@ def write_processed(
     folder : for `{train,val,test}/X.npy`, `train/tracks.npy`, `segments.csv`, `metadata.json`
     metadata : facts to add to `metadata.json`; with the split "all" no track is needed for training
     n_jobs : tracks that are read at the same time
-
-    Returns
-    -------
-    The content of `metadata.json`.
 
     Raises ValueError if a split has no tracks, a genre has no usable track to train on, or there is
     only one genre; OSError if a file cannot be written.
@@ -137,7 +121,17 @@ def _write_all(corpus: Corpus, tracks: pd.DataFrame, folder: Path, n_jobs: int) 
     """Write arrays and `segments.csv` into a folder; return the metadata of both."""
     digest = hashlib.sha256()
     with one_thread():
-        _write_arrays(corpus, tracks, folder, n_jobs, digest)
+        for split in SPLITS:
+            rows = tracks[tracks["split"] == split]
+            blocks = in_order(corpus, corpus.segments, rows, n_jobs)
+            blocks = progress(blocks, split, len(rows), unit="track")
+            shape = (int(rows["n_segments"].sum()), N_MELS, N_FRAMES)
+            _write_array(folder / split / "X.npy", blocks, shape, np.float32, digest)
+        rows = tracks[tracks["split"] == "train"]
+        blocks = map(_pad, in_order(corpus, corpus.for_crops, rows, n_jobs))
+        blocks = progress(blocks, "whole tracks", len(rows), unit="track")
+        shape = (len(rows), *([1 + len(EDGES)] * corpus.has_audio), N_MELS, WHOLE_FRAMES)
+        _write_array(folder / "train" / "tracks.npy", blocks, shape, np.float16, digest)
     segments = segment_table(corpus, tracks)
     table = write_csv(folder / "segments.csv", segments).read_bytes()
     digest.update(table)
@@ -149,21 +143,6 @@ def _write_all(corpus: Corpus, tracks: pd.DataFrame, folder: Path, n_jobs: int) 
         "segments_sha256": hashlib.sha256(table).hexdigest(),
         "fingerprint": digest.hexdigest(),
     }
-
-
-def _write_arrays(corpus: Corpus, tracks: pd.DataFrame, folder: Path, n_jobs: int, digest) -> None:
-    """Write the segments of each split and the whole training tracks."""
-    for split in SPLITS:
-        rows = tracks[tracks["split"] == split]
-        blocks = in_order(corpus, corpus.segments, rows, n_jobs)
-        blocks = progress(blocks, split, len(rows), unit="track")
-        shape = (int(rows["n_segments"].sum()), N_MELS, N_FRAMES)
-        _write_array(folder / split / "X.npy", blocks, shape, np.float32, digest)
-    rows = tracks[tracks["split"] == "train"]
-    blocks = map(_pad, in_order(corpus, corpus.for_crops, rows, n_jobs))
-    blocks = progress(blocks, "whole tracks", len(rows), unit="track")
-    shape = (len(rows), *([1 + len(EDGES)] * corpus.has_audio), N_MELS, WHOLE_FRAMES)
-    _write_array(folder / "train" / "tracks.npy", blocks, shape, np.float16, digest)
 
 
 def _pad(decibel: np.ndarray) -> np.ndarray:

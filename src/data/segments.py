@@ -72,11 +72,7 @@ class Segments:
 def draw_segments(tracks: np.ndarray, n: int, seed: int) -> np.ndarray:
     """Return the sorted rows of `n` segments spread evenly over the tracks, at random within each.
 
-    Parameters
-    ----------
-    tracks : each row's track (rows,)
-    n : number of segments; all rows are returned if there are fewer
-
+    `tracks` (rows,) is the track of each row; all rows are returned if there are fewer than `n`.
     Raises ValueError if `n` is below 1 or NaN, or there are no rows.
     """
     if not n >= 1:
@@ -91,12 +87,8 @@ def draw_segments(tracks: np.ndarray, n: int, seed: int) -> np.ndarray:
 def draw_tracks(table: pd.DataFrame, n: int, seed: int) -> np.ndarray:
     """Return the sorted rows of all segments of `n` tracks spread evenly over the genres.
 
-    Parameters
-    ----------
-    table : one row per segment, with columns track and genre
-    n : number of tracks; all rows are returned if there are fewer
-
-    Raises ValueError if `n` is below 1.
+    `table` has one row per segment, with columns track and genre; all rows are returned if there
+    are fewer tracks than `n`. Raises ValueError if `n` is below 1.
     """
     if n < 1:
         raise ValueError(f"The number of tracks is {n}: give at least 1.")
@@ -107,11 +99,7 @@ def draw_tracks(table: pd.DataFrame, n: int, seed: int) -> np.ndarray:
 
 
 def load_metadata(paths: RunPaths) -> dict:
-    """Return `metadata.json` of a run.
-
-    Raises FileNotFoundError if a file is missing, ValueError if the audit is newer than the arrays;
-    both name the stage to run.
-    """
+    """Return `metadata.json` of a run; ValueError if the audit is newer than the arrays."""
     file = require(paths.processed / "metadata.json", "preprocess")
     metadata = read_json(file, METADATA)
     tracks = require(paths.processed / "tracks.csv", "explore")
@@ -127,10 +115,8 @@ def load_split(paths: RunPaths, split: str) -> Segments:
     """Return the segments of a split (train, val or test); X is a read-only memory map.
 
     Segments of a track with the samples of an earlier one have that one's name: they are one track
-    in votes, in drawing and in intervals.
-
-    Raises FileNotFoundError if a file is missing, ValueError if the array or the table are not
-    those of the metadata or the split is empty; all name the stage to run.
+    in votes, in drawing and in intervals. Raises FileNotFoundError if a file is missing, ValueError
+    if the array or the table are not those of the metadata or the split is empty.
     """
     metadata = load_metadata(paths)
     if not metadata["n_segments"][split]:
@@ -212,13 +198,8 @@ def make_loader(dataset: SegmentDataset, batch_size: int, shuffle: bool = False)
     """
     rest = len(dataset) % batch_size
     drop_last = shuffle and len(dataset) > batch_size and 2 * rest < batch_size
-    return DataLoader(
-        dataset, batch_size, shuffle=shuffle, drop_last=drop_last, collate_fn=_identity
-    )
-
-
-def _identity(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    return batch
+    options = {"shuffle": shuffle, "drop_last": drop_last, "collate_fn": lambda batch: batch}
+    return DataLoader(dataset, batch_size, **options)
 
 
 def _map_array(paths: RunPaths, name: str, shape: tuple, dtype) -> np.ndarray:

@@ -10,7 +10,7 @@ from src.data import download
 from src.paths import RAW, ROOT
 
 SPLITS = ("train", "val", "test")
-VAL_SHARE, TEST_SHARE = 0.15, 0.15
+SHARE = 0.15  # of tracks for validation, and for the test
 MIN_TRACKS_PER_GENRE = 7
 PUBLISHED = ("filtered", "stratified")
 MINI = "gtzan_mini"  # the tracks of this excerpt are the test tracks: known as audio
@@ -63,12 +63,8 @@ def split_tracks(tracks: pd.DataFrame, seed: int) -> pd.Series:
             f"{counts.idxmin()} has {counts.min()} tracks: a stratified 70/15/15 split needs at "
             f"least {MIN_TRACKS_PER_GENRE} per genre; add tracks or remove the genre's folder."
         )
-    split = pd.Series("", index=tracks.index, name="split")
-    rest, test = _draw(tracks, named.index, round(TEST_SHARE * len(named)), seed)
-    train, val = _draw(tracks, rest, round(VAL_SHARE * len(named)), seed)
-    split[train] = "train"
-    split[test], split[val] = "test", "val"
-    return _unite_duplicates(tracks, split, seed)
+    rest, test = _draw(tracks, named.index, round(SHARE * len(named)), seed)
+    return _split_rest(tracks, rest, test, seed)
 
 
 def mini_split(tracks: pd.DataFrame, seed: int) -> pd.Series:
@@ -86,10 +82,7 @@ def mini_split(tracks: pd.DataFrame, seed: int) -> pd.Series:
         )
     recording = named["duplicate_of"].where(named["duplicate_of"] != "", named["track"])
     in_test = recording.isin(recording[named["track"].isin(mini)])
-    split = pd.Series("", index=tracks.index, name="split")
-    train, val = _draw(tracks, named.index[~in_test], round(VAL_SHARE * len(named)), seed)
-    split[named.index[in_test]], split[train], split[val] = "test", "train", "val"
-    return _unite_duplicates(tracks, split, seed)
+    return _split_rest(tracks, named.index[~in_test], named.index[in_test], seed)
 
 
 def given_split(tracks: pd.DataFrame, folder: Path, name: str) -> pd.Series:
@@ -124,6 +117,14 @@ def _draw(tracks: pd.DataFrame, index: pd.Index, n: int, seed: int) -> list[np.n
     return train_test_split(
         index, test_size=n, stratify=tracks.loc[index, "genre"], random_state=seed
     )
+
+
+def _split_rest(tracks: pd.DataFrame, rest: pd.Index, test: pd.Index, seed: int) -> pd.Series:
+    """Return the split of test tracks and the rest, of which 15% of all are for validation."""
+    split = pd.Series("", index=tracks.index, name="split")
+    train, val = _draw(tracks, rest, round(SHARE * (len(rest) + len(test))), seed)
+    split[test], split[train], split[val] = "test", "train", "val"
+    return _unite_duplicates(tracks, split, seed)
 
 
 def _unite_duplicates(tracks: pd.DataFrame, split: pd.Series, seed: int) -> pd.Series:

@@ -87,24 +87,19 @@ def _accuracies(model: nn.Module, data: Dataset, eps: float) -> dict:
     n = min(MEASURED_SEGMENTS, len(data))
     rows = np.linspace(0, len(data) - 1, n).astype(int)
     folded = fold_batch_norm(model).to(memory_format=memory_format())
-    right = {"single_step_accuracy": 0, "robust_accuracy": 0}
+    correct = {"single_step_accuracy": 0, "robust_accuracy": 0}
     for some in np.array_split(rows, -(-n // MEASURED_BATCH)):
         X, y = (part.to(device()) for part in data.__getitems__(some.tolist()))
-        for name, steps in zip(right, (1, MEASURED_STEPS), strict=True):
-            left = _is_right(folded, perturb(folded, X, y, eps, steps), y)
+        for name, steps in zip(correct, (1, MEASURED_STEPS), strict=True):
+            attacked = perturb(folded, X, y, eps, steps)
+            with torch.no_grad(), fast_precision():
+                left = folded(attacked).argmax(dim=1) == y
             X, y = X[left], y[left]
-            right[name] += len(y)
-    return {name: number / n for name, number in right.items()}
+            correct[name] += len(y)
+    return {name: number / n for name, number in correct.items()}
 
 
 def overfitted_epochs(history: list[dict]) -> list[int]:
     """Return the epochs (from 1) that are robust to one step and not to several (overfitting)."""
     gaps = [epoch["single_step_accuracy"] - epoch["robust_accuracy"] for epoch in history]
     return [number for number, gap in enumerate(gaps, start=1) if gap > OVERFITTING_GAP]
-
-
-@torch.no_grad()
-def _is_right(model: nn.Module, X: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Return which segments of a batch are predicted correctly."""
-    with fast_precision():
-        return model(X).argmax(dim=1) == y

@@ -1,5 +1,4 @@
-"""Varying the training data: random crops, SpecAugment masks, filters, warps, mixup, cutmix,
-shuffled labels."""
+"""Varying the training data: random crops, SpecAugment masks, filters, warps, cutmix, labels."""
 
 import math
 
@@ -7,7 +6,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from torchvision.transforms import v2
 
 from src.data.features import DYNAMIC_RANGE_DB, N_FRAMES, N_MELS
 from src.runtime import forget_read
@@ -127,29 +125,15 @@ def retimed(X: torch.Tensor, octaves: torch.Tensor) -> torch.Tensor:
     return (X + 1 - X.amax(dim=(2, 3), keepdim=True)).clamp(0, 1)
 
 
-def mixup(n_genres: int, alpha: float) -> v2.MixUp:
-    """Return torchvision's mixup of a batch and its labels (Zhang et al. 2018)."""
-    return v2.MixUp(alpha=alpha, num_classes=n_genres)
-
-
 def cut_mix(
     X: torch.Tensor, y: torch.Tensor, n_genres: int, share: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Give a batch a stripe of frames from another of its segments, in a share of batches.
 
-    Labels are mixed by the stripe's width. Frequencies stay together, as half of two spectra is no
-    spectrum. Source: CutMix, Yun et al. 2019, along time only; for adversarial training with
-    averaged weights Rebuffi et al. 2021, arXiv 2111.05328.
-
-    Parameters
-    ----------
-    X : (n, 1, 128, frames)
-    y : (n,) genre numbers
-    share : 0 to 1; 0 leaves labels as numbers
-
-    Returns
-    -------
-    X and labels, (n,) numbers or (n, n_genres) probabilities.
+    Returns X (n, 1, 128, frames) and labels: (n,) numbers, or (n, n_genres) probabilities, mixed by
+    the stripe's width. Frequencies stay together, as half of two spectra is no spectrum. Source:
+    CutMix, Yun et al. 2019, along time only; for adversarial training with averaged weights Rebuffi
+    et al. 2021, arXiv 2111.05328.
     """
     if not share or torch.rand(()) >= share:
         return X, y

@@ -4,6 +4,7 @@ Files are torch's own, archives whose parts carry checksums. Torch does not comp
 reads, so that a flipped bit would become another weight: they are compared here.
 """
 
+import textwrap
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from src.models.cnn import GenreClassifierCNN
-from src.paths import ROOT, pretrained_file, require
+from src.paths import from_root, pretrained_file, require
 from src.results import save_with
 from src.runtime import device, memory_format
 
@@ -34,7 +35,7 @@ def load_checkpoint(path: Path, fingerprint: str | None = None) -> tuple[GenreCl
     content = read_tensors(require(path, "train"), FACTS)
     if fingerprint is not None and content["fingerprint"] != fingerprint:
         raise ValueError(
-            f"{_shown(path)} was trained on data {content['fingerprint'][:12]}, "
+            f"{from_root(path)} was trained on data {content['fingerprint'][:12]}, "
             f"here is {fingerprint[:12]}: the arrays were made again since; run `make train`."
         )
     model = GenreClassifierCNN(len(content["genres"])).to(device())
@@ -54,7 +55,8 @@ def read_tensors(path: Path, parts: dict[str, type]) -> dict:
                 raise ValueError(f"the checksum of {damaged} is another")
         content = torch.load(path, map_location=device(), weights_only=True)
     except Exception as error:  # damaged bytes raise nearly anything
-        raise damage(path, f"cannot be read ({_first_line(error)})") from error
+        found = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise damage(path, f"cannot be read ({found})") from error
     if not isinstance(content, dict):
         raise damage(path, "lacks a table of parts")
     if lacking := [name for name, kind in parts.items() if not isinstance(content.get(name), kind)]:
@@ -68,7 +70,7 @@ def damage(path: Path, found: str) -> ValueError:
     if path.parent == pretrained_file("").parent:
         remedy = "restore pretrained/ by `git checkout -- pretrained`."
     return ValueError(
-        f"{_shown(path)} {found}: it was damaged, edited or written by other code; {remedy}"
+        f"{from_root(path)} {found}: it was damaged, edited or written by other code; {remedy}"
     )
 
 
@@ -79,23 +81,9 @@ def first_infinite(tensors: dict) -> str | None:
 
 def fill_weights(model: nn.Module, weights: dict, path: Path) -> None:
     """Load weights into a network; ValueError if they are those of another, or no numbers."""
-    found = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in weights.items()}
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name in [*wanted, *found]:
-        if found.get(name) != wanted.get(name):
-            here, there = wanted.get(name, "none"), found.get(name, "none")
-            raise damage(path, f"has {name} of shape {there}, the network of this code {here}")
+    try:
+        model.load_state_dict(weights)
+    except (RuntimeError, AttributeError, TypeError) as error:  # of one line per tensor
+        raise damage(path, f"does not fit ({textwrap.shorten(str(error), 300)})") from error
     if name := first_infinite(weights):
         raise damage(path, f"has weights that are no numbers in {name}")
-    model.load_state_dict(weights)
-
-
-def _shown(path: Path) -> str:
-    """Return a file's path from the repository's root on."""
-    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of what an error says, or its name, without a full stop."""
-    said = str(error).strip() or type(error).__name__
-    return said.splitlines()[0].rstrip(".")

@@ -20,8 +20,12 @@ BINS = 15  # of confidence, for the calibration error
 def predict_logits(model: nn.Module, X: np.ndarray) -> np.ndarray:
     """Return float32 logits (n, n_genres) of segments (n, 128, 130)."""
     model = model.eval().to(device(), memory_format=memory_format())
+    logits = []
     with torch.inference_mode():
-        logits = [model(_to_batch(batch)).float().cpu().numpy() for batch in chunks(X, BATCH_SIZE)]
+        for some in chunks(X, BATCH_SIZE):
+            batch = torch.from_numpy(np.array(some, dtype=np.float32))[:, None]
+            batch = batch.to(device(), memory_format=memory_format())
+            logits.append(model(batch).float().cpu().numpy())
     return np.concatenate(logits)
 
 
@@ -43,15 +47,10 @@ def vote(probabilities: np.ndarray, tracks: np.ndarray, y: np.ndarray) -> pd.Dat
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """Return the expected calibration error of predictions (Guo et al. 2017), a fraction.
+    """Return the expected calibration error of predictions (n,) (Guo et al. 2017), a fraction.
 
     It is the mean distance between confidence and accuracy over `BINS` bins of equal width,
     weighted by their numbers of predictions.
-
-    Parameters
-    ----------
-    confidence : (n,) probability of the predicted genre
-    correct : (n,) whether the prediction is correct
     """
     bins = np.ceil(np.asarray(confidence) * BINS).astype(int)
     gaps = np.bincount(bins, np.asarray(correct, dtype=float) - confidence)
@@ -120,9 +119,3 @@ def baseline_probabilities(
     probabilities = np.zeros((len(X_test), n_genres))
     probabilities[:, classifier.classes_] = classifier.predict_proba(band_statistics(X_test))
     return probabilities / probabilities.sum(axis=1, keepdims=True)
-
-
-def _to_batch(X: np.ndarray) -> torch.Tensor:
-    """Turn segments (n, 128, 130) into a batch (n, 1, 128, 130) on the device."""
-    batch = torch.from_numpy(np.array(X, dtype=np.float32))[:, None]
-    return batch.to(device(), memory_format=memory_format())

@@ -27,8 +27,7 @@ from src.models.recipes import checkpoint_name
 from src.models.runs import result_name
 from src.models.zoo import PREFIX, RULE, pretrained_names, read_card
 from src.paths import METRICS, RunPaths, pretrained_file
-from src.provenance import provenance
-from src.results import read_csv, read_json, save_with, write_csv
+from src.results import provenance, read_csv, read_json, save_with, write_csv
 from src.runtime import prepare_process
 
 HUB = {  # fields of model cards that are read by hubs

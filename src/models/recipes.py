@@ -96,13 +96,8 @@ LIMITS = {  # of other numbers: from 0 on
     "adversarial_weights": (0, 1),
 }
 
-RECIPES = {
-    "documented": DOCUMENTED,
-    "improved": IMPROVED,
-    "robust": ROBUST,
-    "short": SHORT,
-    "short_robust": SHORT_ROBUST,
-}
+RECIPES = {"documented": DOCUMENTED, "improved": IMPROVED, "robust": ROBUST}
+RECIPES |= {"short": SHORT, "short_robust": SHORT_ROBUST}
 
 
 def default_recipes(corpus: str) -> list[str]:

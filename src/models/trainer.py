@@ -1,13 +1,12 @@
 """Training: one loop for all recipes, resumed after interruptions.
 
-The same loop runs in one process or, by `accelerate launch`, in several that share each batch.
+It runs in one process or, by `accelerate launch`, in several that share each batch.
 """
 
 import copy
 import hashlib
 import json
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset
-from tqdm import tqdm
+from torchvision.transforms import v2
 
 from src.data.segments import SegmentDataset, make_loader
 from src.models import adversarial_training, augment
@@ -91,8 +90,9 @@ def fit(
     crew = _gather_crew(parts["model"])
     key = state_key(training, start)
     history = _load_state(folder, key, parts)
-    bar = _epochs(len(history), recipe["epochs"], training.checkpoint, crew)
-    for epoch in bar:
+    done, total, name = len(history), recipe["epochs"], training.checkpoint
+    options = {"initial": done, "mininterval": 0, "disable": not crew.accelerator.is_main_process}
+    for epoch in (bar := progress(range(done, total), name, total, "epoch", **options)):
         if epochs_since_best(history) >= recipe["patience"]:
             break
         set_seed(training.seed, epoch)
@@ -102,7 +102,8 @@ def fit(
         if crew.accelerator.is_main_process:
             facts = training.facts() | {"epoch": epoch + 1, "key": key, "start": _hash_of(start)}
             _save_epoch(folder, parts, history, facts)
-        bar.set_postfix(_shown(history[-1]), refresh=False)
+        shown = {name: f"{history[-1][name]:.3g}" for name in SHOWN if name in history[-1]}
+        bar.set_postfix(shown, refresh=False)
     if crew.accelerator.is_main_process:
         kept = read_tensors(folder / BEST_FILE, FACTS) | {"history": history}
         save_with(folder / CHECKPOINT_FILE, lambda part: torch.save(kept, part))
@@ -187,22 +188,6 @@ def _gather_crew(model: nn.Module) -> Crew:
     return Crew(accelerator, accelerator.prepare_model(model))
 
 
-def _progress(steps: Iterable, name: str, crew: Crew, **options: object) -> tqdm:
-    """Return a progress bar, shown by one of the processes."""
-    return progress(steps, name, disable=not crew.accelerator.is_main_process, **options)
-
-
-def _epochs(done: int, total: int, name: str, crew: Crew) -> tqdm:
-    """Return the numbers of the remaining epochs, with a progress bar that shows every epoch."""
-    options = {"total": total, "initial": done, "unit": "epoch", "mininterval": 0}
-    return _progress(range(done, total), name, crew, **options)
-
-
-def _shown(epoch: dict) -> dict[str, str]:
-    """Return the losses and accuracies of an epoch as the progress bar shows them."""
-    return {name: f"{epoch[name]:.3g}" for name in SHOWN if name in epoch}
-
-
 def _run_epoch(
     parts: dict, crew: Crew, train: Dataset, val: SegmentDataset, recipe: dict, n_genres: int
 ) -> dict:
@@ -234,11 +219,12 @@ def _run_epoch(
 def _learn(parts: dict, crew: Crew, train: Dataset, recipe: dict, n_genres: int) -> dict:
     """Make one pass of steps over the training data; return mean loss and accuracy."""
     model, optimizer = parts["model"], parts["optimizer"]
-    mixup = augment.mixup(n_genres, recipe["mixup"]) if recipe["mixup"] else None
+    mixup = v2.MixUp(alpha=recipe["mixup"], num_classes=n_genres) if recipe["mixup"] else None
     loader = make_loader(train, recipe["batch_size"], shuffle=True)
     batches = crew.accelerator.prepare_data_loader(loader)
     sums = torch.zeros(3, dtype=torch.float64)
-    for X, y in _progress(batches, "current epoch", crew, leave=False, unit="batch"):
+    options = {"leave": False, "disable": not crew.accelerator.is_main_process}
+    for X, y in progress(batches, "current epoch", unit="batch", **options):
         X, y = X.to(device(), memory_format=memory_format()), y.to(device())
         X = augment.filtered(X, recipe["filter_db"])
         X = augment.warped(X, recipe["warp"])
@@ -265,16 +251,16 @@ def _learn(parts: dict, crew: Crew, train: Dataset, recipe: dict, n_genres: int)
 
 
 def _sums(loss: torch.Tensor, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Return summed loss, right answers and number of a batch."""
-    right = (logits.argmax(dim=1) == y).sum()
-    return torch.tensor([loss.item(), right.item(), len(y)], dtype=torch.float64)
+    """Return summed loss, correct predictions and number of a batch."""
+    correct = (logits.argmax(dim=1) == y).sum()
+    return torch.tensor([loss.item(), correct.item(), len(y)], dtype=torch.float64)
 
 
 def _means(sums: torch.Tensor, crew: Crew) -> dict:
     """Return mean loss and accuracy over what all processes have summed."""
     total = crew.accelerator.reduce(sums.to(crew.accelerator.device), "sum")
-    loss, right, n = total.tolist()
-    return {"loss": loss / n, "accuracy": right / n}
+    loss, correct, n = total.tolist()
+    return {"loss": loss / n, "accuracy": correct / n}
 
 
 def _step(parts: dict, recipe: dict) -> None:
@@ -313,13 +299,8 @@ def _save_epoch(folder: Path, parts: dict, history: list, facts: dict) -> None:
     """Write the network, if the last epoch is the best, and all that the next depends on."""
     if epochs_since_best(history) == 0:
         save_checkpoint(folder / BEST_FILE, kept_model(parts), **facts)
-    _save_state(folder, facts["key"], parts, history)
-
-
-def _save_state(folder: Path, key: str, parts: dict, history: list) -> None:
-    """Write all that the next epoch depends on."""
     state = {name: part.state_dict() for name, part in parts.items()}
-    state |= {"key": key, "history": history}
+    state |= {"key": facts["key"], "history": history}
     save_with(folder / STATE_FILE, lambda part: torch.save(state, part))
 
 
@@ -337,12 +318,6 @@ def _load_state(folder: Path, key: str, parts: dict) -> list[dict]:
         return []
     if name := first_infinite(kept["weights"]):
         raise damage(folder / BEST_FILE, f"has weights that are no numbers in {name}")
-    _restore(path, parts, state)
-    return state["history"]
-
-
-def _restore(path: Path, parts: dict, state: dict) -> None:
-    """Give network, optimizer, scheduler and average their states; ValueError for damaged ones."""
     try:
         for name, part in parts.items():
             part.load_state_dict(state[name])
@@ -351,3 +326,4 @@ def _restore(path: Path, parts: dict, state: dict) -> None:
     for name in {"model", "average"} & set(parts):
         if tensor := first_infinite(parts[name].state_dict()):
             raise damage(path, f"has weights that are no numbers in {tensor}")
+    return state["history"]
