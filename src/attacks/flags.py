@@ -61,26 +61,24 @@ FLAGS = {  # name: raised if, remedy
         "noise costs as much accuracy as the worst case, to a point, where that is over a point",
         "conclude nothing on adversarial examples at these eps: any change has the same effect",
     ),
-}
-
-AUDIO_FLAG = {
-    "flag": "audio_steps_matter",
-    "raised_if": "PGD on samples with twice the steps from another start flips over a point more",
-    "what_to_do": "increase audio_iterations until this flag is not raised",
+    "audio_steps_matter": (
+        "PGD on samples with twice the steps from another start flips over a point more",
+        "increase audio_iterations until this flag is not raised",
+    ),
 }
 
 
 def audio_flags(records: pd.DataFrame) -> list[dict[str, object]]:
     """Return the flag of attacks on samples for each checkpoint; `records` of `audio.evaluate`."""
     flags = []
-    for name, own in records[records["attack"] == DOUBLED].groupby("checkpoint", sort=False):
-        same = (records["checkpoint"] == name) & (records["budget_db"] == own["budget_db"].iloc[0])
+    by = ["checkpoint", "budget_db"]
+    for (name, budget), own in records[records["attack"] == DOUBLED].groupby(by, sort=False):
+        same = (records["checkpoint"] == name) & (records["budget_db"] == budget)
         pgd = records[same & (records["attack"] == "pgd_waveform") & (records["codec"] == WAV)]
         more = float(own["success"].mean() - pgd["success"].mean())
-        found = [f"{more:.3f} more at {own['budget_db'].iloc[0]:g} dB"] * (more > POINT)
+        found = [f"{more:.3f} more at {budget:g} dB"] * (more > POINT)
         left = (~pgd["success"] & (pgd["clean_prediction"] == pgd["true"])).any()
-        state = {"checkpoint": name, "raised": bool(found), "power": bool(left), "found": found}
-        flags.append(AUDIO_FLAG | state)
+        flags.append({"checkpoint": name} | _flag("audio_steps_matter", found, bool(left)))
     return flags
 
 
@@ -92,16 +90,12 @@ def flag_table(
     `records` come from `suite.evaluate` with this effort. `raised` is None where the attack that a
     flag needs did not run; `power` is false where a flag could not have risen in this run.
     """
-    return [
-        {"checkpoint": name} | flag
-        for name, target in targets.items()
-        for flag in raise_flags(
-            records[records["checkpoint"] == name],
-            inspect_model(target),
-            1 / target.n_genres,
-            effort,
-        )
-    ]
+    flags = []
+    for name, target in targets.items():
+        own, evidence = records[records["checkpoint"] == name], inspect_model(target)
+        raised = raise_flags(own, evidence, 1 / target.n_genres, effort)
+        flags += [{"checkpoint": name} | flag for flag in raised]
+    return flags
 
 
 def readable(flags: list[dict]) -> pd.DataFrame:
@@ -138,6 +132,7 @@ def raise_flags(records: pd.DataFrame, evidence: dict, chance: float, effort: Ef
     accuracy = right.groupby([records["attack"], records["eps"]]).mean().unstack("eps")
     first, n_zero = records.drop_duplicates("segment"), evidence["zero_gradients"]
     accuracy.loc[CLEAN] = (first["clean_prediction"] == first["true"]).mean()
+    before_doubling = "pgd_restarts" if "pgd_restarts" in accuracy.index else "pgd"
     found = {
         "no_better_than_chance": _no_better(first, chance),
         "outside_bounds": _outside(records),
@@ -145,36 +140,37 @@ def raise_flags(records: pd.DataFrame, evidence: dict, chance: float, effort: Ef
         "zero_gradients": [f"{n_zero} segments without gradient"] * (n_zero > 0),
         "single_step_stronger": _weaker(accuracy, "pgd", "fgsm"),
         "black_box_stronger": _black_box(records),
-        "iterations_matter": _weaker(accuracy, _before_doubling(accuracy), "pgd_doubled"),
+        "iterations_matter": _weaker(accuracy, before_doubling, "pgd_doubled"),
         "restarts_matter": _restarts(records, effort.n_restarts),
         "above_chance_at_large_eps": _above_chance(accuracy, chance),
         "noise_as_harmful": _noise(accuracy),
     }
     power = _power(records, accuracy, effort)
-    return [
-        {
-            "flag": name,
-            "raised": None if findings is None else bool(findings),
-            "power": findings is not None and power.get(name, True),
-            "found": findings or [],
-            "raised_if": FLAGS[name][0],
-            "what_to_do": FLAGS[name][1],
-        }
-        for name, findings in found.items()
-    ]
+    return [_flag(name, findings, power.get(name, True)) for name, findings in found.items()]
+
+
+def _flag(name: str, found: list[str] | None, power: bool) -> dict[str, object]:
+    return {
+        "flag": name,
+        "raised": None if found is None else bool(found),
+        "power": found is not None and power,
+        "found": found or [],
+        "raised_if": FLAGS[name][0],
+        "what_to_do": FLAGS[name][1],
+    }
 
 
 def _power(records: pd.DataFrame, accuracy: pd.DataFrame, effort: Effort) -> dict[str, bool]:
     """Return which flags could have risen: enough was left to flip, and enough was tried."""
     correct = records["clean_prediction"] == records["true"]
     own = records["made_by"] == records["attack"]
-    left = dict.fromkeys(_reach(records, correct & (~records["success"] | own)), True)
+    left = set(_over_a_point(correct & (~records["success"] | own), records).index.unique(0))
     harm = accuracy.loc[CLEAN] - accuracy.loc[WORST_CASE]
     return {
         "single_step_stronger": bool((accuracy.loc["pgd"] > POINT).any()),
         "black_box_stronger": _black_box_power(records, effort),
-        "iterations_matter": left.get("pgd_doubled", False),
-        "restarts_matter": left.get("pgd_restarts", False),
+        "iterations_matter": "pgd_doubled" in left,
+        "restarts_matter": "pgd_restarts" in left,
         "noise_as_harmful": bool((harm > POINT).any()),
     }
 
@@ -189,14 +185,14 @@ def _black_box_power(records: pd.DataFrame, effort: Effort) -> bool:
         "square_alone": effort.square_queries >= FEWEST_QUERIES and n_alone >= FEWEST_SEGMENTS,
         "hop_skip_jump": n_alone >= FEWEST_SEGMENTS and bool(hop_skip_jump["success"].any()),
     }
-    left = _reach(records, correct & ~_flipped_by_gradients(records))
+    left = _over_a_point(correct & ~_flipped_by_gradients(records), records).index.unique(0)
     return any(enough.get(attack, False) for attack in left)
 
 
-def _reach(records: pd.DataFrame, left: pd.Series) -> set[str]:
-    """Return the attacks that could flip more than one point of segments, by those left to them."""
-    share = left.groupby([records["attack"], records["eps"]]).mean()
-    return set(share[share > POINT].index.get_level_values("attack"))
+def _over_a_point(which: pd.Series, records: pd.DataFrame) -> pd.Series:
+    """Return the share of such records by attack and eps, where it is over a point."""
+    share = which.groupby([records["attack"], records["eps"]]).mean()
+    return share[share > POINT]
 
 
 def _no_better(first: pd.DataFrame, chance: float) -> list[str]:
@@ -241,24 +237,13 @@ def _weaker(accuracy: pd.DataFrame, attack: str, other: str) -> list[str] | None
     return [f"{gap[eps]:.3f} less at eps {eps:g}" for eps in gap.index if gap[eps] > POINT]
 
 
-def _before_doubling(accuracy: pd.DataFrame) -> str:
-    """Return the attack before PGD with twice the iterations."""
-    return "pgd_restarts" if "pgd_restarts" in accuracy.index else "pgd"
-
-
 def _black_box(records: pd.DataFrame) -> list[str] | None:
     """Return at which eps attacks without gradients flip segments that no other attack flips."""
     black = records["attack"].isin(BLACK_BOX)
     if not black.any():
         return None
-    alone = (records["success"] & ~_flipped_by_gradients(records))[black]
-    black = records[black]
-    share = alone.groupby([black["attack"], black["eps"]]).mean()
-    return [
-        f"{attack}: {value:.3f} at eps {eps:g}"
-        for (attack, eps), value in share.items()
-        if value > POINT
-    ]
+    share = _over_a_point(black & records["success"] & ~_flipped_by_gradients(records), records)
+    return [f"{attack}: {value:.3f} at eps {eps:g}" for (attack, eps), value in share.items()]
 
 
 def _flipped_by_gradients(records: pd.DataFrame) -> pd.Series:
@@ -276,8 +261,8 @@ def _restarts(records: pd.DataFrame, n_restarts: int) -> list[str] | None:
         return None
     late = rows["success"] & (rows["made_by"] == "pgd_restarts")
     late &= rows["start"] + 1 > n_restarts / 2  # the first start is in the sweep
-    share = late.groupby(rows["eps"]).mean()
-    return [f"{share[eps]:.3f} at eps {eps:g}" for eps in share.index if share[eps] > POINT]
+    share = _over_a_point(late, rows)
+    return [f"{value:.3f} at eps {eps:g}" for (_, eps), value in share.items()]
 
 
 def _above_chance(accuracy: pd.DataFrame, chance: float) -> list[str] | None:
