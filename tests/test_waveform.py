@@ -11,14 +11,14 @@ from src.attacks.waveform import (
     ATTACKS,
     MASKED,
     WITHIN_RATIO,
-    WaveformClassifier,
     attack_waveform,
+    behind_front_end,
     make_waveform_classifier,
     noise_to_mask_db,
     ratio_db,
     segmental_ratio_db,
 )
-from src.data.features import N_FRAMES, SEGMENT_SAMPLES, istft, stft
+from src.data.features import N_FRAMES, SEGMENT_SAMPLES, stft
 from src.models import cnn
 from src.models.cnn import GenreClassifierCNN, fold_batch_norm
 
@@ -74,7 +74,7 @@ def attacked(classifier, clips, y):
 
 
 def test_gradients_through_front_end_and_network_agree_with_finite_differences(model):
-    network = WaveformClassifier(fold_batch_norm(model)).double()
+    network = behind_front_end(fold_batch_norm(model)).double()
     samples = torch.from_numpy(np.stack([music(1), music(2)])).double().requires_grad_()
     target = torch.tensor([0, 2])
     step = torch.randn(samples.shape, dtype=torch.double, generator=torch.manual_seed(0))
@@ -88,11 +88,12 @@ def test_gradients_through_front_end_and_network_agree_with_finite_differences(m
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_attacked_clips_are_those_of_16_bit_files(name, attacked, clips):
+def test_attacked_clips_are_those_of_16_bit_files_and_silence_stays(name, attacked, clips):
     found = attacked[name]
     assert (found.shape, found.dtype) == (clips.shape, np.float32)
     assert np.array_equal(found, to_16_bit(found))
     assert not np.array_equal(found[0], clips[0])
+    assert not found[4].any()
 
 
 @pytest.mark.parametrize("name", WITHIN_RATIO)
@@ -132,22 +133,17 @@ def test_a_masked_change_has_a_noise_to_mask_ratio_below_zero(attacked, clips):
     assert (ratio["noise"] > 0).all()
 
 
-def test_white_noise_has_the_ratio_and_no_genre_in_mind(attacked, clips, classifier, y):
-    np.testing.assert_allclose(ratio_db(clips, attacked["noise"])[:2], 40, atol=0.1)
-    again = attack_waveform("noise", classifier, clips, 2 - y, 40)
+def test_white_noise_has_no_genre_in_mind(attacked, clips, classifier, y):
+    again = attack_waveform("noise", classifier, clips, 2 - y, 40, STEPS)
     assert np.array_equal(again, attacked["noise"])
 
 
-def test_fgsm_changes_no_sample_by_more_than_its_bound(attacked, clips):
+def test_fgsm_changes_no_sample_by_more_than_its_bound_and_pgd_may(attacked, clips):
     bound = 0.01 * np.sqrt(np.square(clips[:2], dtype=float).mean(axis=1))
-    largest = np.abs(attacked["fgsm_waveform"] - clips)[:2].max(axis=1)
-    assert (largest <= bound + 0.5 / 32_768 + 1e-9).all()
-    assert (largest > bound - 1 / 32_768).all()
-
-
-def test_pgd_in_the_ball_may_change_a_sample_by_more(attacked, clips):
-    largest = [np.abs(attacked[n] - clips)[0].max() for n in ("pgd_waveform", "fgsm_waveform")]
-    assert largest[0] > 1.5 * largest[1]
+    fgsm, pgd = (np.abs(attacked[f"{n}_waveform"] - clips)[:2].max(axis=1) for n in ("fgsm", "pgd"))
+    assert (fgsm <= bound + 0.5 / 32_768 + 1e-9).all()
+    assert (fgsm > bound - 1 / 32_768).all()
+    assert pgd[0] > 1.5 * fgsm[0]
 
 
 def test_pgd_raises_the_loss_more_than_fgsm_and_noise(model, attacked, y):
@@ -156,11 +152,6 @@ def test_pgd_raises_the_loss_more_than_fgsm_and_noise(model, attacked, y):
         return nn.functional.cross_entropy(logits, torch.from_numpy(y[:2])).item()
 
     assert loss("pgd_waveform") > loss("fgsm_waveform") > loss("noise")
-
-
-@pytest.mark.parametrize("name", ATTACKS)
-def test_silence_stays_silent(name, attacked):
-    assert not attacked[name][4].any()
 
 
 @pytest.mark.filterwarnings("error")
@@ -173,7 +164,7 @@ def test_silence_alone_and_no_clips_at_all_are_no_error(name, classifier, clips,
 
 def test_a_clip_too_quiet_for_its_budget_stays_as_it_is(classifier, y):
     faint = (np.arange(SEGMENT_SAMPLES) % 100 == 0)[None] / np.float32(32_768)
-    assert np.array_equal(attack_waveform("noise", classifier, faint, y[:1], 40), faint)
+    assert np.array_equal(attack_waveform("noise", classifier, faint, y[:1], 40, STEPS), faint)
 
 
 def test_a_change_that_rounding_keeps_too_large_is_given_up(monkeypatch):
@@ -196,22 +187,21 @@ def test_an_attack_depends_on_its_seed_alone(classifier, clips, y):
 
 
 def test_an_unknown_attack_or_budget_is_refused(classifier, clips, y):
-    with pytest.raises(ValueError, match=r"The budget of noise is nan dB: give a number"):
-        attack_waveform("noise", classifier, clips[:1], y[:1], float("nan"))
-    with pytest.raises(ValueError, match="The number of iterations is 0"):
-        attack_waveform("pgd_waveform", classifier, clips[:1], y[:1], 40, Search(0))
-    with pytest.raises(ValueError, match="pgd is not an attack known here: give one of noise, "):
-        attack_waveform("pgd", classifier, clips, y, 40)
+    for name, budget, search, message in (
+        ("noise", float("nan"), STEPS, "The budget of noise is nan dB: give a number"),
+        ("pgd_waveform", 40, Search(0), "The number of iterations is 0"),
+        ("pgd", 40, STEPS, "pgd is not an attack known here: give one of noise, "),
+    ):
+        with pytest.raises(ValueError, match=message):
+            attack_waveform(name, classifier, clips, y, budget, search)
 
 
 def test_an_attack_that_breaks_its_ratio_is_not_returned(classifier, clips, y, monkeypatch):
     monkeypatch.setattr(waveform, "_rounded", lambda samples, change, radius: samples + change)
     monkeypatch.setattr(waveform, "_norm", lambda samples: np.full(len(samples), 3.0))
     monkeypatch.setattr(waveform, "ratio_db", lambda *_: np.array([12.0]))
-    with pytest.raises(
-        AssertionError, match=r"signal-to-noise ratio of 12\.00 dB, below the 40 dB"
-    ):
-        attack_waveform("noise", classifier, clips[:1], y[:1], 40)
+    with pytest.raises(AssertionError, match=r"ratio of 12\.00 dB, below the 40 dB"):
+        attack_waveform("noise", classifier, clips[:1], y[:1], 40, STEPS)
 
 
 @pytest.mark.parametrize("name", MASKED)
@@ -281,8 +271,3 @@ def test_nothing_is_heard_below_20_hz_and_best_near_3_to_4_khz():
     assert np.isfinite(threshold).all()
     assert threshold[0] == threshold[1] > threshold[2]
     assert 3000 < threshold.argmin() / 2048 * 22_050 < 4000
-
-
-def test_the_inverse_of_the_transform_gives_the_clip_back(clips):
-    samples = torch.from_numpy(clips)
-    torch.testing.assert_close(istft(stft(samples), SEGMENT_SAMPLES), samples, atol=1e-5, rtol=0)

@@ -74,16 +74,18 @@ class FastGradients(nn.Module):
             return self.model(x.contiguous(memory_format=memory_format())).float()
 
 
+def art_classifier(
+    network: nn.Module, n_genres: int, input_shape: tuple[int, ...], **options: object
+) -> PyTorchClassifier:
+    """Return an ART classifier of a network, for the attacks' gradients."""
+    options["device_type"] = "gpu" if device().type == "cuda" else "cpu"
+    return PyTorchClassifier(network, nn.CrossEntropyLoss(), input_shape, n_genres, **options)
+
+
 def make_classifier(model: GenreClassifierCNN) -> PyTorchClassifier:
-    """Return an ART classifier of the model, for the attacks' gradients."""
-    return PyTorchClassifier(
-        FastGradients(model),
-        loss=nn.CrossEntropyLoss(),
-        input_shape=(1, N_MELS, N_FRAMES),
-        nb_classes=model.output.out_features,
-        clip_values=(0.0, 1.0),
-        device_type="gpu" if device().type == "cuda" else "cpu",
-    )
+    """Return an ART classifier of log-mels."""
+    network, n_genres = FastGradients(model), model.output.out_features
+    return art_classifier(network, n_genres, (1, N_MELS, N_FRAMES), clip_values=(0.0, 1.0))
 
 
 def make_oracle(model: GenreClassifierCNN) -> BlackBoxClassifierNeuralNetwork:

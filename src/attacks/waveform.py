@@ -14,7 +14,7 @@ from art.estimators.classification import PyTorchClassifier
 from art.utils import to_categorical
 from torch import nn
 
-from src.attacks.adversarial import FastGradients, Search
+from src.attacks.adversarial import FastGradients, Search, art_classifier
 from src.attacks.codecs import to_16_bit
 from src.attacks.psychoacoustics import hide, masking_levels, towards
 from src.data.features import DYNAMIC_RANGE_DB, SEGMENT_SAMPLES, LogMel, bands_of_bins, istft, stft
@@ -33,35 +33,21 @@ BATCH_SIZE = 32
 ROUNDS = 8
 WINDOW_SAMPLES = 2205  # of the segmental signal-to-noise ratio: 100 ms
 APPROACH_STEPS, APPROACH_RATE = 150, 1e-3  # of Adam; the rate is a share of the segment's level
-DEFAULT_SEARCH = Search(ITERATIONS)
 
 
-class WaveformClassifier(nn.Module):
-    """A model behind the log-mel front-end: samples (n, 66150) to logits (n, n_genres)."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.front_end, self.network = LogMel(), network
-
-    def forward(self, samples: torch.Tensor) -> torch.Tensor:
-        """Return logits (n, n_genres) of samples (n, time) at 22,050 Hz, of any scale."""
-        return self.network(self.front_end(samples)[:, None])
+def behind_front_end(network: nn.Module) -> nn.Sequential:
+    """Return a network of samples (n, time) at 22,050 Hz, of any scale, from one of log-mels."""
+    return nn.Sequential(LogMel(), nn.Unflatten(1, (1, -1)), network)
 
 
 def make_waveform_classifier(model: GenreClassifierCNN) -> PyTorchClassifier:
-    """Return an ART classifier of waveforms, for the attacks' gradients.
+    """Return an ART classifier of waveforms.
 
     Gradients of a model that takes samples are float32: bfloat16 would round small changes away.
     """
     on_samples = takes_samples(model)
-    network = fold_batch_norm(model) if on_samples else WaveformClassifier(FastGradients(model))
-    return PyTorchClassifier(
-        network.to(device()),
-        loss=nn.CrossEntropyLoss(),
-        input_shape=(SEGMENT_SAMPLES,),
-        nb_classes=model.output.out_features,
-        device_type="gpu" if device().type == "cuda" else "cpu",
-    )
+    network = fold_batch_norm(model) if on_samples else behind_front_end(FastGradients(model))
+    return art_classifier(network.to(device()), model.output.out_features, (SEGMENT_SAMPLES,))
 
 
 def attack_waveform(
@@ -70,7 +56,7 @@ def attack_waveform(
     samples: np.ndarray,
     y: np.ndarray,
     budget_db: float,
-    search: Search = DEFAULT_SEARCH,
+    search: Search,
 ) -> np.ndarray:
     """Return adversarial segments, float32 (n, 66150) whose values are those of 16-bit samples.
 
@@ -135,12 +121,8 @@ def resynthesize(samples: np.ndarray, change: np.ndarray) -> np.ndarray:
     """Return samples (n, time) filtered by the gains that a change of log-mels requires.
 
     Each FFT bin gets the weighted gain of its mel bands; phases stay. Frames overlap and bands
-    share bins: one filter approximates the wanted log-mel; `approach` comes closer.
-
-    Parameters
-    ----------
-    samples : (n, time) at 22,050 Hz
-    change : (n, 128, frames) of log-mels in [0, 1]; 0.01 is a gain of 0.8 dB
+    share bins: one filter approximates the wanted log-mel; `approach` comes closer. `change` is
+    (n, 128, frames) of log-mels in [0, 1]; 0.01 is a gain of 0.8 dB.
     """
     gain_db = np.einsum("bm,nmt->nbt", bands_of_bins(), change * DYNAMIC_RANGE_DB)
     gain = torch.from_numpy(10 ** (gain_db / 20)).float()
