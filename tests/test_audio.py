@@ -14,7 +14,6 @@ from src import labels, plots, plots_audio
 from src.attacks import audio, listening
 from src.attacks.adversarial import Search
 from src.attacks.audio import (
-    COLUMNS,
     MASKING_MARGINS_DB,
     audio_table,
     compare_files,
@@ -51,6 +50,7 @@ from src.results import write_csv
 
 SNR_DB = [20.0, 40.0]
 SEARCH = Search(2)
+RATES = ["attack_success_rate", "survival"]
 
 
 def music(seed, seconds=3.0):
@@ -303,19 +303,20 @@ def test_optimised_samples_come_closer_to_a_log_mel_than_a_filter(samples):
 
 def test_twice_the_steps_keep_what_is_flipped_and_raise_a_flag_where_more_is(target, monkeypatch):
     search, seen = Search(3, 5), []
+    right = target.clean["wav16"] == target.data.y
+    logits = np.eye(3)[target.data.y[right]]
 
     def attack(name, classifier, samples, y, budget, search):
         seen.append((search.iterations, search.seed))
-        return samples
+        return samples / 2
 
     monkeypatch.setattr(audio, "attack_waveform", attack)
+    monkeypatch.setattr(audio, "file_logits", lambda *_: logits)
     pgd = sweep("pgd_waveform", target, [40.0], search)
     none = audio.sweep_doubled(target, pgd, 40.0, search)
     assert seen == [(3, 5), (6, 6)]
     assert not none["success"].any()
-    right = target.clean["wav16"] == target.data.y
-    wrong = np.eye(3)[(target.data.y[right] + 1) % 3]
-    monkeypatch.setattr(audio, "file_logits", lambda model, samples: wrong)
+    logits = np.roll(logits, 1, axis=1)
     every = audio.sweep_doubled(target, pgd, 40.0, search)
     assert every["success"].tolist() == right.tolist()
     for records, raised in ((none, False), (every, True)):
@@ -339,7 +340,12 @@ def test_an_equaliser_filters_the_samples_within_its_limit(target):
 
 def test_the_table_has_one_row_per_attack_budget_and_codec(records):
     table = audio_table(records, "embedded")
-    assert list(table) == COLUMNS
+    measured = ["low", "high", "n_segments", "n_tracks"]
+    rates = [f"{name}{end}" for name in RATES for end in ("", *(f"_{key}" for key in measured))]
+    keys = "corpus checkpoint attack budget_db snr_db segmental_snr_db noise_to_mask_db share codec"
+    assert list(table) == [*keys.split(), "accuracy", *measured, *rates]
+    nothing, _ = evaluate({}, SNR_DB, 0.02, SEARCH)
+    assert list(audio_table(nothing, "embedded")) == list(table)
     assert not table.duplicated(["checkpoint", "attack", "budget_db", "codec"]).any()
     clean = table["attack"] == "clean"
     assert table.loc[clean, ["budget_db", "snr_db"]].isna().all(axis=None)

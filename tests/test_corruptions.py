@@ -6,7 +6,6 @@ from conftest import corpus_at
 
 from src.attacks.corruptions import (
     CORRUPTIONS,
-    TABLE_COLUMNS,
     corrupt,
     corrupt_segments,
     corruption_table,
@@ -43,7 +42,7 @@ def test_every_corruption_gives_a_whole_segment(name, begin, music):
         assert np.isfinite(samples).all()
 
 
-@pytest.mark.parametrize("name", sorted(set(CORRUPTIONS) - {"reverberation"}))
+@pytest.mark.parametrize("name", sorted(set(CORRUPTIONS) - {"reverberation", "none"}))
 def test_a_corruption_changes_more_the_harder_it_is(name, music):
     kind = CORRUPTIONS[name]
     clean = log_mel(music[RATE : RATE + SEGMENT_SAMPLES])
@@ -74,20 +73,15 @@ def test_a_low_pass_leaves_what_is_below_its_cutoff(music):
     assert loss[1] < -30
 
 
-def test_pitch_and_speed_go_up_by_as_much_as_stated():
+def test_pitch_goes_up_by_as_much_as_stated():
     times = np.arange(5 * RATE) / RATE
     tone = np.sin(2 * np.pi * 440 * times).astype(np.float32)
     higher = corrupt("pitch_shift", 2, tone, RATE, seed=1)
     peak = np.abs(np.fft.rfft(higher)).argmax() / 3
     assert peak == pytest.approx(440 * 2 ** (2 / 12), abs=2)
-    clicks = np.zeros(5 * RATE, dtype=np.float32)
-    clicks[:: RATE // 2] = 1  # two a second
-    faster = corrupt("time_stretch", 1.1, np.convolve(clicks, np.hanning(400), "same"), RATE, 1)
-    rhythm = np.fft.rfft(np.abs(faster) - np.abs(faster).mean())
-    assert np.abs(rhythm[3:12]).argmax() + 3 == round(3 * 2 * 1.1)
 
 
-def test_a_stretched_segment_begins_where_it_began_in_the_music():
+def test_a_stretched_segment_begins_where_it_began_in_the_music_and_is_as_fast_as_stated():
     clicks = np.zeros(5 * RATE, dtype=np.float32)
     clicks[RATE + RATE // 2] = 1  # half a second into the segment
     clicks = np.convolve(clicks, np.hanning(400), "same")
@@ -118,11 +112,6 @@ def test_corruptions_depend_on_the_seed_alone(music):
         assert not np.array_equal(one, other)
 
 
-def test_an_unknown_corruption_is_refused(music):
-    with pytest.raises(ValueError, match="vinyl is no corruption known here"):
-        corrupt("vinyl", 1, music, 0, seed=1)
-
-
 def test_an_excerpt_holds_its_segment_and_what_is_around_it():
     samples = np.arange(6 * RATE, dtype=np.float32)
     for start in (0, RATE // 2, 2 * RATE, 3 * RATE):
@@ -145,8 +134,7 @@ def corpus(write_track, noise):
 
 
 def test_segments_go_through_the_front_end_in_their_order(corpus, noise, monkeypatch):
-    monkeypatch.setitem(CORRUPTIONS, "white_noise", CORRUPTIONS["white_noise"])
-    for name in set(CORRUPTIONS) - {"clipping"}:
+    for name in set(CORRUPTIONS) - {"none", "clipping"}:
         monkeypatch.delitem(CORRUPTIONS, name)
     corpus, tracks, segments = corpus
     rows = segments.iloc[[3, 0, 5]]
@@ -170,8 +158,7 @@ def test_the_table_counts_each_checkpoint_at_each_severity(slim_model, clips):
     made = [("none", 0, None, clips.X), ("mp3", 8, None, clips.X[::-1])]
     models = {"documented": slim_model, "robust": slim_model}
     table = corruption_table(models, made, clips, "tiny", "random")
-    assert list(table.columns) == TABLE_COLUMNS
-    assert (",".join(TABLE_COLUMNS)) == (
+    assert ",".join(table) == (
         "corpus,split,checkpoint,corruption,severity,unit,accuracy,low,high,n_segments,n_tracks"
     )
     assert table["accuracy"].iloc[:2].tolist() == [22 / 24] * 2

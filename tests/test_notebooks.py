@@ -13,10 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.attacks.audio import COLUMNS as AUDIO_COLUMNS
 from src.attacks.corruptions import CORRUPTIONS
 from src.attacks.flags import FLAGS
-from src.attacks.records import TABLE_COLUMNS
 from src.explainability.attributions import CONTROLS, METHODS
 from src.explainability.records import COLUMNS, KEYS
 from src.models import cnn
@@ -329,7 +327,6 @@ def test_attacks_are_told_segment_by_segment(tiny):
         assert (own.loc["apgd_dlr"].dropna() == EFFORT["n_segments"]).all()
     assert sorted(attacks["eps"].unique()) == list(EPSILONS)
     robustness = pd.read_csv(metrics / "robustness.csv").set_index(keys)
-    assert list(pd.read_csv(metrics / "robustness.csv")) == TABLE_COLUMNS
     right = attacks["adversarial_prediction"] == attacks["true"]
     told = right.groupby([attacks[key] for key in keys]).mean()
     pd.testing.assert_series_equal(robustness["accuracy"].loc[told.index], told, check_names=False)
@@ -339,7 +336,6 @@ def test_attacks_are_told_segment_by_segment(tiny):
 def test_attacks_on_audio_are_recorded_by_attack_ratio_and_codec(tiny):
     metrics = tiny / "results" / "metrics" / "tiny"
     table = pd.read_csv(metrics / "audio_attacks.csv")
-    assert list(table) == AUDIO_COLUMNS
     assert set(table["checkpoint"]) == {"documented", "robust"}
     assert {"clean", "noise", "fgsm_waveform", "pgd_waveform", "pgd_masked"} <= set(table["attack"])
     files = table[(table["codec"] == "wav16") & (table["attack"] == "pgd_waveform")]

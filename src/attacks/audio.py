@@ -15,7 +15,7 @@ from src.attacks.adversarial import Search, attack
 from src.attacks.codecs import CODECS, WAV, file_logits, librosa_log_mel, to_16_bit
 from src.attacks.equalizer import DRAWS, equalize, random_gains, worst_equalizer
 from src.attacks.psychoacoustics import masking_levels
-from src.attacks.records import CLEAN, compare_groups
+from src.attacks.records import CLEAN, accuracy_table, add_share, compare_groups
 from src.attacks.waveform import (
     MASKED,
     NESTED,
@@ -38,34 +38,25 @@ from src.models.own import takes_samples
 from src.paths import RunPaths
 from src.progress import progress
 from src.shards import once
-from src.statistics import mean_over_tracks
 
 SPECTROGRAM = "spectrogram"  # in place of a codec: a log-mel without a file
 RESYNTHESIZED = "pgd_spectrogram_resynthesized"
 DOUBLED = "pgd_waveform_doubled"
 EQUALIZED, EQUALIZED_RANDOM = "equalizer_file", "equalizer_file_random"
 OPTIMIZED = "pgd_spectrogram_optimized"
-BEFORE_FILE = {RESYNTHESIZED: "pgd_spectrogram", OPTIMIZED: "pgd_spectrogram"}
-BEFORE_FILE |= {EQUALIZED: "equalizer_spectrogram"}
+BEFORE_FILE = {
+    RESYNTHESIZED: "pgd_spectrogram",
+    OPTIMIZED: "pgd_spectrogram",
+    EQUALIZED: "equalizer_spectrogram",
+}
 EQUALIZER_BANDS, EQUALIZER_DB = 10, 3
 MASKING_MARGINS_DB = (0, 10)
 RECORD_COLUMNS = (
     "segment track true codec snr_db segmental_snr_db noise_to_mask_db linf clean_prediction "
     "adversarial_prediction success start attack budget_db share checkpoint"
 ).split()
-COLUMNS = (
-    "corpus checkpoint attack budget_db snr_db segmental_snr_db noise_to_mask_db share codec "
-    "accuracy low high n_segments n_tracks"
-).split()
-COLUMNS += [
-    f"{name}{end}"
-    for name in ("attack_success_rate", "survival")
-    for end in ("", "_low", "_high", "_n_segments", "_n_tracks")
-]
-
-
 SIZES = ("snr_db", "segmental_snr_db", "noise_to_mask_db", "linf")
-MEDIANS = ["segmental_snr_db", "noise_to_mask_db", "share"]  # over the segments of a row
+MEDIANS = ["snr_db", "segmental_snr_db", "noise_to_mask_db", "share"]  # over the segments of a row
 
 
 class AudioTarget(NamedTuple):
@@ -108,25 +99,17 @@ def evaluate(
     """Return records of all attacks on audio and of the clean segments, and surviving shares.
 
     White noise, FGSM and PGD run at each signal-to-noise ratio, PGD and noise below the masking
-    threshold at each margin, PGD with twice the steps from another start at the reported ratio, and
-    PGD on log-mels at `eps` with the sound resynthesized from it; the worst equaliser of 10 bands
-    within 3 dB runs on log-mels and as a filter, random ones as filters. Attacks that need log-mels
-    are left out for a model that takes samples.
-
-    Parameters
-    ----------
-    targets : by name of the checkpoint; none for a corpus without audio
-
-    Returns
-    -------
-    records : the columns of `sweep`, and checkpoint
-    shares : per checkpoint, see `sweep_resynthesis`
+    threshold at each margin; `sweep_doubled`, `sweep_resynthesis` (at `eps`) and `sweep_equalizer`
+    follow; the last two need log-mels and are left out for a model that takes samples. `targets`
+    and shares are by name of the checkpoint; without targets (a corpus without audio) the records
+    are empty.
     """
     budgets = dict.fromkeys(("noise", "fgsm_waveform", "pgd_waveform"), snr_db)
     budgets |= dict.fromkeys(MASKED, MASKING_MARGINS_DB)
     all_codecs, tables, shares = report_budgets(snr_db), [], {}
     for name, target in targets.items():
-        own = [clean_records(target)]
+        clean = [_table(target, codec, predicted) for codec, predicted in target.clean.items()]
+        own = [pd.concat(clean).assign(attack=CLEAN, budget_db=np.nan)]
         for method, levels in budgets.items():
             own.append(sweep(method, target, levels, search, all_codecs.get(method)))
         pgd = pd.concat(own).query("attack == 'pgd_waveform'")
@@ -137,12 +120,6 @@ def evaluate(
         tables += [table.assign(checkpoint=name) for table in own]
     empty = pd.DataFrame(columns=RECORD_COLUMNS)
     return pd.concat(tables, ignore_index=True) if tables else empty, shares
-
-
-def clean_records(target: AudioTarget) -> pd.DataFrame:
-    """Return records of the clean segments: the effect of each codec alone."""
-    tables = [_table(target, codec, prediction) for codec, prediction in target.clean.items()]
-    return pd.concat(tables, ignore_index=True).assign(attack=CLEAN, budget_db=np.nan)
 
 
 def sweep(
@@ -159,12 +136,9 @@ def sweep(
     keeps its perturbation. At the budget `report_db` all are attacked in any case and evaluated
     after each codec, at the others as WAV files only.
 
-    Returns
-    -------
-    Columns segment, track, true, attack, budget_db (the lowest signal-to-noise ratio, or the margin
-    below the masking threshold), snr_db (reached; NaN if unchanged), linf, codec, clean_prediction
-    (after that codec), adversarial_prediction, success (correct before, wrong after that codec),
-    start (1; counts the draws of random equalisers).
+    `budget_db` is the lowest signal-to-noise ratio, or the margin below the masking threshold;
+    sizes of changes are missing where there is none; predictions are those after the codec, a
+    success is correct before and wrong after it; start counts the draws of random equalisers.
     """
     classifier, tables = make_waveform_classifier(target.model), []
     samples, y, clean = target.data.samples, target.data.y, target.clean[WAV]
@@ -188,24 +162,19 @@ def sweep_doubled(
 ) -> pd.DataFrame:
     """Return records of PGD with twice the steps from another start, where PGD has not flipped.
 
-    `pgd` are records of PGD; segments that these flip within the budget stay flipped.
+    `pgd` are records of PGD; segments that these flip within the budget keep their record.
     """
-    rows = pgd[(pgd["budget_db"] == budget_db) & (pgd["codec"] == WAV)]
-    predicted, y = rows["adversarial_prediction"].to_numpy().copy(), target.data.y
-    sizes = {name: rows[name].to_numpy().copy() for name in SIZES}
-    left = np.flatnonzero((target.clean[WAV] == y) & (predicted == y))
+    rows = pgd[(pgd["budget_db"] == budget_db) & (pgd["codec"] == WAV)].reset_index(drop=True)
+    left = np.flatnonzero((rows["clean_prediction"] == rows["true"]) & ~rows["success"])
+    attacked = target.data.samples.copy()
     if len(left):
         classifier = make_waveform_classifier(target.model)
         further = search._replace(iterations=2 * search.iterations, seed=search.seed + 1)
-        samples = target.data.samples[left]
-        attacked = attack_waveform("pgd_waveform", classifier, samples, y[left], budget_db, further)
-        predicted[left] = file_logits(target.model, attacked).argmax(axis=1)
-        all_samples = target.data.samples.copy()
-        all_samples[left] = attacked
-        for name, values in _sizes(target, all_samples).items():
-            sizes[name][left] = values[left]
-    table = _table(target, WAV, predicted, sizes)
-    return table.assign(attack=DOUBLED, budget_db=budget_db)
+        part = attacked[left], target.data.y[left]
+        attacked[left] = attack_waveform("pgd_waveform", classifier, *part, budget_db, further)
+    again = _records(target, attacked, (WAV,)).iloc[left]
+    kept = rows.drop(left)
+    return pd.concat([kept, again]).sort_index().assign(attack=DOUBLED, budget_db=budget_db)
 
 
 def sweep_resynthesis(
@@ -215,10 +184,9 @@ def sweep_resynthesis(
 
     Returns
     -------
-    records : "pgd_spectrogram" is the adversarial log-mel itself (codec "spectrogram"),
-        "pgd_spectrogram_resynthesized" the filtered sound and "pgd_spectrogram_optimized" one whose
-        samples are optimised towards the log-mel, after each codec; `budget_db` is 80 * eps,
-        `snr_db` that of the (filtered) sound, `share` the share of the wanted change in it
+    records : "pgd_spectrogram" is the log-mel itself, RESYNTHESIZED the filtered sound, OPTIMIZED
+        one whose samples are optimised towards the log-mel; `budget_db` is 80 * eps, `share` the
+        share of the wanted change in the sound
     shares : (n,) this share of the filter, NaN for segments that were not attacked
     """
     samples, y, clean = target.data.samples, target.data.y, target.clean[WAV]
@@ -241,9 +209,8 @@ def sweep_resynthesis(
 def sweep_equalizer(target: AudioTarget, search: Search) -> pd.DataFrame:
     """Return records of the worst equaliser on log-mels and as a filter of the samples.
 
-    "equalizer_spectrogram" is the log-mel (codec "spectrogram"), "equalizer_file" the filtered
-    sound after each codec, "equalizer_file_random" ten random filters with gains at the limit, as
-    WAV files; `budget_db` is the limit of the gains.
+    EQUALIZED is the filtered sound after each codec, EQUALIZED_RANDOM ten random filters with gains
+    at the limit, as WAV files; `budget_db` is the limit of the gains.
     """
     samples, y = target.data.samples, target.data.y
     X, rows = librosa_log_mel(samples), np.flatnonzero(target.clean[WAV] == y)
@@ -275,11 +242,7 @@ def equalize_samples(
 
 
 def compare_files(records: pd.DataFrame, snr_db: float) -> pd.DataFrame:
-    """Return the accuracy on WAV files of each later checkpoint minus that of the first.
-
-    One row for clean files, and at `snr_db` for noise and the strongest attack, PGD from both
-    starts (`DOUBLED`). Columns are those of `compare_groups` by attack and budget_db.
-    """
+    """Return `compare_groups` of WAV files: clean, and at `snr_db` with noise and `DOUBLED` PGD."""
     at = records["attack"].isin(["noise", DOUBLED]) & (records["budget_db"] == snr_db)
     files = records[(at | (records["attack"] == CLEAN)) & (records["codec"] == WAV)]
     return compare_groups(files, ["attack", "budget_db"])
@@ -291,24 +254,21 @@ def audio_table(records: pd.DataFrame, corpus: str) -> pd.DataFrame:
     `attack_success_rate` is the share of successes among segments correct before, after the same
     codec. `survival` is the share still flipped among segments flipped before the codec that are
     correct after this codec unattacked. Flipped before means: by the WAV file; for the WAV file of
-    a resynthesized segment, by its spectrogram. Each has an interval over tracks and its number of
-    segments; all are missing without a segment. `snr_db` is the budget where that is a ratio, else
+    a resynthesized segment, by its spectrogram. `snr_db` is the budget where that is a ratio, else
     the median reached; `share` is the median share of a wanted log-mel change in the sound.
     """
-    keys, lines = ["checkpoint", "attack", "budget_db", "codec"], []
-    for key, rows in records.groupby(keys, dropna=False, sort=False):
-        line = {"corpus": corpus} | dict(zip(keys, key, strict=True))
-        before = rows[rows["clean_prediction"] == rows["true"]]
-        flipped = before[before["segment"].isin(_flipped_before(records, line))]
-        within = line["attack"] in WITHIN_RATIO
-        line["snr_db"] = line["budget_db"] if within else rows["snr_db"].median()
-        line |= rows.reindex(columns=MEDIANS).median().to_dict()
-        correct = rows["adversarial_prediction"] == rows["true"]
-        line |= mean_over_tracks(correct, rows["track"])
-        line |= {"accuracy": line.pop("value"), "n_segments": rows["segment"].nunique()}
-        line |= _share("attack_success_rate", before) | _share("survival", flipped)
-        lines.append(line)
-    return pd.DataFrame(lines, columns=COLUMNS)
+    by = ["checkpoint", "attack", "budget_db", "codec"]
+    correct = records["adversarial_prediction"] == records["true"]
+    table = accuracy_table(correct, records, by, corpus=corpus)
+    before = records[records["clean_prediction"] == records["true"]]
+    table = add_share(table, "attack_success_rate", before, by)
+    table = add_share(table, "survival", before[_flipped_before(before)], by)
+    groups = records.reindex(columns=[*by, *MEDIANS]).groupby(by, dropna=False, sort=False)
+    table[MEDIANS] = groups[MEDIANS].median().to_numpy()
+    within = table["attack"].isin(WITHIN_RATIO)
+    table["snr_db"] = table["budget_db"].where(within, table["snr_db"])
+    first = ["corpus", *by[:-1], *MEDIANS, "codec"]
+    return table[[*first, *table.columns.drop(first)]]
 
 
 def _play(samples: np.ndarray, gains_db: np.ndarray) -> np.ndarray:
@@ -370,21 +330,11 @@ def _table(target: AudioTarget, codec: str, predicted, sizes: dict | None = None
     )
 
 
-def _flipped_before(records: pd.DataFrame, line: dict) -> pd.Series:
-    """Return the segments that an attack within a budget has flipped before a codec."""
-    method, codec = line["attack"], WAV
-    if line["codec"] == WAV:
-        method, codec = BEFORE_FILE.get(method, ""), SPECTROGRAM
-    same = (records["attack"] == method) & (records["budget_db"] == line["budget_db"])
-    same &= (records["checkpoint"] == line["checkpoint"]) & (records["codec"] == codec)
-    return records.loc[same & records["success"], "segment"]
-
-
-def _share(name: str, rows: pd.DataFrame) -> dict:
-    """Return the share of successes, its interval and the number of segments; empty for none."""
-    if rows.empty:
-        return {}
-    measured = mean_over_tracks(rows["success"], rows["track"])
-    measured["n_segments"] = rows["segment"].nunique()  # several draws of one segment count once
-    ends = {f"{name}_{key}": measured[key] for key in ("low", "high", "n_segments", "n_tracks")}
-    return {name: measured["value"]} | ends
+def _flipped_before(records: pd.DataFrame) -> np.ndarray:
+    """Return whether each record's attack and budget flip its segment before its codec."""
+    keys = ["checkpoint", "attack", "budget_db", "codec", "segment"]
+    file, attack = records["codec"] == WAV, records["attack"]
+    before = records[keys].assign(codec=np.where(file, SPECTROGRAM, WAV))
+    before["attack"] = attack.where(~file, attack.map(BEFORE_FILE))
+    flipped = pd.MultiIndex.from_frame(records.loc[records["success"], keys])
+    return pd.MultiIndex.from_frame(before).isin(flipped)

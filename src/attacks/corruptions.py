@@ -20,10 +20,6 @@ from src.progress import progress
 from src.runtime import one_thread, set_seed
 
 MARGIN = SAMPLE_RATE  # 1 s before and after a segment is corrupted with it
-UNCHANGED = "none"
-TABLE_COLUMNS = (
-    "corpus split checkpoint corruption severity unit accuracy low high n_segments n_tracks"
-).split()
 
 
 class Corruption(NamedTuple):
@@ -48,10 +44,8 @@ def excerpt(samples: np.ndarray, start: int) -> tuple[np.ndarray, int]:
 def corrupt(name: str, severity: float, piece: np.ndarray, begin: int, seed: int) -> np.ndarray:
     """Return the corrupted segment (66150,) that begins at sample `begin` of an excerpt.
 
-    `name` is one of CORRUPTIONS, `severity` in its unit. Raises ValueError for another name.
+    `name` is one of CORRUPTIONS, `severity` in its unit.
     """
-    if name not in CORRUPTIONS:
-        raise ValueError(f"{name} is no corruption known here: give one of {sorted(CORRUPTIONS)}.")
     set_seed(seed)
     changed = CORRUPTIONS[name].make(severity, np.array(piece, dtype=np.float32))
     begin = round(begin * len(changed) / len(piece))
@@ -69,12 +63,9 @@ def corrupt_segments(
     """
     pieces, front_end = _excerpts(corpus, tracks, segments), LogMel()
     jobs = [(name, s) for name, kind in CORRUPTIONS.items() for s in kind.severities]
-    for name, severity in progress([(UNCHANGED, 0), *jobs], "corruptions", unit="severity"):
-        if name == UNCHANGED:
-            samples = [piece[begin : begin + SEGMENT_SAMPLES] for piece, begin in pieces]
-        else:
-            samples = [corrupt(name, severity, *pieces[i], seed + i) for i in range(len(pieces))]
-        samples = np.stack(samples)
+    for name, severity in progress(jobs, "corruptions", unit="severity"):
+        parts = [corrupt(name, severity, *pieces[i], seed + i) for i in range(len(pieces))]
+        samples = np.stack(parts)
         with one_thread(), torch.inference_mode():
             X = front_end(torch.from_numpy(samples)).numpy()
         yield name, severity, samples, X
@@ -92,20 +83,16 @@ def corruption_table(
     `corrupted` comes from `corrupt_segments` for the segments `data`; without any (a corpus without
     audio) the table has no rows.
     """
-    tables, segments = [], data.table[["track"]]
+    by, tables = ["checkpoint", "corruption", "severity", "unit"], []
     for name, severity, samples, X in corrupted:
-        unit = "" if name == UNCHANGED else CORRUPTIONS[name].unit
-        facts = {"corruption": name, "severity": severity, "unit": unit}
+        facts = {"corruption": name, "severity": severity, "unit": CORRUPTIONS[name].unit}
         for checkpoint, model in models.items():
             inputs = samples[:, None] if takes_samples(model) else X
             correct = predict_logits(model, inputs).argmax(axis=1) == data.y
-            tables.append(segments.assign(correct=correct, checkpoint=checkpoint, **facts))
-    if not tables:
-        return pd.DataFrame(columns=TABLE_COLUMNS)
-    records = pd.concat(tables)
-    by = ["checkpoint", "corruption", "severity", "unit"]
-    table = accuracy_table(records["correct"], records, by)
-    return table.assign(corpus=corpus, split=split)[TABLE_COLUMNS]
+            table = data.table[["track"]].assign(correct=correct, checkpoint=checkpoint, **facts)
+            tables.append(table)
+    records = pd.concat(tables) if tables else pd.DataFrame(columns=[*by, "track", "correct"])
+    return accuracy_table(records["correct"], records, by, corpus=corpus, split=split)
 
 
 def _excerpts(corpus: Corpus, tracks: pd.DataFrame, segments: pd.DataFrame) -> list:
@@ -149,6 +136,7 @@ def _reverberate(seconds: float, samples: np.ndarray) -> np.ndarray:
 
 
 CORRUPTIONS = {
+    "none": Corruption("", (0,), lambda _, samples: samples),
     "white_noise": Corruption(
         "dB signal-to-noise ratio", (40, 30, 20, 10, 0), _library(effects.AddGaussianSNR, "snr_db")
     ),

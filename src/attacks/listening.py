@@ -12,7 +12,7 @@ from torch import nn
 from src.attacks.adversarial import Search
 from src.attacks.audio import EQUALIZED, AudioTarget, equalize_samples
 from src.attacks.codecs import WAV, file_logits, sample_logits, write_audio
-from src.attacks.records import CLEAN, first_middle_last
+from src.attacks.records import CLEAN
 from src.attacks.waveform import attack_waveform, make_waveform_classifier, ratio_db
 from src.data.audio import read_audio
 from src.data.segments import Segments
@@ -37,25 +37,13 @@ class Listening(NamedTuple):
 
 
 def attack_track_files(
-    models: dict[str, nn.Module],
-    data: Segments,
-    folder: Path,
-    snr_db: float,
-    search: Search,
+    models: dict[str, nn.Module], data: Segments, folder: Path, snr_db: float, search: Search
 ) -> pd.DataFrame:
     """Write tracks with every segment attacked by PGD; return the predictions of the files.
 
+    `data` are all segments of the tracks, with samples; those predicted wrongly are attacked, too.
     Each file `<folder>/<checkpoint>/tracks_<snr_db>_db/<track>.wav` is read again and classified by
-    the soft vote over its segments; segments predicted wrongly are attacked, too.
-
-    Parameters
-    ----------
-    data : all segments of the tracks, with samples
-
-    Returns
-    -------
-    Columns checkpoint, track, true, clean_prediction, adversarial_prediction, both of these once
-    more with the segments' grid `shifted` by 1.5 s, snr_db, success.
+    the soft vote over its segments, and over segments that begin 1.5 s later (`_shifted`).
     """
     rows = []
     jobs = [*product(models.items(), pd.unique(data.tracks))]
@@ -78,16 +66,18 @@ def attack_track_files(
 
 
 def choose_examples(records: pd.DataFrame) -> dict[str, int]:
-    """Return the segment of a good, a middle and a bad case of an attack; see `first_middle_last`.
+    """Return the segment of a good, a middle and a bad case of an attack, by case.
 
     Segments predicted correctly before are ordered by the smallest perturbation that flips them as
-    WAV files; those that nothing flips come last. `records` are those of one attack and checkpoint.
+    WAV files; those that nothing flips come last. Of two there is no middle, one is the good case.
+    `records` are those of one attack and checkpoint.
     """
     files = records[records["codec"] == WAV]
     files = files[files["clean_prediction"] == files["true"]]
     flips = files["budget_db"].where(files["success"]).groupby(files["segment"]).max()
     order = flips.sort_values(ascending=False, na_position="last", kind="stable").index
-    return first_middle_last(order, CASES)
+    places = zip(CASES, (0, len(order) // 2, -1), (1, 3, 2), strict=True)
+    return {case: int(order[place]) for case, place, fewest in places if len(order) >= fewest}
 
 
 def write_examples(

@@ -1,6 +1,5 @@
 """Records of attacks: one row per segment, attack and eps, and the tables counted from them."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,12 +16,7 @@ from src.statistics import difference_over_tracks, holm, mean_over_tracks
 CLEAN, WORST_CASE = "clean", "worst_case"
 NOISES = ("noise_linf", "noise_l2")
 HEADLINE = (CLEAN, "noise_linf", "fgsm", "pgd", "hop_skip_jump", WORST_CASE)
-RATE = "attack_success_rate"
 MEASURED = ("accuracy", "low", "high", "n_segments", "n_tracks")
-TABLE_COLUMNS = [
-    *("corpus", "split", "checkpoint", "attack", "eps", "eps_db", *MEASURED),
-    *(RATE, *(f"{RATE}_{name}" for name in MEASURED[1:])),
-]
 HEADINGS = {  # of columns, in tables to read
     "budget_db": "budget (dB)",
     "compared_with": "compared with",
@@ -82,27 +76,20 @@ def make_records(
 ) -> pd.DataFrame:
     """Return one row per segment for one attack at one eps.
 
-    Parameters
-    ----------
-    attacked : the target's segments after the attack (n, 128, 130)
-    predicted : the model's predictions for them (n,)
-
-    Returns
-    -------
-    Columns segment, track, true, attack, eps, eps_db, clean_prediction, adversarial_prediction,
-    success (correct before, wrong after), linf, l2, snr_db (missing for an unchanged segment),
-    lowest, highest (bin of the attacked segment), made_by (the attack that made the perturbation;
-    empty for none) and start (which of its random starts).
+    `attacked` are the target's segments after the attack (n, 128, 130) and `predicted` (n,) the
+    model's predictions of them. A success was correct before and is wrong after; snr_db is missing
+    for an unchanged segment, whose made_by (the attack that made the perturbation) is empty; lowest
+    and highest are bins of the attacked segment, start counts the attack's random starts.
     """
-    X, y, table = target.data.X, target.data.y, target.data.table
+    X, y, data = target.data.X, target.data.y, target.data
     change, bins = attacked - X, (1, 2)
     signal, energy = np.square(X).sum(axis=bins), np.square(change).sum(axis=bins)
     with np.errstate(divide="ignore"):
         snr = 10 * np.log10(signal / energy)
     return pd.DataFrame(
         {
-            "segment": table["segment"].to_numpy(),
-            "track": table["track"].to_numpy(),
+            "segment": data.numbers,
+            "track": data.tracks,
             "true": y,
             "attack": attack,
             "eps": eps,
@@ -139,7 +126,9 @@ def worst_case(records: pd.DataFrame, eps: float, name: str = WORST_CASE) -> pd.
     return rows[records.columns].reset_index(drop=True)
 
 
-def accuracy_table(correct: pd.Series, records: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+def accuracy_table(
+    correct: pd.Series, records: pd.DataFrame, by: list[str], **where: str
+) -> pd.DataFrame:
     """Return the accuracy of each group of records, with its interval over tracks.
 
     Parameters
@@ -147,78 +136,68 @@ def accuracy_table(correct: pd.Series, records: pd.DataFrame, by: list[str]) -> 
     correct : whether each record's prediction is correct (n,)
     records : table with column track and those of `by`
     by : columns that define a group
+    where : columns with one value, as corpus and split
 
     Returns
     -------
-    One row per group in order of appearance: `by`, accuracy, low, high, n_segments, n_tracks.
+    One row per group in order of appearance: `where`, `by` and MEASURED.
     """
     rows = []
     for key, group in records.assign(correct=correct).groupby(by, sort=False, dropna=False):
         measured = mean_over_tracks(group["correct"], group["track"])
-        facts = dict(zip(by, key, strict=True)) | {"accuracy": measured.pop("value")}
+        facts = where | dict(zip(by, key, strict=True)) | {"accuracy": measured.pop("value")}
         if "segment" in group:  # several records of one segment count once
             measured["n_segments"] = group["segment"].nunique()
         rows.append(facts | measured)
-    return pd.DataFrame(rows, columns=[*by, *MEASURED])
+    return pd.DataFrame(rows, columns=[*where, *by, *MEASURED])
+
+
+def add_share(table: pd.DataFrame, name: str, rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Return a table by groups with the share of successes among `rows` of each, named `name`.
+
+    It comes with its interval and numbers; all are missing for a group without rows.
+    """
+    shares = accuracy_table(rows["success"], rows, by)
+    names = {column: f"{name}_{column}" for column in MEASURED} | {"accuracy": name}
+    return table.merge(shares.rename(columns=names), on=by, how="left")
 
 
 def robustness_table(records: pd.DataFrame, corpus: str, split: str) -> pd.DataFrame:
     """Return accuracy and success rate by checkpoint, attack and eps, with intervals over tracks.
 
     Attack `clean` (eps 0) comes first for each checkpoint. The attack success rate is the share of
-    successes among the segments predicted correctly before, with its own interval and numbers; it
-    is missing for `clean` and where there are none.
+    successes among the segments predicted correctly before; it is missing for `clean`.
     """
-    by = ["checkpoint", "attack", "eps"]
+    by = ["checkpoint", "attack", "eps", "eps_db"]
     both = pd.concat(
         pd.concat([_as_clean(own.drop_duplicates("segment")), own])
         for _, own in records.groupby("checkpoint", sort=False)
     )
-    table = accuracy_table(both["adversarial_prediction"] == both["true"], both, by)
+    correct = both["adversarial_prediction"] == both["true"]
+    table = accuracy_table(correct, both, by, corpus=corpus, split=split)
     vulnerable = records[records["clean_prediction"] == records["true"]]
-    rates = accuracy_table(vulnerable["success"], vulnerable, by)
-    names = {name: f"{RATE}_{name}" for name in MEASURED} | {"accuracy": RATE}
-    table = table.join(rates.set_index(by).rename(columns=names), on=by)
-    table = table.assign(corpus=corpus, split=split, eps_db=table["eps"] * DYNAMIC_RANGE_DB)
-    return table[TABLE_COLUMNS]
+    return add_share(table, "attack_success_rate", vulnerable, by)
 
 
 def genre_table(records: pd.DataFrame, corpus: str, split: str) -> pd.DataFrame:
-    """Return clean accuracy and that under the worst case by genre, with intervals over tracks.
-
-    One row per checkpoint, attack, eps and genre number `true`; columns as in `robustness_table`
-    up to n_tracks.
-    """
+    """Return clean accuracy and that under the worst case by genre, with intervals over tracks."""
     both = _clean_and_worst(records)
-    by = ["checkpoint", "attack", "eps", "true"]
-    table = accuracy_table(both["adversarial_prediction"] == both["true"], both, by)
-    table = table.assign(corpus=corpus, split=split, eps_db=table["eps"] * DYNAMIC_RANGE_DB)
-    return table[["corpus", "split", *by[:3], "eps_db", "true", *MEASURED]]
+    by = ["checkpoint", "attack", "eps", "eps_db", "true"]
+    correct = both["adversarial_prediction"] == both["true"]
+    return accuracy_table(correct, both, by, corpus=corpus, split=split)
 
 
 def compare(records: pd.DataFrame) -> pd.DataFrame:
-    """Return how much more accurate later checkpoints are than the first; see `compare_groups`.
-
-    One row for clean segments (eps 0) and each eps of the worst case.
-    """
-    both = _clean_and_worst(records)
-    both["eps_db"] = both["eps"] * DYNAMIC_RANGE_DB
-    return compare_groups(both, ["attack", "eps", "eps_db"])
+    """Return `compare_groups` of clean segments (eps 0) and each eps of the worst case."""
+    return compare_groups(_clean_and_worst(records), ["attack", "eps", "eps_db"])
 
 
 def compare_groups(records: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Return the accuracy of each later checkpoint minus that of the first, on the same segments.
 
-    Parameters
-    ----------
-    records : columns checkpoint, segment, track, true, adversarial_prediction and those of `by`
-    by : columns that define a row
-
-    Returns
-    -------
-    Columns checkpoint, compared_with, `by` and COMPARED: `difference` is a fraction, `low`, `high`
-    and `p_value` are those of `difference_over_tracks`, `p_holm` is corrected for the number of
-    rows. No rows for a single checkpoint.
+    One row per later checkpoint and group: columns checkpoint, compared_with, `by` and COMPARED.
+    `difference` is a fraction; `low`, `high` and `p_value` are those of `difference_over_tracks`;
+    `p_holm` is corrected for the number of rows.
     """
     correct = (records["adversarial_prediction"] == records["true"]).astype(float)
     keys = ["checkpoint", *by, "segment", "track"]
@@ -255,10 +234,7 @@ def headline(
 ) -> pd.DataFrame:
     """Return the main accuracies to read: attacks on log-mels at `eps`, on WAV files at `snr_db`.
 
-    Parameters
-    ----------
-    robustness : from `robustness_table`
-    files : from `audio.audio_table`; may be empty
+    `robustness` comes from `robustness_table`, `files` from `audio.audio_table`; it may be empty.
     """
     at = robustness[robustness["eps"].isin([0, eps])].set_index("attack")
     at = at.loc[[name for name in HEADLINE if name in at.index]].reset_index()
@@ -269,22 +245,13 @@ def headline(
     budget = np.where(wav["attack"] == "pgd_masked", "masking threshold", snr)
     table = pd.concat([one for one in (at, wav.assign(input="WAV", budget=budget)) if len(one)])
     table["budget"] = table["budget"].mask(table["attack"] == CLEAN, "")
-    table = table.rename(columns={"n_segments": "segments", "n_tracks": "tracks"})
-    return percent_table(table, ["input", "attack", "budget", "segments", "tracks"])
-
-
-def first_middle_last(order: Sequence, names: tuple[str, str, str]) -> dict[str, int]:
-    """Return the first, the middle and the last of ordered segments, by three names.
-
-    Of two segments there is no middle one, a single one is the first.
-    """
-    places = zip(names, (0, len(order) // 2, -1), (1, 3, 2), strict=True)
-    return {name: int(order[place]) for name, place, fewest in places if len(order) >= fewest}
+    return percent_table(table, ["input", "attack", "budget", "n_segments", "n_tracks"])
 
 
 def _as_clean(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows of one attack and eps as those of the clean segments."""
-    return rows.assign(attack=CLEAN, eps=0.0, adversarial_prediction=rows["clean_prediction"])
+    clean = {"attack": CLEAN, "eps": 0.0, "eps_db": 0.0}
+    return rows.assign(**clean, adversarial_prediction=rows["clean_prediction"])
 
 
 def _clean_and_worst(records: pd.DataFrame) -> pd.DataFrame:
