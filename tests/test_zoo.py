@@ -10,7 +10,7 @@ import yaml
 from conftest import audit, corpus_at
 
 from src import report
-from src.attacks.universal import training_segments
+from src.attacks.transfer import training_segments
 from src.data.corpus import load_tracks
 from src.data.preprocessor import FRONT_END, write_processed
 from src.data.segments import file_hash, load_metadata, load_split
