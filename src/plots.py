@@ -190,15 +190,9 @@ def robustness(ax: Axes, table: pd.DataFrame, chance: float, title: str = "") ->
     `table` has rows of `records.robustness_table`, of which the attacks of `ROBUSTNESS_CURVES` are
     drawn; the upper axis shows eps in dB.
     """
-    for name in ROBUSTNESS_CURVES:
-        label, colour, style = labels.ATTACKS[name]
-        rows = table[table["attack"] == name].sort_values("eps")
-        if len(rows):
-            bold = 2.2 if name == "worst_case" else 1.2
-            ax.plot(rows["eps"], rows["accuracy"] * 100, style, c=colour, lw=bold, label=label)
-            ax.fill_between(rows["eps"], *_percent(rows, "low", "high"), color=colour, alpha=0.12)
-    _reference_lines(ax, table, chance)
-    ax.set(xlabel="eps (of the range [0, 1])", ylabel="accuracy (%)", ylim=(-2, 102))
+    styles = {name: labels.ATTACKS[name] for name in ROBUSTNESS_CURVES}
+    _accuracy_curves(ax, table, styles, "eps", chance)
+    ax.set_xlabel("eps (of the range [0, 1])")
     ax.set_title(title, fontsize=10)
     eps_axes(ax, np.sort(table.loc[table["eps"] > 0, "eps"].unique()))
     return ax
@@ -209,12 +203,8 @@ def equalizers(ax: Axes, table: pd.DataFrame, chance: float, title: str = "") ->
 
     `table` has rows of `robustness_table` of equalisers.
     """
-    for name, (label, colour, style) in labels.EQUALIZERS.items():
-        rows = table[table["attack"] == name].sort_values("eps_db")
-        ax.plot(rows["eps_db"], rows["accuracy"] * 100, style, c=colour, label=label)
-        ax.fill_between(rows["eps_db"], *_percent(rows, "low", "high"), color=colour, alpha=0.12)
-    _reference_lines(ax, table, chance)
-    ax.set(xlabel="largest gain (dB)", ylabel="accuracy (%)", ylim=(-2, 102))
+    _accuracy_curves(ax, table, labels.EQUALIZERS, "eps_db", chance)
+    ax.set_xlabel("largest gain (dB)")
     ax.set_xticks(np.sort(table.loc[table["eps"] > 0, "eps_db"].unique()))
     ax.set_title(title, fontsize=10)
     return ax
@@ -426,11 +416,18 @@ def _fonts_for(letters: str) -> list[str]:
     return names
 
 
-def _reference_lines(ax: Axes, table: pd.DataFrame, chance: float) -> None:
-    """Draw the clean accuracy of a table of attacks, and chance."""
+def _accuracy_curves(ax: Axes, table: pd.DataFrame, styles: dict, x: str, chance: float) -> None:
+    """Draw accuracy under attacks with intervals over column `x`, clean accuracy, and chance."""
+    for name, (label, colour, style) in styles.items():
+        rows = table[table["attack"] == name].sort_values(x)
+        if len(rows):
+            width = 2.2 if name == "worst_case" else 1.2
+            ax.plot(rows[x], rows["accuracy"] * 100, style, c=colour, lw=width, label=label)
+            ax.fill_between(rows[x], *_percent(rows, "low", "high"), color=colour, alpha=0.12)
     clean = table.loc[table["attack"] == "clean", "accuracy"].iloc[0]
     ax.axhline(clean * 100, color="grey", label="clean")
     ax.axhline(chance * 100, color="black", linestyle=":", label="chance")
+    ax.set(ylabel="accuracy (%)", ylim=(-2, 102))
 
 
 def _interval(low: float, high: float) -> str:
