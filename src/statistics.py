@@ -24,19 +24,13 @@ def mean_over_tracks(values: np.ndarray, tracks: np.ndarray, proportion: bool = 
 
     Parameters
     ----------
-    values : (n,) numbers
-    tracks : (n,) the track of each value
+    values, tracks : (n,) numbers, and the track of each
     proportion : values are true or false
 
     Returns
     -------
     `value`, `low`, `high`, `n_segments`, `n_tracks`; `low` and `high` are None for fewer than
-    `FEWEST_TRACKS`.
-
-    Raises
-    ------
-    ValueError
-        There are no values.
+    `FEWEST_TRACKS`. Raises ValueError without values.
     """
     values = np.asarray(values, dtype=float)
     if len(values) == 0:
@@ -57,21 +51,10 @@ def difference_over_tracks(
     the p-value of McNemar's test. The interval has a width even if no segment differs; Newcombe's
     (1998) has none there if half of the values are true. Other values: as `difference_of_means`.
 
-    Parameters
-    ----------
-    first, second : (n,) numbers of the same segments
-    tracks : (n,) the track of each segment
-    proportion : values are true or false
-
     Returns
     -------
     `value`, `low`, `high`, `p_value` (of no difference), `n_segments`, `n_tracks`; None as in
-    `mean_over_tracks`.
-
-    Raises
-    ------
-    ValueError
-        There are no values, or those of a proportion are neither 0 nor 1.
+    `mean_over_tracks`. Raises ValueError for values of a proportion that are neither 0 nor 1.
     """
     first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if proportion and not np.isin([first, second], (0, 1)).all():

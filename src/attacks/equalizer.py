@@ -87,8 +87,14 @@ def equalizer_records(targets: dict[str, Target], search: Search) -> pd.DataFram
     """
     tables = []
     for name, target in targets.items():
-        own = [_sweep(target, bands, search) for bands in BANDS]
-        own += [_random(target, bands, search) for bands in BANDS]
+        own, n = [_sweep(target, bands, search) for bands in BANDS], int(target.correct.sum())
+        for bands, limit in product(BANDS, LIMITS_DB):
+            draws = [
+                partial(equalize, gains_db=random_gains(n, bands, limit, search.seed + start))
+                for start in range(search.iterations)
+            ]
+            random, eps = f"equalizer_{bands}_random", limit / DYNAMIC_RANGE_DB
+            own.append(_with_worst(target, random, f"{random}_worst", eps, draws))
         warps = [partial(retime, tempo=t, semitones=s) for t, s in product(TEMPI, SEMITONES)]
         own.append(_with_worst(target, "tempo_pitch_random", "tempo_pitch", 0, warps))
         noises = [
@@ -132,19 +138,6 @@ def _sweep(target: Target, bands: int, search: Search) -> pd.DataFrame:
             attacked[rows] = equalize(X[rows], gains)
             predicted[rows] = target.predict(attacked[rows])
         tables.append(make_records(target, name, limit / DYNAMIC_RANGE_DB, attacked, predicted))
-    return pd.concat(tables, ignore_index=True)
-
-
-def _random(target: Target, bands: int, search: Search) -> pd.DataFrame:
-    """Return records of random equalisers at each limit, and of the worst of them."""
-    tables, n = [], int(target.correct.sum())
-    for limit in LIMITS_DB:
-        draws = [
-            partial(equalize, gains_db=random_gains(n, bands, limit, search.seed + start))
-            for start in range(search.iterations)
-        ]
-        name, eps = f"equalizer_{bands}_random", limit / DYNAMIC_RANGE_DB
-        tables.append(_with_worst(target, name, f"{name}_worst", eps, draws))
     return pd.concat(tables, ignore_index=True)
 
 

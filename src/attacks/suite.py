@@ -52,19 +52,14 @@ def evaluate(
 ) -> pd.DataFrame:
     """Return records of all attacks, both noises and the worst case, one row per segment each.
 
-    FGSM and PGD (one start) run at every eps; at `budgets.suite` then, each on the segments that
-    all before it left correct: PGD from more random starts, PGD with twice the iterations (at
-    `budgets.doubled`), targeted PGD, APGD on two losses, Square. Their rows combine this attack and
-    all before it. HopSkipJump and Square run on a few segments by themselves. The worst case is
-    over all of them, without noise. PGD stops early on each segment that it flips.
-
-    Parameters
-    ----------
-    targets : by name of the checkpoint
+    FGSM and PGD (one start) run at every eps, the attacks of `stages` at `budgets.suite`, each on
+    the segments that all before it left correct: their rows combine this attack and all before it.
+    HopSkipJump and Square run on a few segments by themselves. The worst case is over all of them,
+    without noise. PGD stops early on each segment that it flips.
 
     Returns
     -------
-    The columns of `make_records`, distance (of HopSkipJump) and checkpoint.
+    The columns of `make_records`, distance (of HopSkipJump) and checkpoint (the key in `targets`).
 
     Raises
     ------
@@ -94,10 +89,9 @@ def evaluate(
 def sweep(name: str, target: Target, epsilons: tuple, search: Search) -> pd.DataFrame:
     """Attack segments at each eps; return one row per segment and eps, as `make_records` does.
 
-    Only segments that the model predicts correctly are attacked; the others count as wrong
-    throughout, unchanged. With PGD a segment flipped at a small eps counts as flipped at each
-    larger one, whose ball holds the smaller ball: it keeps its perturbation. FGSM, whose step is
-    eps itself, runs anew at each eps. Raises ValueError without epsilons.
+    Only segments that the model predicts correctly are attacked; the others stay unchanged. With
+    PGD a segment flipped at a small eps counts as flipped at each larger one, whose ball holds the
+    smaller ball: it keeps its perturbation. Raises ValueError without epsilons.
     """
     if len(epsilons) == 0:
         raise ValueError("There are 0 epsilons to attack at: give EPSILONS of at least one.")
@@ -165,10 +159,10 @@ def stages(budgets: Budgets, effort: Effort, eps: float, n_genres: int) -> list[
 
 
 def ladder(robustness: pd.DataFrame, records: pd.DataFrame, eps: float) -> pd.DataFrame:
-    """Return a table to read: accuracy of every attack at `eps`, and what HopSkipJump reached.
+    """Return a table to read: accuracy of every attack at `eps`, and the size HopSkipJump reached.
 
-    `robustness` comes from `records.robustness_table`. The last row is the median size in dB of
-    the change that HopSkipJump needs, whether it lies within eps or not.
+    `robustness` comes from `robustness_table`. The last row is the median size in dB of the change
+    that HopSkipJump needs, within eps or not.
     """
     table = percent_table(robustness[robustness["eps"] == eps], ["attack", "n_segments"])
     found = records[records["attack"] == "hop_skip_jump"]
@@ -211,11 +205,8 @@ def minimal_eps(
     """Return the minimal eps of `n` correct segments per checkpoint.
 
     PGD halves each segment's bounds three times (all segments at once, each with its own eps): the
-    result is at most an eighth of the bounds' distance above the least that PGD needs.
-
-    Parameters
-    ----------
-    records : those of `evaluate` for these targets
+    result is at most an eighth of the bounds' distance above the least that PGD needs. `records`
+    are those of `evaluate` for these targets.
 
     Returns
     -------
