@@ -70,10 +70,7 @@ def test_no_end_of_an_interval_falls_when_a_success_is_added(n_tracks, length):
 @pytest.mark.parametrize(("n_right", "low", "high"), [(0, 0, 0.037), (1, 0.0018, 0.0545)])
 def test_independent_segments_have_the_interval_of_wilson(n_right, low, high):
     found = mean_over_tracks(np.arange(100) < n_right, np.arange(100))
-    assert (found["low"], found["high"]) == (
-        pytest.approx(low, abs=1e-4),
-        pytest.approx(high, 1e-3),
-    )
+    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=1e-4, rel=1e-3)
 
 
 @pytest.mark.parametrize("share", [0, 1])
@@ -169,27 +166,20 @@ def test_a_test_of_a_difference_agrees_with_its_interval():
         assert (found["p_value"] < 0.05) == (not found["low"] <= 0 <= found["high"])
 
 
-def test_a_single_track_says_nothing_about_others():
-    found = difference_over_tracks([0, 1], [1, 1], ["a", "a"])
-    assert (found["value"], found["low"], found["high"], found["p_value"]) == (
-        0.5,
-        None,
-        None,
-        None,
-    )
-
-
 @pytest.mark.parametrize(
     "average",
     [
         mean_over_tracks,
         lambda v, t: mean_over_tracks(v, t, proportion=False),
-        lambda v, t: difference_over_tracks(v, np.ones(len(v)), t),
+        lambda v, t: difference_over_tracks(0 * v, v, t),
     ],
 )
 def test_few_tracks_have_no_interval(average):
     values, tracks = np.arange(6) % 2, np.arange(6)
-    assert average(values[:5], tracks[:5])["low"] is None
+    for few in (tracks[:5], 0 * tracks[:5]):
+        found = average(values[:5], few)
+        assert found["value"] == 0.4
+        assert found["low"] is found["high"] is found.get("p_value") is None
     assert average(values, tracks)["low"] < average(values, tracks)["high"]
 
 
@@ -198,9 +188,8 @@ def test_means_have_the_t_interval_of_the_means_of_tracks_of_equal_length():
     found = mean_over_tracks(values, TRACKS, proportion=False)
     means = values.reshape(40, 5).mean(axis=1)
     half = 2.022691 * means.std(ddof=1) / np.sqrt(40)  # quantile of t with 39 degrees of freedom
-    assert (found["low"], found["high"]) == pytest.approx(
-        (means.mean() - half, means.mean() + half)
-    )
+    assert found["low"] == pytest.approx(means.mean() - half)
+    assert found["high"] == pytest.approx(means.mean() + half)
 
 
 def test_a_difference_of_means_is_paired_by_track_and_not_by_segment():
