@@ -127,19 +127,15 @@ def test_a_codec_gives_segments_of_the_same_length_and_sound(codec, samples):
     assert (0.001 < error < 0.3) if codec in ("mp3_64k", "ogg") else error < 0.001
 
 
-def test_a_wav_file_holds_16_bit_samples_exactly(tmp_path, samples):
-    path = tmp_path / "segment.wav"
-    write(path, samples[0])
-    facts = sf.info(path)
+def test_a_wav_file_holds_16_bit_samples_exactly_and_an_mp3_64_kbit_per_second(tmp_path, samples):
+    wav, mp3 = tmp_path / "segment.wav", tmp_path / "segment.mp3"
+    write(wav, samples[0])
+    facts = sf.info(wav)
     assert (facts.samplerate, facts.channels, facts.subtype) == (22_050, 1, "PCM_16")
-    assert np.array_equal(sf.read(path, dtype="float32")[0], samples[0])
+    assert np.array_equal(sf.read(wav, dtype="float32")[0], samples[0])
     assert np.array_equal(encode_decode(samples, "wav16"), samples)
-
-
-def test_an_mp3_has_64_kbit_per_second(tmp_path):
-    path = tmp_path / "segment.mp3"
-    write(path, to_16_bit(music(0)), "mp3_64k")
-    assert path.stat().st_size * 8 / 3 == pytest.approx(64_000, rel=0.05)
+    write(mp3, samples[0], "mp3_64k")
+    assert mp3.stat().st_size * 8 / 3 == pytest.approx(64_000, rel=0.05)
 
 
 def test_16_bit_samples_end_at_full_scale():
@@ -229,13 +225,10 @@ def test_success_is_correct_before_and_wrong_after_the_same_codec(records, targe
     assert pgd["success"].any()
 
 
-def test_a_segment_wrong_before_stays_unchanged(records):
+def test_a_segment_wrong_before_stays_unchanged_and_others_keep_to_their_ratio(records):
     wrong = records[records["segment"] == 12]
     assert wrong["snr_db"].isna().all()
     assert not wrong.loc[wrong["codec"] == "wav16", "success"].any()
-
-
-def test_records_keep_to_their_ratio(records):
     within = records[records["attack"].isin(["noise", "pgd_waveform"])].dropna(subset="snr_db")
     assert len(within)
     assert (within["snr_db"] >= within["budget_db"] - 1e-3).all()
