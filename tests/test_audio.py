@@ -316,7 +316,9 @@ def test_twice_the_steps_keep_what_is_flipped_and_raise_a_flag_where_more_is(tar
         (flag,) = audio_flags(pd.concat([pgd, records]).assign(checkpoint="one"))
         assert (flag["checkpoint"], flag["raised"], flag["power"]) == ("one", raised, True)
     flipped = pgd.assign(success=right, adversarial_prediction=every["adversarial_prediction"])
+    logits = np.roll(logits, -1, axis=1)
     kept = audio.sweep_doubled(target, flipped, 40.0, search)
+    assert kept["success"].tolist() == right.tolist()
     (flag,) = audio_flags(pd.concat([flipped, kept]).assign(checkpoint="one"))
     assert (flag["raised"], flag["power"]) == (False, False)
 
