@@ -157,7 +157,8 @@ SIZES = "N_AUDIO=6 N_CORRUPTED=2 AUDIO_ITERATIONS=10 SNR_DB=30,40,50".split()
 def tones(module, write_track, monkeypatch, tmp_path):
     """Return the paths of a run of six tracks of one segment, all of them test tracks."""
     monkeypatch.setattr("src.paths.ROOT", tmp_path)
-    monkeypatch.setattr(corruptions, "CORRUPTIONS", {"clipping": CORRUPTIONS["clipping"]})
+    few = {name: CORRUPTIONS[name] for name in ("none", "clipping")}
+    monkeypatch.setattr(corruptions, "CORRUPTIONS", few)
     monkeypatch.setattr(evaluate_own.audio, "MASKING_MARGINS_DB", (0,))
     tone = np.sin(2 * np.pi * 100 * TIMES)
     for number, snr_db in enumerate(FLIPPED_AT_DB):
