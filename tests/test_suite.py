@@ -215,6 +215,12 @@ def test_an_attack_without_budget_is_left_out():
     assert [s.name for s in stages(BUDGETS, none, 0.002, n_genres=2)] == ["pgd_targeted", "apgd_ce"]
 
 
+def test_a_model_without_a_correct_segment_is_refused_before_any_attack(target):
+    wrong = target.take(np.flatnonzero(~target.correct))
+    with pytest.raises(ValueError, match=rf"^model predicts 0 of {len(wrong.data)} segments corr"):
+        evaluate({"model": wrong}, BUDGETS, EFFORT, seed=1)
+
+
 def test_the_suite_needs_its_eps_among_those_of_the_sweep(target):
     with pytest.raises(ValueError, match=r"eps \[0.03\] of the suite are not among"):
         evaluate({"model": target}, BUDGETS._replace(suite=(0.03,)), EFFORT, seed=1)

@@ -188,10 +188,8 @@ def hop_skip_jump(target: Target, segments: Target, steps: int, seed: int) -> np
     segments : segments to attack, of the same model; one without start point stays unchanged
     steps : iterations, 0 for no attack
     """
-    pool = target.data.X, target.predicted
-    return once(
-        _hop_skip_jump, target.model, *pool, segments.data.X, segments.predicted, steps, seed
-    )
+    pool, attacked = ((each.data.X, each.predicted) for each in (target, segments))
+    return once(_hop_skip_jump, target.model, pool, attacked, steps, seed)
 
 
 def noise_linf(X: np.ndarray, eps: float, seed: int) -> np.ndarray:
@@ -280,12 +278,16 @@ def _square(number, X, y, eps, job: Job) -> np.ndarray:
     return SquareAttack(make_oracle(job.model), eps=float(eps.max()), **options).generate(X, y)
 
 
-def _hop_skip_jump(model, pool, pool_predicted, X, predicted, steps: int, seed: int) -> np.ndarray:
-    """Return segments moved by HopSkipJump from the nearest of the `pool` with another genre."""
+def _hop_skip_jump(model, pool: tuple, segments: tuple, steps: int, seed: int) -> np.ndarray:
+    """Return segments moved by HopSkipJump from the nearest of the `pool` with another genre.
+
+    Both are arrays of spectrograms and of predictions.
+    """
     set_seed(seed)
+    (start_points, reached), (X, predicted) = pool, segments
     oracle, found = make_oracle(model), np.array(X)
     for i, x in enumerate(progress(X, "hop_skip_jump", unit="segment")):
-        others = pool[pool_predicted != predicted[i]]
+        others = start_points[reached != predicted[i]]
         if len(others) and steps:
             start = others[np.abs(others - x).max(axis=(1, 2)).argmin()]
             options = {"norm": np.inf, "max_iter": steps, "init_eval": FIRST_QUERIES}

@@ -63,9 +63,16 @@ def evaluate(
 
     Raises
     ------
-    ValueError for eps outside [0, 1] or of the suite that are not among those of the sweep.
+    ValueError for eps outside [0, 1] or of the suite that are not among those of the sweep, and
+    for a model that predicts no segment correctly.
     """
     _check(budgets)
+    for name, target in targets.items():
+        if not target.correct.any():
+            raise ValueError(
+                f"{name} predicts 0 of {len(target.data)} segments correctly, so there is nothing "
+                "to attack: draw more by N_SEGMENTS, train for more epochs or leave it out."
+            )
     search, tables = Search(effort.iterations, seed, early_stopping=True), []
     for name, target in targets.items():
         pgd = sweep("pgd", target, budgets.sweep, search)
