@@ -39,18 +39,20 @@ def main(arguments: list[str]) -> int:
     file = paths.metrics / "ablation.csv"
     rows = read_csv(file).to_dict("records") if file.exists() else []
     for name in options.checkpoints:
-        rows += evaluate(paths, name, options.segments, {row["key"] for row in rows})
+        known = {(row["key"], row["n_segments"]) for row in rows}
+        rows += evaluate(paths, name, options.segments, known)
         write_csv(file, pd.DataFrame(rows))
     print(pd.DataFrame(rows).to_string())
     return 0
 
 
-def evaluate(paths: RunPaths, name: str, n: int, known: set[str]) -> list[dict]:
-    """Return the row of a checkpoint in a list, which is empty if its key is among the `known`."""
+def evaluate(paths: RunPaths, name: str, n: int, known: set[tuple[str, int]]) -> list[dict]:
+    """Return the row of a checkpoint on n segments in a list; empty if it is among the `known`."""
     (model, facts), data = load_named(paths, name), load_metadata(paths)
-    if facts["key"] in known:
+    segments = load_split(paths, "test").sample(n, DEFAULT_SEED)
+    if (facts["key"], len(segments)) in known:
         return []
-    target = make_target(model, load_split(paths, "test").sample(n, DEFAULT_SEED))
+    target = make_target(model, segments)
     budgets = suite.Budgets((EPS,), (EPS,), EPS)
     records = suite.evaluate({name: target}, budgets, EFFORT, DEFAULT_SEED)
     found = robustness_table(records, data["corpus"], data["split"]).set_index("attack")

@@ -18,7 +18,10 @@ def main() -> int:
     """Measure all stages, print a table and write `stages_<cpu>_<precision>.json`; return 0."""
     if (used := RunPaths("synthetic").models).exists():
         sys.exit(f"{used} exists, so training would be skipped: measure in a fresh clone.")
-    measured = pd.DataFrame(measure(STAGES, "RESET=1"))
+    try:
+        measured = pd.DataFrame(measure(STAGES, "RESET=1"))
+    except RuntimeError as error:
+        sys.exit(str(error))
     print(measured.to_string(float_format="{:.2f}".format))
     facts = provenance(SEED, {}, corpus="synthetic")
     name = "stages_{cpu}_{gradients}.json".format(**describe()).lower().replace(" ", "_")

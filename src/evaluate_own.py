@@ -4,6 +4,7 @@ Networks on log-mels are evaluated by notebook 4. If one takes samples, all of C
 evaluated on audio instead, by the same functions; results lie in `results/metrics/<run>/audio/`.
 """
 
+import signal
 import sys
 
 import numpy as np
@@ -15,7 +16,7 @@ from src.attacks import audio
 from src.attacks.adversarial import Search
 from src.attacks.codecs import WAV
 from src.attacks.corruptions import corrupt_segments, corruption_table
-from src.attacks.flags import FLAGS, audio_flags, readable, zero_gradients
+from src.attacks.flags import audio_flags, flag, readable, zero_gradients
 from src.attacks.records import percent_table
 from src.attacks.waveform import make_waveform_classifier
 from src.data.corpus import corpus_of, load_tracks
@@ -83,9 +84,7 @@ def gradient_flag(name: str, target: audio.AudioTarget) -> dict[str, object]:
     classifier = make_waveform_classifier(target.model)
     n_zero = zero_gradients(classifier, samples[correct], y[correct])
     found = [f"{n_zero} segments without gradient"] * (n_zero > 0)
-    state = {"checkpoint": name, "raised": bool(found), "power": len(correct) > 0, "found": found}
-    meaning = zip(("raised_if", "what_to_do"), FLAGS["zero_gradients"], strict=True)
-    return {"flag": "zero_gradients"} | state | dict(meaning)
+    return {"checkpoint": name} | flag("zero_gradients", found, len(correct) > 0)
 
 
 def main(words: list[str]) -> int:
@@ -95,12 +94,15 @@ def main(words: list[str]) -> int:
         request = read_request(["attack", *words])
         options, paths = request.complete("attack"), request.paths
         names = options["CHECKPOINTS"]
-        own = {name: load_named(paths, name) for name in names if ":" in name}
-        if not any(takes_samples(model) for model, _ in own.values()):
+        if not any(takes_samples(load_named(paths, name)[0]) for name in names if ":" in name):
             return pipeline.main(["attack", *words])
         print(LEFT_OUT)
-        loaded = {result_name(name): own.get(name) or load_named(paths, name) for name in names}
-        tables, flags = evaluate_on_audio(paths, loaded, options)
+        with pipeline.alone(paths):
+            loaded = {result_name(name): load_named(paths, name) for name in names}
+            tables, flags = evaluate_on_audio(paths, loaded, options)
+    except KeyboardInterrupt:
+        print("interrupted")
+        return 130
     except (OSError, ValueError) as error:
         sys.exit(str(error))
     shown = [percent_table(tables[name], *columns) for name, columns in TABLES.items()]
@@ -110,4 +112,5 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, pipeline.interrupt)
     sys.exit(main(sys.argv[1:]))

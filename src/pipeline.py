@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
@@ -73,13 +74,13 @@ def main(words: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:
-        with _alone(request.paths):
+        with alone(request.paths):
             save_parameters(request.paths.parameters, request.dataset, request.tables)
             return run_stages(request, bool(set(words) & set(STAGES)))
     except KeyboardInterrupt:
         print("interrupted: finished stages are kept; the same command continues from there")
         return 130
-    except OSError as error:  # of the disk, or of a corpus given by path
+    except (OSError, sqlite3.Error) as error:  # of the disk, or of a corpus given by path
         sys.exit(str(error))
 
 
@@ -265,6 +266,8 @@ def run_notebook(stage: str, parameters: dict, paths: RunPaths) -> TaskFailed | 
         reason = f"{error.ename}: {error.evalue}"
     except DeadKernelError:
         reason = "the kernel died: there may be too little memory; close other programs, run again."
+    except OSError as error:  # of the copy itself
+        return TaskFailed(f"{stage}: {error}")
     else:
         running.replace(output)
         failed.unlink(missing_ok=True)
@@ -305,7 +308,7 @@ def _source_state(stage: str, parameters: dict) -> list:
 
 
 @contextmanager
-def _alone(paths: RunPaths) -> Iterator[None]:
+def alone(paths: RunPaths) -> Iterator[None]:
     """Hold the lock of a run, so that no two processes write the same files.
 
     Leaves with one sentence if another process holds it; the lock of a process that died is free.
@@ -321,12 +324,12 @@ def _alone(paths: RunPaths) -> Iterator[None]:
         )
 
 
-def _interrupt(*_: object) -> None:
+def interrupt(*_: object) -> None:
     """End by Ctrl-C; libraries need not report as well that their kernel has ended."""
     logging.disable()
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGINT, interrupt)
     sys.exit(main(sys.argv[1:]))

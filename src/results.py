@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # `src.pipeline` starts without it
 
 PACKAGES = """
     music-genre-robustness torch numpy scipy librosa soundfile audiomentations scikit-learn
-    adversarial-robustness-toolbox grad-cam
+    adversarial-robustness-toolbox grad-cam captum
 """.split()
 GENRE_COLUMNS = {"true", "predicted", "explained", "track_predicted"}
 GENRE_COLUMNS |= {"clean_prediction", "adversarial_prediction"}

@@ -3,10 +3,10 @@
 Results can be kept on disk until a notebook is finished, so that an interrupted one continues.
 """
 
-import inspect
 import shutil
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
 
 import joblib
@@ -15,8 +15,9 @@ import torch
 from joblib import Parallel, delayed
 
 from src.models.own import OwnNetwork
+from src.paths import from_root
 from src.progress import progress
-from src.results import save_with
+from src.results import PACKAGES, save_with
 from src.runtime import describe
 
 SHARD = 64  # segments; results depend on it where something is random
@@ -25,7 +26,12 @@ _folders: list[Path] = []  # where results are kept: one or none
 
 
 def keep_results(folder: Path) -> None:
-    """Keep results of `in_shards` and `once` in a folder, and read those that lie there."""
+    """Keep results of `in_shards` and `once` in a folder, and read those that lie there.
+
+    Results of other code, versions, machines or precisions are not read. On a cluster the machine
+    is that of this process.
+    """
+    _code()  # before the files change
     _folders[:] = [folder]
 
 
@@ -49,12 +55,13 @@ def in_shards(
     rows = [[np.asarray(array[start : start + SHARD]) for array in arrays] for start in starts]
     calls = [(number, *parts, *options) for number, parts in enumerate(rows)]
     files = [_file(work, *call) for call in calls]
-    missing = [call for call, file in zip(calls, files, strict=True) if not _exists(file)]
+    kept = [file is not None and file.exists() for file in files]
+    missing = [call for call, there in zip(calls, kept, strict=True) if not there]
     made = Parallel(return_as="generator")(delayed(work)(*call) for call in missing)
     n, short, parts = len(arrays[0]), len(calls) < LONG, []
     with progress(None, name, n, "segment", leave=False, disable=short) as bar:
-        for file in files:
-            parts.append(np.load(file) if _exists(file) else _keep(file, next(made)))
+        for file, there in zip(files, kept, strict=True):
+            parts.append(_read(file) if there else _keep(file, next(made)))
             bar.update(len(parts[-1]))
     return np.concatenate(parts)
 
@@ -62,25 +69,37 @@ def in_shards(
 def once(work: Callable[..., np.ndarray], *arguments: object) -> np.ndarray:
     """Return `work(*arguments)`, kept as a shard is."""
     file = _file(work, *arguments)
-    return np.load(file) if _exists(file) else _keep(file, work(*arguments))
+    return _read(file) if file is not None and file.exists() else _keep(file, work(*arguments))
 
 
 def _file(work: Callable, *arguments: object) -> Path | None:
     """Return the file that keeps a result; None if none does.
 
-    Its name is a digest of all that the result depends on: arguments, weights, the source of the
-    module of `work`, machine, precision and version of torch. A network of other code is not kept:
-    its weights do not determine what it computes.
+    Its name is a digest of all that the result depends on: arguments, weights, code, versions,
+    machine and precision. A network from outside is not kept: its weights do not determine what it
+    computes.
     """
     if not _folders or not all(_is_known(argument) for argument in arguments):
         return None
-    module = inspect.getmodule(work.func if isinstance(work, partial) else work)
-    parts = inspect.getsource(module), torch.__version__, describe(), work
+    parts = _code(), describe(), work
     return _folders[0] / f"{joblib.hash((*parts, *map(_content, arguments)))}.npy"
 
 
-def _exists(file: Path | None) -> bool:
-    return file is not None and file.exists()
+@cache
+def _code() -> str:
+    """Return a digest of the repository's code and of the versions of the libraries."""
+    sources = [file.read_bytes() for file in sorted(Path(__file__).parent.rglob("*.py"))]
+    return joblib.hash([sources, [version(name) for name in PACKAGES]])
+
+
+def _read(file: Path) -> np.ndarray:
+    """Return a kept result; ValueError with its path if it is damaged."""
+    try:
+        return np.load(file)
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"{from_root(file)} is no whole array ({error}), probably after a power cut: delete it."
+        ) from error
 
 
 def _keep(file: Path | None, made: np.ndarray) -> np.ndarray:

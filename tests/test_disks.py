@@ -20,6 +20,7 @@ from src.data import corpus as corpora
 from src.data.preprocessor import write_processed
 from src.data.segments import load_metadata
 from src.data.splits import split_tracks
+from src.paths import RunPaths
 from src.pipeline import main
 from src.plots import save_figure
 from src.results import read_json, save_with, write_csv, write_json
@@ -33,10 +34,10 @@ REFUSED = (OSError, RuntimeError)  # torch and libsndfile raise the latter
 
 
 @contextmanager
-def limited():
+def limited(n_bytes=LIMIT_BYTES):
     """Let no file become larger, as a disk does that is full; also for root and for children."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT_BYTES, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
     try:
         yield
     finally:
@@ -101,9 +102,15 @@ def test_a_folder_that_cannot_be_written_leaves_the_earlier_file(tmp_path, monke
 # The command line
 
 
-def test_a_stage_that_cannot_write_ends_in_one_sentence(repository, monkeypatch):
-    said = []  # of stages that failed
+@pytest.fixture(name="failures")
+def _failures(monkeypatch):
+    """Return the list of the sentences about stages that failed."""
+    said = []
     monkeypatch.setattr(pipeline, "TaskFailed", lambda text: said.append(text) or TaskFailed(text))
+    return said
+
+
+def test_a_stage_that_cannot_write_ends_in_one_sentence(repository, failures):
     earlier = write_json(repository / "results" / "metrics" / "a.json", {"value": "earlier"})
     cell = f"""import importlib, resource, sys
 sys.path.insert(0, {str(Path(pipeline.__file__).parents[1])!r})
@@ -114,9 +121,21 @@ results.write_json(results.Path("results/metrics/a.json"), {{"value": list(range
     write_notebook(explore, FIRST_CELL + 'DATASET = "x"  # corpus', cell)
     assert main(["explore", "RUN=fake"]) == 1
     found = rf"explore: OSError: {TOO_LARGE}\n\(more is in results/notebooks/fake/"
-    assert re.match(found, said[0])
+    assert re.match(found, failures[0])
     assert read_json(earlier) == {"value": "earlier"}
     assert [path.name for path in earlier.parent.iterdir()] == ["a.json"]
+
+
+def test_a_copy_of_a_notebook_that_cannot_be_written_is_one_sentence(repository, failures):
+    copy = RunPaths("fake").notebooks / "01_data_exploration.ipynb"
+    assert main(["explore", "RUN=fake"]) == 0
+    before = copy.read_bytes()
+    notebook = repository / "notebooks" / copy.name
+    write_notebook(notebook, FIRST_CELL + 'DATASET = "x"', "print('x' * 99_999)")
+    with limited(60_000):
+        assert main(["explore", "RUN=fake"]) == 1
+    assert re.fullmatch(f"explore: {TOO_LARGE}", failures[0])
+    assert copy.read_bytes() == before
 
 
 def test_a_folder_of_the_run_that_cannot_be_made_is_told(repository):
@@ -125,6 +144,16 @@ def test_a_folder_of_the_run_that_cannot_be_made_is_told(repository):
     with pytest.raises(SystemExit) as refusal:
         main(["RUN=other"])
     assert refusal.value.code == f"[Errno 17] File exists: '{folder}'"
+
+
+def test_notes_that_cannot_be_written_are_one_sentence_and_the_earlier_ones_stay(executed):
+    ran_by(executed)
+    notes = RunPaths("fake").notebooks / ".doit.db"
+    before = notes.read_bytes()
+    with limited(), pytest.raises(SystemExit) as refusal:
+        main(["explore", "RUN=fake"])
+    assert refusal.value.code == "disk I/O error"
+    assert notes.read_bytes() == before
 
 
 def test_a_stage_that_has_finished_stays_so_when_the_run_is_killed_after_it(executed, monkeypatch):

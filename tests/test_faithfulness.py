@@ -106,6 +106,13 @@ def test_random_weights_change_the_map_and_leave_the_network_itself_alone(model)
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
 
 
+def test_layers_do_not_share_their_random_weights(model):
+    *_, (_, last) = randomized(model, 1)
+    drawn = [last.get_submodule(name).weight.detach().flatten() for name in ("conv2_1", "conv3_2")]
+    one, other = (weights[: len(drawn[0])].numpy() for weights in drawn)
+    assert abs(np.corrcoef(one, other)[0, 1]) < 0.1
+
+
 def test_random_weights_do_not_depend_on_what_is_drawn_between_the_layers(model):
     drawn = [changed.state_dict() for _, changed in randomized(model, 1)]
     for expected, (_, changed) in zip(drawn, randomized(model, 1), strict=True):

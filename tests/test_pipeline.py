@@ -325,7 +325,7 @@ def test_ctrl_c_during_a_notebook_prints_one_sentence(repository):
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        signal.signal(signal.SIGINT, pipeline._interrupt)
+        signal.signal(signal.SIGINT, pipeline.interrupt)
         code = main(["explore", "RUN=fake"])
         gc.collect()
         sys.stdout.flush()

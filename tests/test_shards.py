@@ -117,6 +117,39 @@ def test_results_are_kept_for_the_same_weights_data_and_search_only(kept, clips,
     assert len(CALLS) == n
 
 
+@pytest.mark.parametrize("what", ["_code", "describe"])
+def test_results_of_other_code_or_of_another_machine_are_made_anew(what, kept, monkeypatch):
+    once(interrupted, 0, np.arange(3))
+    monkeypatch.setattr(shards, what, lambda: "other")
+    once(interrupted, 0, np.arange(3))
+    assert CALLS == [0, 0]
+
+
+def test_a_file_that_appears_meanwhile_does_not_shift_the_others(kept, monkeypatch):
+    X, files = np.arange(3 * SHARD), []
+    keep = shards._keep
+
+    def keep_all(file, made):
+        """Write the second shard's file too, as another process would."""
+        if not files:
+            files.append(shards._file(interrupted, 1, X[SHARD : 2 * SHARD]))
+            keep(files[0], X[SHARD : 2 * SHARD] + 1)
+        return keep(file, made)
+
+    CALLS.append(2)  # so that nothing is interrupted
+    monkeypatch.setattr(shards, "_keep", keep_all)
+    made = in_shards("work", interrupted, (X,))
+    np.testing.assert_array_equal(made, X + np.repeat(np.arange(3), SHARD))
+
+
+def test_a_damaged_result_is_named(kept):
+    once(interrupted, 0, np.arange(3))
+    (file,) = kept.iterdir()
+    file.write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"{file.name} is no whole array .*: delete it\.$"):
+        once(interrupted, 0, np.arange(3))
+
+
 def test_results_of_networks_from_outside_are_not_kept(kept, clips, slim_model):
     outside = Job(OwnNetwork(slim_model, 10), Search(1))
     for n in (1, 2):

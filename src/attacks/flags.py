@@ -78,7 +78,7 @@ def audio_flags(records: pd.DataFrame) -> list[dict[str, object]]:
         more = float(own["success"].mean() - pgd["success"].mean())
         found = [f"{more:.3f} more at {budget:g} dB"] * (more > POINT)
         left = (~pgd["success"] & (pgd["clean_prediction"] == pgd["true"])).any()
-        flags.append({"checkpoint": name} | _flag("audio_steps_matter", found, bool(left)))
+        flags.append({"checkpoint": name} | flag("audio_steps_matter", found, bool(left)))
     return flags
 
 
@@ -94,7 +94,7 @@ def flag_table(
     for name, target in targets.items():
         own, evidence = records[records["checkpoint"] == name], inspect_model(target)
         raised = raise_flags(own, evidence, 1 / target.n_genres, effort)
-        flags += [{"checkpoint": name} | flag for flag in raised]
+        flags += [{"checkpoint": name} | each for each in raised]
     return flags
 
 
@@ -146,10 +146,11 @@ def raise_flags(records: pd.DataFrame, evidence: dict, chance: float, effort: Ef
         "noise_as_harmful": _noise(accuracy),
     }
     power = _power(records, accuracy, effort)
-    return [_flag(name, findings, power.get(name, True)) for name, findings in found.items()]
+    return [flag(name, findings, power.get(name, True)) for name, findings in found.items()]
 
 
-def _flag(name: str, found: list[str] | None, power: bool) -> dict[str, object]:
+def flag(name: str, found: list[str] | None, power: bool) -> dict[str, object]:
+    """Return a flag: raised if something was found, None if its attack did not run."""
     return {
         "flag": name,
         "raised": None if found is None else bool(found),

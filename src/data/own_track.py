@@ -125,8 +125,8 @@ def _decode(path: Path) -> Decoded:
 @contextmanager
 def _quiet_decoder() -> Iterator[None]:
     """Silence the error output of the process: libmpg123 writes there what it finds in an MP3."""
-    kept = os.dup(2)
     with open(os.devnull, "wb") as nothing:
+        kept = os.dup(2)
         os.dup2(nothing.fileno(), 2)
     try:
         yield

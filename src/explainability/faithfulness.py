@@ -102,8 +102,8 @@ def randomized(model: GenreClassifierCNN, seed: int) -> Iterator[tuple[str, Genr
     arXiv 1810.03292.
     """
     changed = copy.deepcopy(model)
-    for name in LAYERS:
-        set_seed(seed)  # whatever is drawn in between: kept maps draw nothing
+    for number, name in enumerate(LAYERS):
+        set_seed(seed, number)  # whatever is drawn in between: kept maps draw nothing
         for part in (name, norm_of(name)):
             changed.get_submodule(part).reset_parameters()
         yield name, copy.deepcopy(changed)
