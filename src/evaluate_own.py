@@ -27,7 +27,7 @@ from src.models.runs import load_named, result_name
 from src.models.unseen import unseen_test
 from src.paths import RunPaths
 from src.request import read_request
-from src.results import provenance, with_names, write_csv, write_json
+from src.results import provenance, read_csv, with_names, write_csv, write_json
 from src.runtime import prepare_process
 
 LEFT_OUT = "left out: the suite of attacks on log-mels and Grad-CAM, which need log-mels"
@@ -87,6 +87,16 @@ def gradient_flag(name: str, target: audio.AudioTarget) -> dict[str, object]:
     return {"checkpoint": name} | flag("zero_gradients", found, len(correct) > 0)
 
 
+def _evaluate_on_log_mels(words: list[str], paths: RunPaths, eps: float) -> int:
+    """Run notebook 4 and print the accuracies at one eps; return 0 if it succeeded."""
+    if code := pipeline.main(["attack", *words]):
+        return code
+    table = read_csv(paths.metrics / "robustness.csv")
+    shown = table[table["eps"].isin((0, eps))]
+    print("\n" + percent_table(shown, ["attack", "eps_db", "n_segments"]).to_string())
+    return 0
+
+
 def main(words: list[str]) -> int:
     """Evaluate the networks of CHECKPOINTS from the command line; return 0 if it succeeded."""
     prepare_process()
@@ -95,7 +105,7 @@ def main(words: list[str]) -> int:
         options, paths = request.complete("attack"), request.paths
         names = options["CHECKPOINTS"]
         if not any(takes_samples(load_named(paths, name)[0]) for name in names if ":" in name):
-            return pipeline.main(["attack", *words])
+            return _evaluate_on_log_mels(words, paths, options["REPORT_EPS"])
         print(LEFT_OUT)
         with pipeline.alone(paths):
             loaded = {result_name(name): load_named(paths, name) for name in names}

@@ -32,6 +32,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
+from src.effort import choose_effort
 from src.models.recipes import checkpoint_name, recipe
 from src.parameters import save_parameters, show_value
 from src.paths import (
@@ -78,7 +79,7 @@ def main(words: list[str]) -> int:
             save_parameters(request.paths.parameters, request.dataset, request.tables)
             return run_stages(request, bool(set(words) & set(STAGES)))
     except KeyboardInterrupt:
-        print("interrupted: finished stages are kept; the same command continues from there")
+        print("interrupted: what is finished is kept; the same command continues from there")
         return 130
     except (OSError, sqlite3.Error) as error:  # of the disk, or of a corpus given by path
         sys.exit(str(error))
@@ -121,6 +122,10 @@ def show(request: Request) -> None:
                 was = show_value(defaults.get(name, "by recipe or effort"))
                 note = f"  (default: {was})" if name in request.tables[stage] else ""
                 print(f"  {name}={show_value(value)}{note}")
+        if "EFFORT" in defaults:
+            chosen = request.complete(stage)
+            numbers = choose_effort(chosen["EFFORT"], chosen["EFFORT_CHANGES"])._asdict()
+            print("  by EFFORT:", *(f"{name.upper()}={value}" for name, value in numbers.items()))
 
 
 def stale_because(stage: str, task: dict, paths: RunPaths) -> list[str]:

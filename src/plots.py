@@ -382,7 +382,8 @@ def legend_below(figure: Figure) -> None:
         handles, labels = ax.get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True)) | unique
     if unique:
-        figure.legend(unique.values(), unique, loc="outside lower left", ncols=3, fontsize=8)
+        ncols = min(3, max(1, int(figure.get_figwidth() // 4)))  # leaves room for the corpus
+        figure.legend(unique.values(), unique, loc="outside lower left", ncols=ncols, fontsize=8)
 
 
 def _choose_fonts(figure: Figure) -> None:

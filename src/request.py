@@ -190,7 +190,7 @@ def _check_exists(paths: RunPaths) -> None:
         there = f"give one of those there are ({', '.join(sorted(runs))}), or " if runs else ""
         raise ValueError(
             f"run {paths.run} does not exist, RUN or DATASET may be missing or mistyped: {there}"
-            "make it by `make run` with the same RUN and DATASET."
+            f"make it by `make run RUN={paths.run} DATASET={EMBEDDED_CORPUS}` or another DATASET."
         )
 
 

@@ -230,9 +230,14 @@ def test_a_network_on_samples_needs_audio(module, tones):
         evaluate_own.main(["RUN=tones", f"CHECKPOINTS={module}:tone"])
 
 
-def test_networks_on_log_mels_are_evaluated_by_notebook_4(module, tones, monkeypatch):
-    passed = []
+def test_networks_on_log_mels_are_evaluated_by_notebook_4(module, tones, monkeypatch, capsys):
+    passed, row = [], {"checkpoint": "wide", "n_segments": 9, "low": 0.2, "high": 0.4}
+    rows = [row | {"attack": "pgd", "eps": e, "eps_db": 80 * e, "accuracy": e} for e in (0.01, 0.3)]
+    write_csv(tones.metrics / "robustness.csv", pd.DataFrame(rows))
     monkeypatch.setattr(evaluate_own.pipeline, "main", lambda words: passed.append(words) or 0)
     words = ["RUN=tones", f"CHECKPOINTS={module}:wide"]
     assert evaluate_own.main(words) == 0
     assert passed == [["attack", *words]]
+    printed = capsys.readouterr().out
+    assert "1% [20, 40]" in printed
+    assert "30%" not in printed

@@ -247,6 +247,12 @@ def test_a_notebook_is_executed_with_its_parameters_into_the_folder_of_the_run(r
     assert nbformat.read(explore, as_version=4).cells[-1].outputs == []
 
 
+def test_the_numbers_of_an_effort_are_shown_with_their_changes(capsys):
+    assert main(["show", "N_SEGMENTS=7", "RUN=synthetic"]) == 0
+    (attack,) = re.findall(r"\nattack: (.*)\nexplain: ", capsys.readouterr().out, re.DOTALL)
+    assert "  by EFFORT: N_SEGMENTS=7 ITERATIONS=10 " in attack
+
+
 def test_a_stage_shows_its_progress_and_no_warning_of_its_kernel(repository, capfd, monkeypatch):
     monkeypatch.delenv("PYTEST_CURRENT_TEST")  # with it a kernel does not capture its descriptors
     explore = repository / "notebooks" / "01_data_exploration.ipynb"
@@ -336,7 +342,7 @@ def test_ctrl_c_during_a_notebook_prints_one_sentence(repository):
     time.sleep(1)  # of the kernel
     lines = said.read_text().splitlines()
     assert [line for line in lines if not line.endswith("explore")] == [
-        "interrupted: finished stages are kept; the same command continues from there"
+        "interrupted: what is finished is kept; the same command continues from there"
     ]
 
 

@@ -148,7 +148,10 @@ def test_a_parameter_goes_to_those_of_the_stages_that_have_it():
             "no.module:net: there is no module no.module",
         ),
         ("attack RUN=begun", "data/processed/begun/tracks.csv is missing: .*`make explore` first"),
-        ("attack RUN=beg", r"run beg does not exist, .* \(begun\), or make it by `make run`"),
+        (
+            "attack RUN=beg",
+            r"run beg does not exist, .* \(begun\), or make it by `make run RUN=beg",
+        ),
         ("train", "run synthetic does not exist, RUN or DATASET may be missing"),
         ("explore RUN=beg", "run beg does not exist"),
         ("show RUN=beg", "run beg does not exist"),
