@@ -247,10 +247,12 @@ def test_a_notebook_is_executed_with_its_parameters_into_the_folder_of_the_run(r
     assert nbformat.read(explore, as_version=4).cells[-1].outputs == []
 
 
-def test_the_numbers_of_an_effort_are_shown_with_their_changes(capsys):
-    assert main(["show", "N_SEGMENTS=7", "RUN=synthetic"]) == 0
-    (attack,) = re.findall(r"\nattack: (.*)\nexplain: ", capsys.readouterr().out, re.DOTALL)
-    assert "  by EFFORT: N_SEGMENTS=7 ITERATIONS=10 " in attack
+@pytest.mark.usefixtures("executed")
+def test_the_numbers_of_an_effort_are_shown_with_their_changes(repository, capsys):
+    sizes = 'EFFORT = "quick"  # level\nEFFORT_CHANGES = {}  # numbers\n'
+    write_notebook(repository / "notebooks" / f"{STAGES['attack']}.ipynb", READ_CELL + sizes)
+    (line,) = (line for line in shown(capsys, "N_SEGMENTS=7")[1] if "by EFFORT" in line)
+    assert line.startswith("by EFFORT: N_SEGMENTS=7 ITERATIONS=10 ")
 
 
 def test_a_stage_shows_its_progress_and_no_warning_of_its_kernel(repository, capfd, monkeypatch):
