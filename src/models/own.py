@@ -14,8 +14,10 @@ from torch import nn
 from src.data.features import N_FRAMES, N_MELS, SEGMENT_SAMPLES
 from src.runtime import device
 
-LOG_MELS = "log-mels (n, 1, 128, 130) in [0, 1] or, with takes_samples = True, samples (n, 66150)"
-REMEDY = f"it must map {LOG_MELS} to logits (n, n_genres), differentiably."
+REMEDY = (
+    "it must map log-mels (n, 1, 128, 130) in [0, 1] or, with takes_samples = True, samples "
+    "(n, 66150) to logits (n, n_genres), differentiably."
+)
 
 
 class OwnNetwork(nn.Module):
