@@ -52,8 +52,8 @@ evaluate: $(VENV)/run ## attack a network of yours: make evaluate MODEL=package.
 publish: $(VENV)/run ## write networks of a run to pretrained/: make publish RUN=gtzan CHECKPOINTS=improved,robust
 	$(BIN)/python -m src.models.publish "$(or $(RUN),$(error make publish needs RUN))" "$(or $(CHECKPOINTS),$(error make publish needs CHECKPOINTS))"
 
-lab: $(VENV)/run ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir notebooks
+lab: $(VENV)/run ## open JupyterLab on the notebooks; executed ones are in results/notebooks/
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: $(VENV)/test ## set everything up, check the style, run the tests (long campaigns: ARGS="-m long")
 	$(BIN)/ruff check .

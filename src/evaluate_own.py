@@ -17,7 +17,7 @@ from src.attacks.adversarial import Search
 from src.attacks.codecs import WAV
 from src.attacks.corruptions import corrupt_segments, corruption_table
 from src.attacks.flags import audio_flags, flag, readable, zero_gradients
-from src.attacks.records import percent_table
+from src.attacks.records import check_attackable, percent_table
 from src.attacks.waveform import make_waveform_classifier
 from src.data.corpus import corpus_of, load_tracks
 from src.data.segments import load_metadata
@@ -44,7 +44,7 @@ def evaluate_on_audio(
     """Write accuracy under attacks on audio, codecs and corruptions; return tables and flags.
 
     `loaded` has networks and facts by name, `options` the parameters of notebook 4. Raises
-    ValueError for a corpus without audio.
+    ValueError for a corpus without audio and for a network without a correct segment.
     """
     metadata, corpus, seed = load_metadata(paths), corpus_of(paths), options["SEED"]
     if not corpus.has_audio:
@@ -56,6 +56,8 @@ def evaluate_on_audio(
     models, test = {name: model for name, (model, _) in loaded.items()}, unseen_test(paths, loaded)
     pieces = audio.load_samples(paths, test.sample(effort.n_audio, seed))
     targets = {name: audio.make_audio_target(model, pieces) for name, model in models.items()}
+    for name, target in targets.items():
+        check_attackable(name, target.clean[WAV] == target.data.y)
     search, snr_db = Search(effort.audio_iterations, seed), options["SNR_DB"]
     reported_db = audio.report_budgets(snr_db)["pgd_waveform"]
     records, _ = audio.evaluate(targets, snr_db, options["REPORT_EPS"], search)

@@ -120,7 +120,7 @@ def show(request: Request) -> None:
         for name, value in (request.complete(stage) | request.tables[stage]).items():
             if name not in {"RUN", "DATASET", *GROUPS}:
                 was = show_value(defaults.get(name, "by recipe or effort"))
-                note = f"  (default: {was})" if name in request.tables[stage] else ""
+                note = f"  (default: {was or 'empty'})" if name in request.tables[stage] else ""
                 print(f"  {name}={show_value(value)}{note}")
         if "EFFORT" in defaults:
             chosen = request.complete(stage)
@@ -131,17 +131,18 @@ def show(request: Request) -> None:
 def stale_because(stage: str, task: dict, paths: RunPaths) -> list[str]:
     """Return why a stage is to be run: what changed or is missing; nothing if it is up to date."""
     if not _notes(paths).exists():
-        return ["has not finished yet"]
+        return ["no run has finished yet"]
     notes = Dependency(SqliteDB, str(_notes(paths)))
     reasons = notes.get_status(dict_to_task({"name": stage, **task}), {}, get_log=True).reasons
     before = notes.get_values(stage).get("_config_changed")
     if before is None:
-        return ["has not finished yet"]
+        return ["no run has finished yet"]
     (old, files), (new, files_now) = json.loads(before), json.loads(task["uptodate"][0].config)
     changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     changed += ["the corpus"] if files != files_now else []
-    for kind in ("changed_file_dep", "added_file_dep", "removed_file_dep"):
-        changed += [from_root(Path(file)) for file in sorted(reasons.get(kind, ()))]
+    kinds = ("changed_file_dep", "added_file_dep", "removed_file_dep")  # added are changed as well
+    files = {file for kind in kinds for file in reasons.get(kind, ())}
+    changed += [from_root(Path(file)) for file in sorted(files)]
     missing = sorted({*reasons.get("missing_target", ()), *reasons.get("missing_file_dep", ())})
     missing = [f"{from_root(Path(file))} is missing" for file in missing]
     return [f"{name} changed" for name in changed] + missing

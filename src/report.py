@@ -23,6 +23,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from nbconvert.preprocessors import ClearMetadataPreprocessor
 from PIL import Image
 
+from src.attacks.records import WORST_CASE
 from src.data.segments import load_metadata
 from src.labels import MAPS, NAMES
 from src.models.comparison import check_current, training_results
@@ -37,7 +38,7 @@ TABLES = """
     training recipe_gains robustness genre_robustness comparison equalizer universal transfer
     transfer_tracks corruptions audio_attacks audio_comparison explanations ablation audio_step
 """.split()
-RECORDS = ("attacks", "minimal_eps")
+RECORDS = {"attacks": WORST_CASE, "minimal_eps": ""}  # and which attack of them is collected
 LABELS = ("control", "part", "compared_with", "genre", "layer")  # of explanations.csv, often empty
 HEADERS = {"eps_db": "eps (dB)", "snr_db": "SNR (dB)", "budget_db": "margin (dB)", "true": "genre"}
 LARGEST_FIGURE = 300_000  # bytes
@@ -121,7 +122,10 @@ def _without_results(run: str, kind: str) -> str:
 
 
 def _copy_results(paths: RunPaths, target: Path) -> None:
-    """Write a run's JSON, the metadata of its arrays (`data.json`) and its records, compressed."""
+    """Write a run's JSON, the metadata of its arrays (`data.json`) and its records, compressed.
+
+    Of attacks only the worst case per segment: all records of a whole test set are several MB.
+    """
     data = load_metadata(paths)
     current = {result["checkpoint"] for result in training_results(paths, data["fingerprint"])}
     for file in sorted(paths.metrics.glob("*.json")):
@@ -129,9 +133,12 @@ def _copy_results(paths: RunPaths, target: Path) -> None:
         if kind != "training" or checkpoint in current:
             write_json(target / file.name, read_json(file))
     write_json(target / "data.json", data)
-    for file in (paths.metrics / f"{name}.csv" for name in RECORDS):
-        if file.exists():
-            _save(target / f"{file.name}.gz", gzip.compress(file.read_bytes(), mtime=0))
+    for name, attack in RECORDS.items():
+        if (file := paths.metrics / f"{name}.csv").exists():
+            records = pd.read_csv(file, dtype=str, keep_default_na=False)  # numbers as written
+            kept = records[records["attack"] == attack] if attack else records
+            text = kept.to_csv(index=False, lineterminator="\n").encode()
+            _save(target / f"{name}.csv.gz", gzip.compress(text, mtime=0))
 
 
 # ---------- documents

@@ -87,7 +87,12 @@ def saturated(samples):
     return tone(samples, 1e3)
 
 
-tone.takes_samples = saturated.takes_samples = True
+def swapped(samples):
+    return -tone(samples)
+
+
+for function in (tone, saturated, swapped):
+    function.takes_samples = True
 """
 
 
@@ -196,6 +201,14 @@ def test_a_network_on_samples_is_evaluated_on_audio(module, tones, capsys):
         "zero_gradients": False,
         "audio_steps_matter": False,
     }
+
+
+def test_a_network_on_samples_without_a_correct_segment_is_refused_before_the_attacks(
+    module, tones, monkeypatch
+):
+    monkeypatch.setattr(evaluate_own.audio, "evaluate", None)
+    with pytest.raises(SystemExit, match=r"^own_networks_swapped predicts 0 of 6 segments corr"):
+        evaluate_own.main(["RUN=tones", f"CHECKPOINTS={module}:swapped", *SIZES])
 
 
 def test_a_network_on_samples_that_masks_its_gradient_raises_a_flag(module, tones):

@@ -174,7 +174,7 @@ def shown(capsys, *words):
 
 
 def test_a_run_shows_its_parameters_and_why_a_stage_is_stale(repository, executed, capsys):
-    assert set(shown(capsys)[0].values()) == {"has not finished yet"}
+    assert set(shown(capsys)[0].values()) == {"no run has finished yet"}
     assert not list(RunPaths("fake").notebooks.iterdir())
     ran_by(executed, "CHECKPOINTS=documented")
     states, lines = shown(capsys)
@@ -183,7 +183,7 @@ def test_a_run_shows_its_parameters_and_why_a_stage_is_stale(repository, execute
 
     states, lines = shown(capsys, "train", "EPOCHS=2", "SUFFIX=_2")
     assert states["train"].startswith("EPOCHS changed; SUFFIX changed; results/")
-    assert {"EPOCHS=2  (default: by recipe or effort)", "SUFFIX=_2  (default: )"} <= set(lines)
+    assert {"EPOCHS=2  (default: by recipe or effort)", "SUFFIX=_2  (default: empty)"} <= set(lines)
     assert shown(capsys)[0]["train"] == "up to date"  # not remembered
 
     (repository / "src" / "part.py").write_text("VALUE = 2\n")

@@ -167,7 +167,7 @@ def test_a_request_without_meaning_is_refused_in_one_sentence(words, said, root,
 
 def test_parameters_are_shown_before_the_first_run(root, capsys):
     assert pipeline.main(["show"]) == 0
-    assert capsys.readouterr().out.count("has not finished yet") == len(STAGES)
+    assert capsys.readouterr().out.count("no run has finished yet") == len(STAGES)
     assert list(root.iterdir()) == []
 
 

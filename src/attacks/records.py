@@ -71,6 +71,15 @@ def make_target(model: GenreClassifierCNN, data: Segments) -> Target:
     return Target(model, data, predict_logits(model, data.X))
 
 
+def check_attackable(name: str, correct: np.ndarray) -> None:
+    """Raise ValueError if a model predicts no segment correctly; `correct` has shape (n,)."""
+    if not correct.any():
+        raise ValueError(
+            f"{name} predicts 0 of {len(correct)} segments correctly, so there is nothing to "
+            "attack: draw more by N_SEGMENTS or N_AUDIO, train for more epochs or leave it out."
+        )
+
+
 def make_records(
     target: Target, attack: str, eps: float, attacked: np.ndarray, predicted: np.ndarray
 ) -> pd.DataFrame:

@@ -17,7 +17,14 @@ from src.attacks.adversarial import (
     noise_l2,
     noise_linf,
 )
-from src.attacks.records import WORST_CASE, Target, make_records, percent_table, worst_case
+from src.attacks.records import (
+    WORST_CASE,
+    Target,
+    check_attackable,
+    make_records,
+    percent_table,
+    worst_case,
+)
 from src.data.features import DYNAMIC_RANGE_DB
 from src.data.segments import draw_segments
 from src.effort import Effort
@@ -68,11 +75,7 @@ def evaluate(
     """
     _check(budgets)
     for name, target in targets.items():
-        if not target.correct.any():
-            raise ValueError(
-                f"{name} predicts 0 of {len(target.data)} segments correctly, so there is nothing "
-                "to attack: draw more by N_SEGMENTS, train for more epochs or leave it out."
-            )
+        check_attackable(name, target.correct)
     search, tables = Search(effort.iterations, seed, early_stopping=True), []
     for name, target in targets.items():
         pgd = sweep("pgd", target, budgets.sweep, search)
