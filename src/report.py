@@ -11,6 +11,7 @@ import base64
 import gzip
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -125,7 +126,9 @@ def _copy_results(paths: RunPaths, target: Path) -> None:
     """Write a run's JSON, the metadata of its arrays (`data.json`) and its records, compressed.
 
     Of attacks only the worst case per segment: all records of a whole test set are several MB.
+    Files of earlier collections are deleted.
     """
+    shutil.rmtree(target, ignore_errors=True)
     data = load_metadata(paths)
     current = {result["checkpoint"] for result in training_results(paths, data["fingerprint"])}
     for file in sorted(paths.metrics.glob("*.json")):

@@ -48,7 +48,7 @@ MEASURED = {  # columns of the table of networks: a committed table and the valu
     "worst case, 0.8 dB": ("robustness", {"attack": "worst_case", "eps": 0.01}),
     "audio, 40 dB SNR": (
         "audio_attacks",
-        {"attack": "pgd_waveform", "snr_db": 40, "codec": "wav16"},
+        {"attack": "pgd_waveform_doubled", "budget_db": 40, "codec": "wav16"},
     ),
     "corruptions": ("corruptions", {}),
     "explanation stability": ("explanations", STABILITY),
