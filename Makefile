@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PRECISION
-export GLIBC_TUNABLES ?= glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0  # see src/runtime.py
+# Without a comment behind it: make keeps the blanks, and ld.so refuses them. See src/runtime.py.
+export GLIBC_TUNABLES ?= glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --fork-strategy fewest --no-header --no-annotate
 STAGES := explore preprocess train attack explain
 

@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     paths = RunPaths(options.run or run_name(options.dataset))
     prepare_process()
     try:
-        names = options.checkpoints.split(",") if options.checkpoints else None
+        names = [name.strip() for name in (options.checkpoints or "").split(",") if name.strip()]
         index = build(paths, options.per_genre, names, own_tracks(options.tracks))
     except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))

@@ -73,7 +73,7 @@ def table(paths: list[Path], networks: tuple[str, ...], folder: Path) -> pd.Data
             try:
                 track = read_track(path)
             except ValueError as error:
-                rows.append([shown, *[""] * (len(COLUMNS) - 2), str(error)])
+                rows.append([shown, *[""] * (len(COLUMNS) - 2), _text(str(error))])
                 continue
             _, readings = try_track.predict(track, loaded)
             rows += [[shown, round(track.used_s), *_in_short(*pair)] for pair in readings.items()]

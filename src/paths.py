@@ -11,6 +11,7 @@ NOTEBOOKS = ROOT / "notebooks"
 LONGEST_NAME = 200  # bytes of a name that files are called after; with what they add, 255 at most
 METRICS = ROOT / "results" / "metrics"
 EMBEDDED_CORPUS = "synthetic"  # the data set that is composed here
+COLLECTED = ("real", "embedded")  # folders of committed results: no names of runs
 CORPORA = (EMBEDDED_CORPUS, "gtzan_mini", "gtzan")  # data sets with a name; others are paths
 
 STAGES = {

@@ -30,11 +30,11 @@ from src.labels import MAPS, NAMES
 from src.models.comparison import check_current, training_results
 from src.models.publish import MEASURED, fill_cards
 from src.models.zoo import pretrained_names, read_card
-from src.paths import EMBEDDED_CORPUS, METRICS, ROOT, STAGES, RunPaths
+from src.paths import COLLECTED, EMBEDDED_CORPUS, METRICS, ROOT, STAGES, RunPaths
 from src.results import read_csv, read_json, save_with, write_csv, write_json
 
 DOCS = ROOT / "docs"
-FOLDERS = REAL, EMBEDDED = "real", "embedded"
+REAL, EMBEDDED = COLLECTED
 TABLES = """
     training recipe_gains robustness genre_robustness comparison equalizer universal transfer
     transfer_tracks corruptions audio_attacks audio_comparison explanations ablation audio_step
@@ -95,9 +95,10 @@ def collect(runs: list[str], target: Path = METRICS) -> None:
             own = [run for run in runs if folders[run] == folder]
             files = {run: RunPaths(run).metrics / f"{name}.csv" for run in own}
             parts = {run: read_csv(file) for run, file in files.items() if file.exists()}
+            collected = target / folder / f"{name}.csv"
+            collected.unlink(missing_ok=True)
             if parts:
-                table = pd.concat(parts.values(), ignore_index=True)
-                write_csv(target / folder / f"{name}.csv", table)
+                write_csv(collected, pd.concat(parts.values(), ignore_index=True))
             missing = "".join(f", none of {run}" for run in files if run not in parts)
             print(f"{folder}/{name}: {len(parts)} runs{missing}")
     for card in fill_cards(target):
@@ -128,20 +129,24 @@ def _copy_results(paths: RunPaths, target: Path) -> None:
     Of attacks only the worst case per segment: all records of a whole test set are several MB.
     Files of earlier collections are deleted.
     """
-    shutil.rmtree(target, ignore_errors=True)
     data = load_metadata(paths)
     current = {result["checkpoint"] for result in training_results(paths, data["fingerprint"])}
+    results, records = {"data.json": data}, {}
     for file in sorted(paths.metrics.glob("*.json")):
         kind, _, checkpoint = file.stem.partition("_")
         if kind != "training" or checkpoint in current:
-            write_json(target / file.name, read_json(file))
-    write_json(target / "data.json", data)
+            results[file.name] = read_json(file)
     for name, attack in RECORDS.items():
         if (file := paths.metrics / f"{name}.csv").exists():
-            records = pd.read_csv(file, dtype=str, keep_default_na=False)  # numbers as written
-            kept = records[records["attack"] == attack] if attack else records
+            table = read_csv(file, dtype=str)  # numbers stay as they are written
+            kept = table[table["attack"] == attack] if attack else table
             text = kept.to_csv(index=False, lineterminator="\n").encode()
-            _save(target / f"{name}.csv.gz", gzip.compress(text, mtime=0))
+            records[f"{name}.csv.gz"] = gzip.compress(text, mtime=0)
+    shutil.rmtree(target, ignore_errors=True)
+    for name, content in results.items():
+        write_json(target / name, content)
+    for name, content in records.items():
+        _save(target / name, content)
 
 
 # ---------- documents
@@ -241,7 +246,7 @@ def read(name: str) -> pd.DataFrame:
 
     Raises FileNotFoundError naming the command that makes it.
     """
-    files = [METRICS / folder / f"{name}.csv" for folder in FOLDERS]
+    files = [METRICS / folder / f"{name}.csv" for folder in COLLECTED]
     tables = [read_csv(file) for file in files if file.exists()]
     if not tables:
         raise FileNotFoundError(
@@ -255,7 +260,7 @@ def read(name: str) -> pd.DataFrame:
 
 def result(run: str, name: str) -> dict:
     """Return a committed JSON result of a run."""
-    files = [METRICS / folder / run / f"{name}.json" for folder in FOLDERS]
+    files = [METRICS / folder / run / f"{name}.json" for folder in COLLECTED]
     return read_json(next((file for file in files if file.exists()), files[0]))
 
 

@@ -18,6 +18,7 @@ from src.effort import EFFORTS, choose_effort
 from src.models.recipes import DOCUMENTED, checkpoint_name, default_recipes
 from src.parameters import LARGEST, check_value, load_parameters, read_value, show_value
 from src.paths import (
+    COLLECTED,
     CORPORA,
     EMBEDDED_CORPUS,
     LONGEST_NAME,
@@ -83,6 +84,11 @@ def read_request(words: list[str]) -> Request:
     of_dataset = run_name(dataset or EMBEDDED_CORPUS)
     name = of_dataset if run is None else unicodedata.normalize("NFC", run)
     _check_name("RUN", name, name)
+    if name.casefold() in COLLECTED:
+        raise ValueError(
+            f"RUN={name} would overwrite the committed results in results/metrics/{name}, by "
+            "chance of its name: give RUN another one."
+        )
     paths = RunPaths(name)
     may_be_new = "explore" in named and (dataset or run is None)
     if named and not may_be_new and (run or named != ["show"]):

@@ -74,11 +74,14 @@ def write_csv(path: Path, table: pd.DataFrame) -> Path:
     return path
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    """Read a table; only an empty field is missing, a genre may be called NA."""
+def read_csv(path: Path, **options: object) -> pd.DataFrame:
+    """Read a table; only an empty field is missing, a genre may be called NA.
+
+    `options` are those of pandas, such as the types of columns.
+    """
     import pandas as pd
 
-    return pd.read_csv(path, keep_default_na=False, na_values=[""])
+    return pd.read_csv(path, keep_default_na=False, na_values=[""], **options)
 
 
 def save_with(path: Path, save: Callable[[Path], object]) -> Path:

@@ -105,6 +105,8 @@ def test_results_of_other_arrays_or_of_an_earlier_training_are_refused(name, pat
 
 def test_each_pair_of_recipes_is_compared_on_the_same_seeds(paths, segments):
     y = np.array([0, 0, 0, 2, 2, 2])
+    numbers = {"a": "1970.1", "b": "1970.10"}  # two tracks as texts, one as numbers
+    segments = segments.assign(track=segments["track"].map(numbers))
     assert recipe_gains(paths, DATA).empty
     told = {
         ("documented", 42): [0, 0, 1, 1, 1, 2],
@@ -125,6 +127,7 @@ def test_each_pair_of_recipes_is_compared_on_the_same_seeds(paths, segments):
     write_json(paths.metrics / "training_other.json", training_result("other", 42))  # not judged
     gains = recipe_gains(paths, DATA)
     assert (gains["corpus"] == "c").all()
+    assert (gains["n_tracks"] == 2).all()
     gains = gains.set_index(["recipe", "compared_with", "seeds", "measure"])["value"].unstack()
     assert gains["segment_accuracy"].to_dict() == {
         ("improved", "documented", "42"): pytest.approx(1 / 3),
@@ -150,3 +153,6 @@ def test_labels_are_shuffled_only_if_a_recipe_says_so(monkeypatch, crops, random
     assert isinstance(data, runs.CropDataset) == crops
     assert sorted(data.y) == list(y)
     assert (list(data.y) != list(y)) == random_labels
+    if crops:
+        with pytest.raises(ValueError, match=r"^CROP_FRAMES=131 exceeds the 130 frames"):
+            runs._training_data(RunPaths("r"), recipe | {"crop_frames": 131}, seed=0)

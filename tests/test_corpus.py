@@ -318,6 +318,21 @@ def test_numbers_that_an_archive_lacks_are_listed_as_missing(archive):
     assert set(tracks["path"][tracks["used"]]) == {"tiny_logmel.npz"}
 
 
+def test_an_archive_that_changed_is_read_again(archive):
+    path = archive()
+    before = read_archive(path)
+    assert read_archive(path) is before
+    archive(floor_db=before["floor_db"] - 1)
+    os.utime(path, ns=(0, 0))
+    assert read_archive(path)["floor_db"][0] == before["floor_db"][0] - 1
+
+
+def test_a_folder_named_as_the_embedded_corpus_is_refused(tmp_path):
+    (tmp_path / "synthetic").mkdir()
+    with refused("would be taken for the embedded corpus by its name: rename it"):
+        open_corpus(str(tmp_path / "synthetic"), 0, 0)
+
+
 def test_a_log_mel_is_that_of_the_row_of_its_track(archive):
     path = archive()
     arrays, corpus = read_archive(path), open_corpus(str(path), 0, 0)

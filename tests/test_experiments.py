@@ -369,6 +369,17 @@ def test_only_a_count_that_is_never_true_keeps_its_uncertainty(measure, width):
     assert line["high"] == 0 if width == 0 else line["high"] > width
 
 
+@pytest.mark.usefixtures("intervals_of_any")
+def test_means_over_draws_of_a_random_control_are_no_counts():
+    """Ten draws count as one where each segment's value is one of true or false."""
+    hits, means = ([0.0, 0.0, 1.0, 1.0], [0.4, 0.5, 0.5, 0.6])
+    widths = []
+    for values in (hits, means):
+        (line,) = tables.means(records_of(values, "pointing_game"))
+        widths.append(line["high"] - line["low"])
+    assert widths[1] < 0.5 * widths[0]
+
+
 def test_differences_are_between_conditions_of_the_same_method():
     low, high = np.random.default_rng(0).normal([[0.2], [0.6]], 0.05, (2, 10))
     measured = [

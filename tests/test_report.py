@@ -380,6 +380,18 @@ def test_tables_of_runs_are_concatenated_and_missing_ones_named(root, capsys):
     assert "real/corruptions: 0 runs, none of one, none of two" in said
     assert not (root / "real" / "corruptions.csv").exists()
 
+    (RunPaths("one").metrics / "robustness.csv").unlink()
+    (RunPaths("one").metrics / "training_robust.json").unlink()
+    write_csv(RunPaths("one").metrics / "training.csv", table.iloc[:1])
+    collect(["one"], root)
+    assert not (root / "real" / "robustness.csv").exists()  # of an earlier collection
+    assert not (root / "real/one/training_robust.json").exists()
+
+    (RunPaths("one").metrics / "audit.json").write_text("{")
+    with pytest.raises(ValueError, match=r"audit\.json"):
+        collect(["one"], root)
+    assert read_json(root / "real/one/training_documented.json")["checkpoint"] == "documented"
+
 
 def test_results_of_other_arrays_are_not_collected(root):
     make_run("one", ["documented"])

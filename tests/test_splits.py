@@ -70,6 +70,8 @@ def test_the_tracks_of_gtzan_mini_and_their_copies_are_the_test_tracks_of_its_sp
     assert counts["val"] == 150
     with refused("and the corpus lacks"):
         split(tracks[tracks["track"] != mini[0]].reset_index(drop=True), MINI, "", 42)
+    with refused("leaves no track of this corpus for training"):
+        split(tracks[tracks["track"].isin(mini)].reset_index(drop=True), MINI, "", 42)
 
 
 @settings(max_examples=30, deadline=None)

@@ -213,7 +213,7 @@ def noise_l2(X: np.ndarray, l2: np.ndarray, seed: int) -> np.ndarray:
     scale = wanted / _norms(noise)
     for _ in range(FITTING_STEPS):
         reached = _norms((X + scale[:, None, None] * noise).clip(0, 1) - X)
-        scale *= wanted / np.maximum(reached, np.finfo(np.float32).tiny)
+        scale *= np.divide(wanted, reached, out=np.ones_like(wanted), where=reached > 0)
     return (X + scale[:, None, None] * noise).clip(0, 1)
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import soundfile as sf
 from IPython.display import HTML, Audio
 from torch import nn
 
@@ -14,7 +15,6 @@ from src.attacks.audio import EQUALIZED, AudioTarget, equalize_samples
 from src.attacks.codecs import WAV, file_logits, sample_logits, write_audio
 from src.attacks.records import CLEAN
 from src.attacks.waveform import attack_waveform, make_waveform_classifier, ratio_db
-from src.data.audio import read_audio
 from src.data.segments import Segments
 from src.labels import NAMES
 from src.models.evaluation import softmax, vote
@@ -52,7 +52,9 @@ def attack_track_files(
         classifier = make_waveform_classifier(model)
         attacked = attack_waveform("pgd_waveform", classifier, own.samples, own.y, snr_db, search)
         path = folder / checkpoint / f"tracks_{snr_db:g}_db" / f"{short_name(track)}.wav"
-        read = read_audio(_write(path, attacked.ravel())).reshape(own.samples.shape)
+        _write(path, attacked.ravel())
+        read, _ = sf.read(path, dtype="float32")  # whole: three copies of a track exceed 60 s
+        read = read.reshape(own.samples.shape)
         (ratio,) = ratio_db(own.samples.reshape(1, -1), attacked.reshape(1, -1))
         facts = {"checkpoint": checkpoint, "track": track, "true": own.y[0]}
         facts |= {"clean_prediction": _vote(model, own.samples)}

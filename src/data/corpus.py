@@ -15,7 +15,7 @@ from src.data.audio import AudioFolder, audio_files
 from src.data.features import SAMPLE_RATE, SEGMENT_SAMPLES
 from src.data.log_mel_archive import LogMelArchive
 from src.data.splits import MIN_TRACKS_PER_GENRE
-from src.paths import RAW, ROOT, RunPaths, require, run_name
+from src.paths import EMBEDDED_CORPUS, RAW, ROOT, RunPaths, require, run_name
 from src.progress import progress
 from src.results import read_json, write_json
 
@@ -56,6 +56,10 @@ def open_corpus(dataset: str, tracks_per_genre: int, seed: int) -> Corpus:
         raise ValueError(
             f"DATASET={dataset} is a single file and no .npz archive of log-mels: a track may have "
             "been given; give the folder whose sub-folders are genres."
+        )
+    if name == EMBEDDED_CORPUS:
+        raise ValueError(
+            f"DATASET={dataset} would be taken for the embedded corpus by its name: rename it."
         )
     return _corpus_at(path if path.is_file() else _archive_in(path) or path, name)
 

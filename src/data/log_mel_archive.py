@@ -86,13 +86,19 @@ class LogMelArchive:
         return log_mel_starts(n) * HOP_LENGTH / SAMPLE_RATE
 
 
-@lru_cache(maxsize=1)
 def read_archive(archive: Path) -> dict[str, np.ndarray]:
     """Return the arrays of an archive: X, exact, floor_db, n_frames, names, y, genres.
+
+    The last archive stays in memory until its file changes.
 
     Raises ValueError if the file is no whole archive, or if an array is missing, has another shape
     or type, or meaningless values.
     """
+    return _read(archive, archive.stat().st_mtime_ns if archive.exists() else 0)
+
+
+@lru_cache(maxsize=1)
+def _read(archive: Path, _modified_ns: int) -> dict[str, np.ndarray]:
     try:
         with np.load(archive, allow_pickle=False) as file:  # pickled code is not executed
             arrays = dict(file)

@@ -82,6 +82,11 @@ def mini_split(tracks: pd.DataFrame, seed: int) -> pd.Series:
         )
     recording = named["duplicate_of"].where(named["duplicate_of"] != "", named["track"])
     in_test = recording.isin(recording[named["track"].isin(mini)])
+    if in_test.all():
+        raise ValueError(
+            f"SPLIT={MINI} leaves no track of this corpus for training, which may be gtzan_mini "
+            "itself: give another SPLIT, such as random or all."
+        )
     return _split_rest(tracks, named.index[~in_test], named.index[in_test], seed)
 
 

@@ -176,7 +176,8 @@ def means(rows: pd.DataFrame) -> Iterator[dict]:
         if line["measure"] == "nissim":
             measures = {"mod": values, "vid": (values - values.mean()) ** 2}
         for name, each in measures.items():
-            mean = mean_over_tracks(each, tracks, proportion=name in PROPORTIONS)
+            is_share = name in PROPORTIONS and np.isin(each, (0, 1)).all()  # no means of draws
+            mean = mean_over_tracks(each, tracks, proportion=is_share)
             yield line | {"measure": name} | mean
 
 

@@ -67,6 +67,7 @@ def publish(paths: RunPaths, checkpoint: str) -> str:
     weights, before = rounded(model), model.state_dict()
     exact = all(before[part].cpu().equal(weights[part].to(before[part])) for part in weights)
     fill_weights(model, weights, pretrained_file(name))
+    measured = _calibration(model, paths) | {"test": _test_accuracy(model, paths, facts["genres"])}
     known = {fact: facts[fact] for fact in ("genres", "fingerprint")}
     write_weights(pretrained_file(name), weights, known)
     write_csv(pretrained_file(name, "csv"), _known_tracks(paths))
@@ -83,8 +84,7 @@ def publish(paths: RunPaths, checkpoint: str) -> str:
         "split_seed": data["seed"],
         "training": {fact: facts[fact] for fact in training},
         "versions": provenance(None, {})["versions"],
-        **_calibration(model, paths),
-        "test": _test_accuracy(model, paths, facts["genres"]),
+        **measured,
         "results": [],  # filled by `fill_cards`
     }
     write_card(name, card)
@@ -227,7 +227,7 @@ def main(arguments: list[str]) -> int:
     prepare_process()
     try:
         for checkpoint in options.checkpoints.split(","):
-            name = publish(RunPaths(options.run), checkpoint)
+            name = publish(RunPaths(options.run), checkpoint.strip())
             print(f"pretrained/{name}.safetensors, .csv, .md")
     except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))

@@ -85,7 +85,7 @@ CHOICES = {"schedule": ("plateau", "one_cycle")}
 LIMITS = {  # of other numbers: from 0 on
     "epochs": (1, LARGEST),
     "patience": (1, LARGEST),
-    "batch_size": (2, LARGEST),  # batch norm needs two segments
+    "batch_size": (3, LARGEST),  # batch norm needs two segments, also in the last batch
     "lr": (1e-6, 10),
     "crop_frames": (16, LARGEST),  # four layers halve them
     "mask_bands": (0, 128),

@@ -116,6 +116,11 @@ def _training_data(paths: RunPaths, recipe: dict, seed: int) -> Dataset:
     """Return the segments or crops and labels that a recipe is trained on."""
     if recipe["crops"]:
         tracks, lengths, y = load_whole_tracks(paths)
+        if recipe["crop_frames"] > lengths.min():
+            raise ValueError(
+                f"CROP_FRAMES={recipe['crop_frames']} exceeds the {lengths.min()} frames of the "
+                "shortest training track: give at most these."
+            )
         numbers = np.arange(len(y))
     else:
         data = load_split(paths, "train")

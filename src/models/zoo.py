@@ -80,7 +80,7 @@ def known_tracks(name: str) -> pd.DataFrame:
     """
     path = pretrained_file(name, "csv")
     _verified(path, read_card(name)["list_sha256"])
-    return read_csv(path)
+    return read_csv(path, dtype={"track": str})
 
 
 def _verified(path: Path, sha256: str) -> bytes:
