@@ -9,7 +9,7 @@ import soundfile as sf
 import torch
 from conftest import audit, corpus_at
 
-from benchmarks import ablation, audio_step, bench, growth, plain
+from benchmarks import ablation, audio_step, bench, black_box, growth, plain
 from src import paths
 from src.attacks.adversarial import Search, attack
 from src.data.preprocessor import write_processed
@@ -259,6 +259,29 @@ def test_the_ablation_has_a_row_per_checkpoint_and_keeps_those_that_are_there(
     assert (table["changes"] == '{"cutmix": 0.5}').all()
     assert (table["n_segments"] == 4).all()
     assert (table["robust_accuracy"] <= table["clean_accuracy"]).all()
+    assert "two" in capsys.readouterr().out
+
+
+def test_attacks_without_gradients_are_compared_with_gradients_on_the_same_segments(
+    small, monkeypatch, capsys
+):
+    def load(run, name):
+        torch.manual_seed(0)
+        return GenreClassifierCNN(3).eval(), {"key": name}
+
+    monkeypatch.setattr(black_box, "load_named", load)
+    monkeypatch.setattr(black_box, "load_split", lambda run, split: small)
+    monkeypatch.setattr(black_box, "load_metadata", lambda run: {"corpus": "c", "split": "random"})
+    numbers = {"iterations": 1, "square_queries": 2, "hard_label_steps": 1}
+    monkeypatch.setattr(black_box, "EFFORT", black_box.EFFORT._replace(**numbers))
+    assert black_box.main(["tiny", "one", "--segments", "2"]) == 0
+    assert black_box.main(["tiny", "one", "two", "--segments", "2"]) == 0
+    table = read_csv(RunPaths("tiny").metrics / "black_box.csv")
+    attacks = table.groupby("checkpoint")["attack"].agg(sorted).to_dict()
+    assert attacks == dict.fromkeys(["one", "two"], sorted(black_box.SHOWN))
+    assert (table["n_segments"] == 2).all()
+    flips = table["attack_success_rate"] * table["n_segments"]
+    assert (table["only"] <= flips).all()
     assert "two" in capsys.readouterr().out
 
 

@@ -186,7 +186,7 @@ def _black_box_power(records: pd.DataFrame, effort: Effort) -> bool:
         "square_alone": effort.square_queries >= FEWEST_QUERIES and n_alone >= FEWEST_SEGMENTS,
         "hop_skip_jump": n_alone >= FEWEST_SEGMENTS and bool(hop_skip_jump["success"].any()),
     }
-    left = _over_a_point(correct & ~_flipped_by_gradients(records), records).index.unique(0)
+    left = _over_a_point(correct & ~flipped_by_gradients(records), records).index.unique(0)
     return any(enough.get(attack, False) for attack in left)
 
 
@@ -243,11 +243,11 @@ def _black_box(records: pd.DataFrame) -> list[str] | None:
     black = records["attack"].isin(BLACK_BOX)
     if not black.any():
         return None
-    share = _over_a_point(black & records["success"] & ~_flipped_by_gradients(records), records)
+    share = _over_a_point(black & records["success"] & ~flipped_by_gradients(records), records)
     return [f"{attack}: {value:.3f} at eps {eps:g}" for (attack, eps), value in share.items()]
 
 
-def _flipped_by_gradients(records: pd.DataFrame) -> pd.Series:
+def flipped_by_gradients(records: pd.DataFrame) -> pd.Series:
     """Return whether attacks with gradients flip each record's segment at its eps or below."""
     attacks = records[~records["attack"].isin((*NOISES, WORST_CASE, *BLACK_BOX))]
     white = attacks[attacks["success"] & ~attacks["made_by"].isin(BLACK_BOX)]
