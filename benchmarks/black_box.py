@@ -2,8 +2,8 @@
 
 Square (1,000 queries) and HopSkipJump (20 steps, about 4,000 queries) attack test segments that a
 model predicts correctly, at most one per track, next to attacks with gradients on the same
-segments. Segments that only they flip show that gradients are masked. Rows are added to
-`results/metrics/<run>/black_box.csv`; those that are there are kept.
+segments. Many segments that only they flip would be a sign of masked gradients. Each checkpoint has
+rows in `results/metrics/<run>/black_box.csv`; those that are there are kept.
 """
 
 import argparse
@@ -40,13 +40,16 @@ def main(arguments: list[str]) -> int:
     prepare_process()
     paths = RunPaths(options.run)
     file = paths.metrics / "black_box.csv"
-    table = read_csv(file) if file.exists() else pd.DataFrame({"key": []})
+    empty = pd.DataFrame(columns=["key", "checkpoint", "n_segments"])
+    table = read_csv(file) if file.exists() else empty
     for name in options.checkpoints:
         model, facts = load_named(paths, name)
-        if facts["key"] not in set(table["key"]):
-            target = make_target(model, load_split(paths, "test"))
-            rows = evaluate(name, target, load_metadata(paths), options.segments)
-            table = pd.concat([table, rows.assign(key=facts["key"])], ignore_index=True)
+        target = make_target(model, load_split(paths, "test"))
+        n = min(options.segments, int(target.correct.sum()))
+        if not ((table["key"] == facts["key"]) & (table["n_segments"] == n)).any():
+            rows = evaluate(name, target, load_metadata(paths), n).assign(key=facts["key"])
+            others = table[table["checkpoint"] != name]
+            table = pd.concat([others, rows], ignore_index=True) if len(others) else rows
             write_csv(file, table)
     print(table.drop(columns="key").to_string())
     return 0
@@ -59,9 +62,11 @@ def evaluate(name: str, target: Target, data: dict, n: int) -> pd.DataFrame:
     gradient does, and `median_db`, the median change that HopSkipJump needs, within eps or not.
     """
     few = target.take(np.flatnonzero(target.correct)).sample(n, DEFAULT_SEED)
-    effort = EFFORT._replace(n_hard_label=len(few.data))
-    budgets = suite.Budgets((EPS,), (EPS,), EPS)
-    records = suite.evaluate({name: few}, budgets, effort, DEFAULT_SEED)
+    effort, budgets = EFFORT._replace(n_hard_label=n), suite.Budgets((EPS,), (EPS,), EPS)
+    alone = suite.alone(target, budgets, effort, DEFAULT_SEED).assign(checkpoint=name)
+    gradients = effort._replace(n_hard_label=0, square_queries=0)
+    records = suite.evaluate({name: few}, budgets, gradients, DEFAULT_SEED)
+    records = pd.concat([records, alone], ignore_index=True)
     found = robustness_table(records, data["corpus"], data["split"])
     only = records[records["success"] & ~flipped_by_gradients(records)].groupby("attack").size()
     median_db = DYNAMIC_RANGE_DB * records.groupby("attack")["distance"].median()

@@ -95,7 +95,11 @@ def collect(runs: list[str], target: Path = METRICS) -> None:
         for name in TABLES:
             own = [run for run in runs if folders[run] == folder]
             files = {run: RunPaths(run).metrics / f"{name}.csv" for run in own}
-            parts = {run: read_csv(file) for run, file in files.items() if file.exists()}
+            parts = {
+                run: read_csv(file, dtype={"track": str})
+                for run, file in files.items()
+                if file.exists()
+            }
             collected = target / folder / f"{name}.csv"
             collected.unlink(missing_ok=True)
             if parts:

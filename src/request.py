@@ -86,8 +86,8 @@ def read_request(words: list[str]) -> Request:
     _check_name("RUN", name, name)
     if name.casefold() in COLLECTED:
         raise ValueError(
-            f"RUN={name} would overwrite the committed results in results/metrics/{name}, by "
-            "chance of its name: give RUN another one."
+            f"RUN={name} is the name of a folder of committed results, which the run would "
+            "overwrite: give RUN another name."
         )
     paths = RunPaths(name)
     may_be_new = "explore" in named and (dataset or run is None)

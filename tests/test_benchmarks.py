@@ -285,6 +285,25 @@ def test_attacks_without_gradients_are_compared_with_gradients_on_the_same_segme
     assert "two" in capsys.readouterr().out
 
 
+def test_segments_that_no_gradient_flips_are_counted(small, monkeypatch):
+    def records(attack, flips, distances=(np.nan, np.nan)):
+        facts = {"attack": attack, "made_by": attack, "eps": 0.01, "eps_db": 0.8, "checkpoint": "m"}
+        table = pd.DataFrame({"segment": [0, 2], "track": ["a", "c"], "success": flips, "true": 0})
+        facts |= {"clean_prediction": 0, "adversarial_prediction": np.array(flips, dtype=int)}
+        return table.assign(**facts, distance=distances)
+
+    both = [records("pgd", [True, False]), records("apgd_dlr", [True, False])]
+    monkeypatch.setattr(black_box.suite, "evaluate", lambda *given: pd.concat(both))
+    searched = records("hop_skip_jump", [True, True], [0.002, 0.004])
+    monkeypatch.setattr(black_box.suite, "alone", lambda *given: searched)
+    target = black_box.make_target(GenreClassifierCNN(3).eval(), small)
+    target = target._replace(logits=np.eye(3)[small.y])
+    found = black_box.evaluate("m", target, {"corpus": "c", "split": "random"}, 2)
+    found = found.set_index("attack")
+    assert found["only"].to_dict() == {"apgd_dlr": 0, "hop_skip_jump": 1}
+    assert found.loc["hop_skip_jump", "median_db"] == pytest.approx(0.24)
+
+
 def test_log_mels_and_audio_are_compared_on_the_tracks_that_both_runs_have(small, monkeypatch):
     torch.manual_seed(0)
     model = GenreClassifierCNN(2).eval()

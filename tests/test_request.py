@@ -125,7 +125,7 @@ def test_a_parameter_goes_to_those_of_the_stages_that_have_it():
         ("N_PER_GENRE=0", "N_PER_GENRE=0 is out of range"),
         ("train RUN=begun N_SEGMENTS=5", "N_SEGMENTS is no parameter of train, .*`make attack`"),
         ("RESET=yes", "RESET=yes is of another type, .* give true or false"),
-        ("RUN=Real", "RUN=Real would overwrite the committed results"),
+        ("RUN=Real", "RUN=Real is the name of a folder of committed results"),
         ("RUN=a/b", "RUN='a/b' cannot name a folder"),
         ("RUN=..", r"RUN='\.\.' cannot name a folder"),
         ("RUN=", "RUN='' cannot name a folder"),

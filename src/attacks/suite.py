@@ -87,7 +87,7 @@ def evaluate(
         ]
         for stage, eps in progress(runs, "suite", unit="attack"):
             records = pd.concat([records, _run(target, records, stage, eps, seed)])
-        found = _alone(target, budgets, effort, seed)
+        found = alone(target, budgets, effort, seed)
         records = pd.concat([found, records], ignore_index=True)
         worst = [worst_case(records, eps) for eps in sorted(budgets.sweep)]
         records = pd.concat([records, *worst, noise_records(target, pgd, seed)])
@@ -294,9 +294,10 @@ def _run(
     return worst_case(pd.concat(made), eps, stage.name)
 
 
-def _alone(target: Target, budgets: Budgets, effort: Effort, seed: int) -> pd.DataFrame:
+def alone(target: Target, budgets: Budgets, effort: Effort, seed: int) -> pd.DataFrame:
     """Return records of the attacks without gradients by themselves, on a few correct segments.
 
+    HopSkipJump starts from the nearest of the target's segments that is predicted as another genre.
     HopSkipJump counts at each eps that its change fits; `distance` is the size of this change.
     Square runs at `budgets.doubled`.
     """
