@@ -13,13 +13,13 @@ def test_real_tracks_go_the_whole_way(tmp_path):
     real = Path(os.environ["GTZAN_DIR"]).resolve()
     folder = slim(copy_of_the_repository(tmp_path))
     parameters = {k: v for k, v in TINY.items() if k != "TRACKS_PER_GENRE"}
-    pipeline(folder, f"DATASET={real}", "RUN=real", **parameters)
-    found = results(folder, "real")
+    pipeline(folder, f"DATASET={real}", "RUN=tracks", **parameters)
+    found = results(folder, "tracks")
     n_files = len([p for p in real.rglob("*.wav") if p.stem.startswith(f"{p.parent.name}.")])
     assert found["audit"]["n_tracks"] == n_files
     assert {result["corpus"] for result in found.values()} == {real.name}
     training = found["training_documented"]
     assert training["test"]["segment_accuracy"]["value"] > 2 * training["test"]["chance"]
-    table = pd.read_csv(folder / "results/metrics/real/robustness.csv")
+    table = pd.read_csv(folder / "results/metrics/tracks/robustness.csv")
     table = table[table["checkpoint"] == "documented"].set_index(["attack", "eps"])["accuracy"]
     assert table["pgd", 0.1] < table["clean", 0] / 2
