@@ -313,7 +313,7 @@ def write_tables(folder, corpora=("corpus",)):
             for attack, eps in (("clean", 0), ("noise_linf", 0.01), ("worst_case", 0.01)):
                 attacked = row | {"split": "random", "attack": attack, "eps": eps, "n_tracks": 7}
                 tables["robustness"].append(attacked)
-            audio = row | {"attack": "pgd_waveform", "snr_db": 40.0, "codec": "wav16"}
+            audio = row | {"attack": "pgd_waveform_doubled", "budget_db": 40.0, "codec": "wav16"}
             tables["audio_attacks"].append(audio | {"low": None, "high": None, "n_tracks": 2})
             for corruption, accuracy in (("none", 1.0), ("noise", 0.5), ("mp3", 0.0)):
                 corrupted = {"corruption": corruption, "accuracy": accuracy, "n_tracks": 7}
