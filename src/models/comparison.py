@@ -91,7 +91,7 @@ def _predictions_by_recipe(
         if table.exists() and not result["parameters"]["random_labels"]:
             changes = json.dumps(result["parameters"]["CHANGES"], sort_keys=True)
             by_seed = found.setdefault((result["recipe"] + result["suffix"], changes), {})
-            by_seed[result["seed"]] = read_csv(table, dtype={"track": str})  # 1970.10
+            by_seed[result["seed"]] = read_csv(table, dtype={"track": str})  # 1970.1 is not 1970.10
     return found
 
 
