@@ -38,7 +38,7 @@ REAL, EMBEDDED = COLLECTED
 TABLES = """
     training recipe_gains robustness genre_robustness comparison equalizer universal transfer
     transfer_tracks corruptions audio_attacks audio_comparison explanations ablation audio_step
-    black_box
+    black_box seeds
 """.split()
 RECORDS = {"attacks": WORST_CASE, "minimal_eps": ""}  # and which attack of them is collected
 LABELS = ("control", "part", "compared_with", "genre", "layer")  # of explanations.csv, often empty

@@ -9,13 +9,16 @@ import soundfile as sf
 import torch
 from conftest import audit, corpus_at
 
-from benchmarks import ablation, audio_step, bench, black_box, growth, plain
+from benchmarks import ablation, audio_step, bench, black_box, growth, plain, seeds
 from src import paths
 from src.attacks.adversarial import Search, attack
 from src.data.preprocessor import write_processed
 from src.data.segments import Segments, file_hash
 from src.data.splits import split
 from src.data.synthetic import GENRES
+from src.explainability import selection
+from src.explainability.attributions import Subject
+from src.explainability.records import records
 from src.models import cnn
 from src.models.checkpoints import CHECKPOINT_FILE, save_checkpoint
 from src.models.cnn import GenreClassifierCNN
@@ -302,6 +305,83 @@ def test_segments_that_no_gradient_flips_are_counted(small, monkeypatch):
     found = found.set_index("attack")
     assert found["only"].to_dict() == {"apgd_dlr": 0, "hop_skip_jump": 1}
     assert found.loc["hop_skip_jump", "median_db"] == pytest.approx(0.24)
+
+
+@pytest.fixture
+def trained(small, monkeypatch):
+    """Return names of untrained networks, which `seeds` loads as trainings of two recipes.
+
+    An attack flips all segments.
+    """
+    facts = {"a": ("one", 42), "b": ("one", 43), "c": ("two", 43)}
+    labels = {name: dict(zip(("name", "seed"), each, strict=True)) for name, each in facts.items()}
+
+    def load(run, names, own):
+        torch.manual_seed(0)
+        return {
+            name: (GenreClassifierCNN(2).eval(), labels[name] | {"key": name}) for name in names
+        }
+
+    def make_case(*given):
+        case = selection.make_case(*given)
+        flipped = case.attacked[seeds.EPS]._replace(predicted=1 - case.data.y)
+        return case._replace(attacked={seeds.EPS: flipped})
+
+    data = {"corpus": "c", "run": "tiny", "split": "random", "fingerprint": "0"}
+    monkeypatch.setattr(seeds, "make_case", make_case)
+    monkeypatch.setattr(seeds, "load_networks", load)
+    monkeypatch.setattr(seeds, "load_metadata", lambda run: data)
+    monkeypatch.setattr(seeds, "load_split", lambda run, split: small)
+    monkeypatch.setattr(seeds, "ITERATIONS", 1)
+    return list(facts)
+
+
+def test_trainings_with_several_seeds_have_lines_of_each_seed_and_of_all(trained, capsys):
+    assert seeds.main(["tiny", *trained]) == 0
+    table = read_csv(RunPaths("tiny").metrics / "seeds.csv")
+    share = table[table["measure"] == "clean_accuracy"].set_index(["recipe", "seeds"])["n_segments"]
+    assert share.to_dict() == {
+        ("one", "42"): 6,
+        ("one", "43"): 6,
+        ("two", "43"): 6,
+        ("one", "42, 43"): 12,
+    }
+    accuracy = table.set_index(["recipe", "seeds", "measure"])["value"].unstack()
+    assert (accuracy["clean_accuracy"] > 0).all()
+    assert (accuracy["robust_accuracy"] == 0).all()
+    facts = json.loads((RunPaths("tiny").metrics / "seeds.json").read_text())
+    assert list(facts["checkpoints"]) == trained
+    assert not RunPaths("tiny").unfinished("seeds").exists()
+    assert "42, 43" in capsys.readouterr().out
+
+
+def test_seeds_are_pooled_within_tracks():
+    def rows(seed, measure, condition, values):
+        table = pd.DataFrame({"segment": range(30), "track": range(30), "genre": "blues"})
+        subject = Subject("", None, "", 0, None, None)
+        found = records(subject, "gradcam", table, {measure: values}, condition=condition)
+        return found.assign(recipe="one", seed=seed)
+
+    specific = "class_specificity"
+    table = pd.concat(
+        [
+            *(rows(42, name, "clean", np.arange(30) % 2.0) for name in seeds.ACCURACIES),
+            *(rows(43, name, "clean", np.ones(30)) for name in seeds.ACCURACIES),
+            rows(42, specific, "clean", 1 + np.arange(30) % 2),
+            rows(43, specific, "clean", 3 + np.arange(30) % 2),
+            *(rows(seed, specific, "target_any", np.arange(30) % 2) for seed in (42, 43)),
+        ],
+        ignore_index=True,
+    )
+    found = seeds.by_seeds(table, "c").set_index(["seeds", "measure"])
+    accuracy = found.xs("clean_accuracy", level="measure")
+    assert accuracy["value"].to_dict() == {"42": 0.5, "43": 1, "42, 43": 0.75}
+    assert accuracy["n_segments"].to_dict() == {"42": 30, "43": 30, "42, 43": 60}
+    assert (accuracy["n_tracks"] == 30).all()
+    claim = found.xs(specific, level="measure")
+    assert claim["value"].to_dict() == pytest.approx({"42": 1, "43": 3, "42, 43": 2})
+    assert claim["n_segments"].to_dict() == {"42": 30, "43": 30, "42, 43": 60}
+    assert (claim["answer"] == "supported").all()
 
 
 def test_log_mels_and_audio_are_compared_on_the_tracks_that_both_runs_have(small, monkeypatch):
