@@ -167,7 +167,7 @@ def test_hours_and_bytes_are_computed_from_the_measured_rates(tmp_path, monkeypa
 
 def test_without_measurements_no_duration_is_claimed(monkeypatch):
     monkeypatch.setattr(report, "measurements", lambda kind: [])
-    assert "min." not in report.render("README.md")
+    assert " takes up to " not in report.render("README.md")
     page = report.render("scaling.md")
     assert [line for line in page.splitlines() if line.startswith("## ")] == [
         "## How do I use more cores, machines or GPUs?",
@@ -184,9 +184,7 @@ def test_durations_of_stages_are_those_of_each_machine(monkeypatch):
         for cpu, s in (("AVX2", 61), ("AVX512", 30))
     ]
     monkeypatch.setattr(report, "measurements", lambda kind: found if kind == "stages" else [])
-    page = report.render("README.md")
-    assert "a CPU with AVX2 (float32), `make run` takes 3 min.\n" in page
-    assert "a CPU with AVX512 (float32), `make run` takes 1 min.\n" in page
+    assert "`make run` takes up to 3 min " in report.render("README.md")
     assert "| train | 61 | 1.50 | 30 | 1.50 |\n" in report.render("scaling.md")
 
 
@@ -265,6 +263,7 @@ def test_pages_can_show_larger_runs_with_other_seeds_splits_and_later_tables():
     more = [sounds.assign(attack=k) for k in ("pgd_spectrogram_optimized", "equalizer_file")]
     write_csv(folder / "audio_attacks.csv", pd.concat([audio, *more]))
     explanations = pd.read_csv(folder / "explanations.csv").assign(p_holm=0.2, p_value=0.1)
+    explanations = explanations[~explanations["condition"].str.startswith("manipulated")]
     own = explanations[explanations["condition"] == "succeeded_true"]
     map_attack = own[own["compared_with"].isna() & (own["eps"] == 0.01)]
     margin = map_attack[map_attack["measure"] == "spearman"].assign(measure="prototype_margin")

@@ -378,14 +378,13 @@ def test_the_table_of_networks_comes_from_the_cards(published, tmp_path):
     assert cells["explanation stability"] == "0.49 [0.20, 0.30]"
     assert measured_on.count(" corpus ") == 6
     assert " 8 (7) " in counts
-    page = report.render("README.md")
-    assert 'load_pretrained("documented")' in page
-    assert row in page
+    assert 'load_pretrained("documented")' in report.render("README.md")
+    assert row in report.render("documentation.md")
 
 
 def test_without_networks_pages_have_no_table(written):
     assert report.networks() == ""
-    assert "Trained networks" not in report.render("README.md")
+    assert "load_pretrained" not in report.render("README.md")
 
 
 # ---------- a corpus as a whole
