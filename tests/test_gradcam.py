@@ -92,7 +92,8 @@ def test_a_map_without_positive_evidence_is_empty(X):
 
 
 def test_explaining_changes_neither_weights_nor_predictions(X, model):
-    before, logits = model.state_dict(), predict_logits(model, X)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    logits = predict_logits(model, X)
     explain(model, X, np.zeros(5))
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
     assert np.array_equal(predict_logits(model, X), logits)
