@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
     for name in progress(list(loaded), "checkpoints", unit="model"):
         model, facts = loaded[name]
         found = measure(name, model, *splits)
-        parts.append(found.assign(recipe=facts["name"], seed=facts["seed"]))
+        parts.append(found.assign(recipe=facts["name"] + facts["suffix"], seed=facts["seed"]))
     table = by_seeds(pd.concat(parts, ignore_index=True), data["corpus"])
     write_csv(paths.metrics / "seeds.csv", table.assign(split=data["split"]))
     facts = {name: data[name] for name in ("corpus", "run", "split", "fingerprint")}

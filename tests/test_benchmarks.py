@@ -313,8 +313,9 @@ def trained(small, monkeypatch):
 
     An attack flips all segments.
     """
-    facts = {"a": ("one", 42), "b": ("one", 43), "c": ("two", 43)}
-    labels = {name: dict(zip(("name", "seed"), each, strict=True)) for name, each in facts.items()}
+    facts = {"a": ("one", "", 42), "b": ("one", "", 43), "c": ("one", "_wide", 43)}
+    keys = "name", "suffix", "seed"
+    labels = {name: dict(zip(keys, each, strict=True)) for name, each in facts.items()}
 
     def load(run, names, own):
         torch.manual_seed(0)
@@ -343,7 +344,7 @@ def test_trainings_with_several_seeds_have_lines_of_each_seed_and_of_all(trained
     assert share.to_dict() == {
         ("one", "42"): 6,
         ("one", "43"): 6,
-        ("two", "43"): 6,
+        ("one_wide", "43"): 6,
         ("one", "42, 43"): 12,
     }
     accuracy = table.set_index(["recipe", "seeds", "measure"])["value"].unstack()

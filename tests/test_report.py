@@ -167,7 +167,7 @@ def test_hours_and_bytes_are_computed_from_the_measured_rates(tmp_path, monkeypa
 
 def test_without_measurements_no_duration_is_claimed(monkeypatch):
     monkeypatch.setattr(report, "measurements", lambda kind: [])
-    assert " takes up to " not in report.render("README.md")
+    assert "`make run` takes" not in report.render("README.md")
     page = report.render("scaling.md")
     assert [line for line in page.splitlines() if line.startswith("## ")] == [
         "## How do I use more cores, machines or GPUs?",
@@ -184,7 +184,7 @@ def test_durations_of_stages_are_those_of_each_machine(monkeypatch):
         for cpu, s in (("AVX2", 61), ("AVX512", 30))
     ]
     monkeypatch.setattr(report, "measurements", lambda kind: found if kind == "stages" else [])
-    assert "`make run` takes up to 3 min " in report.render("README.md")
+    assert "`make run` takes about 3 min " in report.render("README.md")
     assert "| train | 61 | 1.50 | 30 | 1.50 |\n" in report.render("scaling.md")
 
 
