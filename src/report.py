@@ -42,7 +42,13 @@ TABLES = """
 """.split()
 RECORDS = {"attacks": WORST_CASE, "minimal_eps": ""}  # and which attack of them is collected
 LABELS = ("control", "part", "compared_with", "genre", "layer")  # of explanations.csv, often empty
-HEADERS = {"eps_db": "eps (dB)", "snr_db": "SNR (dB)", "budget_db": "margin (dB)", "true": "genre"}
+HEADERS = {
+    "eps_db": "eps (dB)",
+    "snr_db": "SNR (dB)",
+    "budget_db": "margin (dB)",
+    "true": "genre",
+    "made_on": "made on",
+}
 LARGEST_FIGURE = 300_000  # bytes
 NOTEBOOK_WIDTH = 780  # pixels of a figure in a copied notebook
 SOUND, WIDGET = "<audio", "application/vnd.jupyter.widget-view+json"
@@ -80,8 +86,9 @@ def main(arguments: list[str]) -> int:
 def collect(runs: list[str], target: Path = METRICS) -> None:
     """Write tables, JSON and records of runs into `target`; print which runs each table has.
 
-    Tables contain the given runs only. Raises FileNotFoundError for a run without results,
-    ValueError for no run, for results of other arrays than the run's or of an earlier training.
+    Tables contain the given runs only, by name in the column `run`. Raises FileNotFoundError for a
+    run without results, ValueError for no run, for results of other arrays than the run's or of an
+    earlier training.
     """
     if not runs:
         raise ValueError(
@@ -103,7 +110,8 @@ def collect(runs: list[str], target: Path = METRICS) -> None:
             collected = target / folder / f"{name}.csv"
             collected.unlink(missing_ok=True)
             if parts:
-                write_csv(collected, pd.concat(parts.values(), ignore_index=True))
+                table = pd.concat(parts, names=["run"]).reset_index("run")
+                write_csv(collected, table)
             missing = "".join(f", none of {run}" for run in files if run not in parts)
             print(f"{folder}/{name}: {len(parts)} runs{missing}")
     for card in fill_cards(target):
@@ -318,13 +326,13 @@ def number(name: str, value: str = "accuracy", **wanted: object) -> str:
 
 
 def explained(
-    corpus: str, checkpoint: str, measure: str, condition: str, **wanted: object
+    run: str, checkpoint: str, measure: str, condition: str, **wanted: object
 ) -> pd.Series:
     """Return one row of `explanations.csv`, of Grad-CAM by default.
 
     Columns of `LABELS` that are not wanted are empty.
     """
-    keys = {"corpus": corpus, "checkpoint": checkpoint, "measure": measure, "condition": condition}
+    keys = {"run": run, "checkpoint": checkpoint, "measure": measure, "condition": condition}
     defaults = {"method": "gradcam"} | dict.fromkeys(LABELS, "")
     return only("explanations", **defaults | keys | wanted)
 

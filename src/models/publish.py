@@ -144,20 +144,18 @@ def fill_cards(metrics: Path = METRICS) -> list[Path]:
 def measured(name: str, card: dict, metrics: Path) -> list[dict]:
     """Return the results of a network in the committed tables, at most one per `MEASURED`.
 
-    Those on the corpus and split that it was trained on come before others, also those that its run
-    measured on the checkpoint if rounding left that unchanged. Accuracies under corruptions are
-    averaged over all corruptions and severities, without an interval.
+    Those of the run that it was trained in come before others, also those measured on the
+    checkpoint if rounding left that unchanged. Accuracies under corruptions are averaged over all
+    corruptions and severities, without an interval.
     """
     results, own_rows = [], _own_rows(card, metrics)
     for title, (table, wanted) in MEASURED.items():
         rows = _rows(metrics, table, own_rows | wanted) if own_rows else ()
         if not len(rows):
             rows = _rows(metrics, table, {"checkpoint": result_name(PREFIX + name)} | wanted)
-        for column in ("corpus", "split"):
-            if len(rows) and column in rows:
-                own = card[column] in set(rows[column])
-                rows = rows[rows[column] == (card[column] if own else rows[column].iloc[0])]
         if len(rows):
+            own = card["run"] in set(rows["run"])
+            rows = rows[rows["run"] == (card["run"] if own else rows["run"].iloc[0])]
             results.append({"measured": title} | _result(table, rows))
     return results
 
@@ -171,14 +169,14 @@ def _own_rows(card: dict, metrics: Path) -> dict:
     checkpoint = checkpoint_name(*(training[fact] for fact in ("name", "suffix", "seed")))
     attacked = read_json(file)["checkpoints"].get(checkpoint, {}) if file.exists() else {}
     same = card.get("exact") and attacked.get("key") == training["key"]
-    return {"checkpoint": checkpoint, "corpus": card["corpus"]} if same else {}
+    return {"checkpoint": checkpoint, "run": card["run"]} if same else {}
 
 
 def _rows(metrics: Path, table: str, wanted: dict) -> pd.DataFrame:
     """Return the rows of a committed table with the wanted values; None stands for an empty one."""
     files = [metrics / folder / f"{table}.csv" for folder in ("real", "embedded")]
     parts = [read_csv(file) for file in files if file.exists()]
-    rows = pd.concat(parts) if parts else pd.DataFrame(columns=["corpus", *wanted])
+    rows = pd.concat(parts) if parts else pd.DataFrame(columns=["run", *wanted])
     for column, value in wanted.items():
         rows = rows[rows[column].isna() if value is None else rows[column] == value]
     return rows
