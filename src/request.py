@@ -53,20 +53,31 @@ class Request(NamedTuple):
     tables: dict[str, dict]
 
     def given(self, stage: str) -> dict:
-        """Return the parameters that the notebook of a stage gets."""
+        """Return the parameters that the notebook of a stage gets.
+
+        Without `CHECKPOINTS`, notebooks 4 and 5 get the networks that notebook 3 trained last.
+        """
         declared, table = defaults_of(stage), self.tables[stage]
         values = {"RUN": self.paths.run, "DATASET": self.dataset} | table
         values = {name: value for name, value in values.items() if name in declared}
         for group in GROUPS.keys() & declared.keys():
             own = {name: table[name.upper()] for name in GROUPS[group] if name.upper() in table}
             values |= {group: declared[group] | own} if own else {}
+        if "CHECKPOINTS" in declared:
+            values.setdefault("CHECKPOINTS", self._trained())
         return values
 
     def complete(self, stage: str) -> dict:
-        """Return all parameters of a notebook; empty lists of names stand for the default ones."""
+        """Return all parameters of a notebook; empty `RECIPES` stand for the default ones."""
         values = defaults_of(stage) | self.given(stage)
-        empty = [name for name in ("RECIPES", "CHECKPOINTS") if values.get(name) == []]
-        return values | dict.fromkeys(empty, default_recipes(run_name(self.dataset)))
+        if values.get("RECIPES") == []:
+            values["RECIPES"] = default_recipes(run_name(self.dataset))
+        return values
+
+    def _trained(self) -> list[str]:
+        """Return the checkpoints of notebook 3 with the parameters that the run has for it."""
+        train = self.complete("train")
+        return [checkpoint_name(name, train["SUFFIX"], train["SEED"]) for name in train["RECIPES"]]
 
 
 def read_request(words: list[str]) -> Request:

@@ -71,8 +71,11 @@ def remember(*words):
 def test_words_become_values_of_the_types_of_their_defaults(words, values):
     begin("synthetic")
     given = read_request(words).given(words[0])
-    expected = {"RUN": "synthetic", "DATASET": "synthetic"} | values
-    assert given == {k: v for k, v in expected.items() if k != "DATASET" or words[0] == "explore"}
+    own = {
+        "explore": {"DATASET": "synthetic"},
+        "attack": {"CHECKPOINTS": ["short", "short_robust"]},
+    }
+    assert given == {"RUN": "synthetic"} | own.get(words[0], {}) | values
     assert all(str(given[name]) == str(value) for name, value in values.items())  # True is no 1
 
 
@@ -81,7 +84,17 @@ def test_a_parameter_goes_to_those_of_the_stages_that_have_it():
     attacks = {"SEED": 43, "N_SEGMENTS": 5, "EPSILONS": [0.01]}
     both = {"SEED": 43, "TRACKS_PER_GENRE": 7}, {"SEED": 43}, {"SEED": 43}, attacks, attacks
     assert asked.tables == dict(zip(STAGES, both, strict=True))
-    assert asked.complete("attack")["CHECKPOINTS"] == ["short", "short_robust"]
+    assert asked.complete("attack")["CHECKPOINTS"] == ["short_43", "short_robust_43"]
+
+
+def test_networks_that_were_trained_last_are_attacked_and_explained_unless_others_are_given():
+    last = read_request(["RECIPES=short", "SUFFIX=_x"])
+    for stage in ("attack", "explain"):
+        assert last.given(stage)["CHECKPOINTS"] == ["short_x"]
+    begin("synthetic")
+    remember("train", "RECIPES=documented", "SEED=43")
+    given = [read_request(["attack", *more]).given("attack") for more in ([], ["CHECKPOINTS=a"])]
+    assert [values["CHECKPOINTS"] for values in given] == [["documented_43"], ["a"]]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +149,7 @@ def test_a_parameter_goes_to_those_of_the_stages_that_have_it():
         ("RECIPES=robust", "train reads the checkpoint improved, .* START_FROM .*none yet"),
         ("RECIPES=improved,robust SUFFIX=_x", "train reads the checkpoint improved, which"),
         (
-            "RECIPES=documented",
+            "RECIPES=documented CHECKPOINTS=short",
             "attack reads the checkpoint short, .* give CHECKPOINTS .* is documented",
         ),
         ("explore preprocess attack CHECKPOINTS=typo", "attack reads the checkpoint typo"),
@@ -245,6 +258,7 @@ def test_a_run_keeps_to_its_file_as_a_person_has_edited_it(root):
     assert asked.dataset == "gtzan"
     assert asked.given("attack") == {
         "RUN": "small",
+        "CHECKPOINTS": ["documented", "improved", "robust"],
         "EPSILONS": [0.01],
         "EFFORT_CHANGES": {"n_segments": 7},
     }
