@@ -1,8 +1,8 @@
 """Results of finished runs: collected to be committed, and rendered into the documents.
 
-`python -m src.report collect RUN ...` writes tables, JSON and records of runs to
+`python -m src.report collect RUN,...` writes tables, JSON and records of runs to
 `results/metrics/real/`, those of the embedded corpus to `results/metrics/embedded/`.
-`python -m src.report docs [RUN ...]` copies figures and executed notebooks of runs into docs/, the
+`python -m src.report docs [RUN,...]` copies figures and executed notebooks of runs into docs/, the
 first run wins, and renders all pages of `docs/templates/`, which call the functions of this module.
 """
 
@@ -71,10 +71,12 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="src.report", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for command in ("collect", "docs"):
-        commands.add_parser(command).add_argument("runs", nargs="*", metavar="RUN")
+        own = commands.add_parser(command)
+        own.add_argument("runs", nargs="?", default="", metavar="RUN,...")
     options = parser.parse_args(arguments)
+    runs = [run for text in options.runs.split(",") if (run := text.strip())]
     try:
-        (collect if options.command == "collect" else write_docs)(options.runs)
+        (collect if options.command == "collect" else write_docs)(runs)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))
     return 0
@@ -92,7 +94,7 @@ def collect(runs: list[str], target: Path = METRICS) -> None:
     """
     if not runs:
         raise ValueError(
-            'No run to collect: name one or more, such as `make collect RUNS="gtzan gtzan_mini"`; '
+            "No run to collect: name one or more, such as `make collect RUNS=gtzan,gtzan_mini`; "
             "the tables then contain these runs only."
         )
     folders = {run: _folder(run) for run in runs}

@@ -459,6 +459,7 @@ def test_data_and_records_are_collected_and_are_the_same_bytes_twice(root):
 
 REFUSALS = {
     ("collect",): r"^No run to collect: [^\n]*make collect RUNS=[^\n]*\.$",
+    ("collect", " my run, two"): r"^results/metrics/my run has no results: [^\n]*\.$",
     ("collect", "none"): r"^results/metrics/none has no results: [^\n]*\.$",
     ("docs", "none"): r"^results/figures/none has no results: [^\n]*\.$",
 }
