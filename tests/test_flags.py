@@ -122,7 +122,7 @@ def test_what_square_broke_is_not_put_down_to_gradients_at_larger_eps():
     later = (records["attack"] == "pgd_restarts") & records["segment"].isin((28, 29))
     records.loc[later & records["success"], "made_by"] = "square"
     found = {f["flag"]: f["found"] for f in raise_flags(records, NOTHING, 0.1, EFFORTS["full"])}
-    assert found["black_box_stronger"] == ["square: 0.020 at eps 0.01", "square: 0.020 at eps 0.1"]
+    assert found["black_box_stronger"] == ["square: 2.0% at eps 0.01", "square: 2.0% at eps 0.1"]
 
 
 def test_late_starts_that_still_break_segments_raise_a_flag():
@@ -210,5 +210,5 @@ def test_the_readable_table_has_evidence_and_remedy_of_raised_flags_only():
     assert table["one"].value_counts().to_dict() == {"no": 8, "not checked": 1, "raised": 1}
     assert table["two"].value_counts().to_dict() == {"no": 9, "no power": 1}
     assert table.loc["black_box_stronger", "two"] == "no power"
-    assert table.loc["iterations_matter", "evidence"].startswith("one: 0.020 less at eps 0.01")
+    assert table.loc["iterations_matter", "evidence"].startswith("one: 2.0 points less at eps 0.01")
     assert (table["remedy"] != "").tolist() == (table["one"] == "raised").tolist()

@@ -76,7 +76,7 @@ def audio_flags(records: pd.DataFrame) -> list[dict[str, object]]:
         same = (records["checkpoint"] == name) & (records["budget_db"] == budget)
         pgd = records[same & (records["attack"] == "pgd_waveform") & (records["codec"] == WAV)]
         more = float(own["success"].mean() - pgd["success"].mean())
-        found = [f"{more:.3f} more at {budget:g} dB"] * (more > POINT)
+        found = [f"{100 * more:.1f} points more at {budget:g} dB"] * (more > POINT)
         left = (~pgd["success"] & (pgd["clean_prediction"] == pgd["true"])).any()
         flags.append({"checkpoint": name} | flag("audio_steps_matter", found, bool(left)))
     return flags
@@ -235,7 +235,8 @@ def _weaker(accuracy: pd.DataFrame, attack: str, other: str) -> list[str] | None
     if not {attack, other} <= set(accuracy.index):
         return None
     gap = (accuracy.loc[attack] - accuracy.loc[other]).dropna()
-    return [f"{gap[eps]:.3f} less at eps {eps:g}" for eps in gap.index if gap[eps] > POINT]
+    gap = gap[gap > POINT]
+    return [f"{100 * less:.1f} points less at eps {eps:g}" for eps, less in gap.items()]
 
 
 def _black_box(records: pd.DataFrame) -> list[str] | None:
@@ -244,7 +245,7 @@ def _black_box(records: pd.DataFrame) -> list[str] | None:
     if not black.any():
         return None
     share = _over_a_point(black & records["success"] & ~flipped_by_gradients(records), records)
-    return [f"{attack}: {value:.3f} at eps {eps:g}" for (attack, eps), value in share.items()]
+    return [f"{attack}: {value:.1%} at eps {eps:g}" for (attack, eps), value in share.items()]
 
 
 def flipped_by_gradients(records: pd.DataFrame) -> pd.Series:
@@ -263,7 +264,7 @@ def _restarts(records: pd.DataFrame, n_restarts: int) -> list[str] | None:
     late = rows["success"] & (rows["made_by"] == "pgd_restarts")
     late &= rows["start"] + 1 > n_restarts / 2  # the first start is in the sweep
     share = _over_a_point(late, rows)
-    return [f"{value:.3f} at eps {eps:g}" for (_, eps), value in share.items()]
+    return [f"{value:.1%} at eps {eps:g}" for (_, eps), value in share.items()]
 
 
 def _above_chance(accuracy: pd.DataFrame, chance: float) -> list[str] | None:
@@ -272,7 +273,7 @@ def _above_chance(accuracy: pd.DataFrame, chance: float) -> list[str] | None:
     if eps < LARGE_EPS:
         return None
     left = accuracy.loc[WORST_CASE, eps]
-    return [f"{left:.3f} at eps {eps:g}, chance {chance:.3f}"] if left > chance else []
+    return [f"{left:.1%} at eps {eps:g}, chance {chance:.1%}"] if left > chance else []
 
 
 def _noise(accuracy: pd.DataFrame) -> list[str]:
@@ -280,7 +281,7 @@ def _noise(accuracy: pd.DataFrame) -> list[str]:
     worst = accuracy.loc[WORST_CASE]
     harmed = worst[accuracy.loc[CLEAN] - worst > POINT].index
     return [
-        f"{noise} at eps {eps:g}: {accuracy.loc[noise, eps]:.3f}, worst case {worst[eps]:.3f}"
+        f"{noise} at eps {eps:g}: {accuracy.loc[noise, eps]:.1%}, worst case {worst[eps]:.1%}"
         for noise in NOISES
         for eps in harmed
         if accuracy.loc[noise, eps] <= worst[eps] + POINT
