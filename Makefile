@@ -80,8 +80,8 @@ page: $(VENV)/run ## build the interactive page of a run: make page RUN=gtzan CH
 	$(BIN)/python -m app $(if $(DATASET),--dataset "$(DATASET)") $(if $(RUN),--run "$(RUN)") \
 		$(if $(CHECKPOINTS),--checkpoints "$$CHECKPOINTS") $(if $(TRACK),--tracks "$$TRACK") $(ARGS)
 
-try: $(VENV)/run ## report of your own track: make try TRACK=song.mp3 MODEL="robust improved"; of a folder: a table
-	$(BIN)/python -m app.try_track $(if $(OUT),--out "$$OUT") $(if $(MODEL),--model $$MODEL) $(ARGS) \
+try: $(VENV)/run ## report of your own track: make try TRACK=song.mp3 MODEL=robust,improved; of a folder: a table
+	$(BIN)/python -m app.try_track $(if $(OUT),--out "$$OUT") $(if $(MODEL),--model "$$MODEL") $(ARGS) \
 		-- $(if $(TRACK),"$$TRACK",$(error make try needs TRACK, an audio file or a folder))
 
 lock: $(VENV)/test ## pin anew in requirements*.txt what pyproject.toml asks for

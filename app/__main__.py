@@ -6,6 +6,7 @@ from pathlib import Path
 
 from app.build import build
 from src.data.own_track import own_tracks
+from src.parameters import read_value
 from src.paths import RunPaths, run_name
 from src.runtime import prepare_process
 
@@ -16,13 +17,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--dataset", default="synthetic", help="name or path of the data set")
     parser.add_argument("--run", help="name of the run's folders; default: the data set's name")
     parser.add_argument("--per-genre", type=int, default=1, help="segments per genre")
-    parser.add_argument("--checkpoints", help="separated by commas; default: all of the run")
+    parser.add_argument("--checkpoints", default="", help="by commas; default: all of the run")
     parser.add_argument("--tracks", nargs="*", type=Path, default=[], help="audio of your own")
     options = parser.parse_args(arguments)
     paths = RunPaths(options.run or run_name(options.dataset))
     prepare_process()
     try:
-        names = [name.strip() for name in (options.checkpoints or "").split(",") if name.strip()]
+        names = read_value("CHECKPOINTS", options.checkpoints, [])
         index = build(paths, options.per_genre, names, own_tracks(options.tracks))
     except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))

@@ -22,6 +22,7 @@ from src.attacks.codecs import write_audio
 from src.data.features import SAMPLE_RATE, SEGMENT_SAMPLES, SEGMENT_SECONDS
 from src.data.own_track import LONGEST_S, own_tracks, read_track
 from src.models.zoo import PREFIX
+from src.parameters import read_value
 from src.paths import ROOT, short_name
 from src.plots import DPI
 from src.progress import progress
@@ -234,13 +235,13 @@ def main(arguments: list[str]) -> int:
     """Write the report of one track, or the table of several; return 0."""
     parser = argparse.ArgumentParser(prog="app.try_track", description=__doc__)
     parser.add_argument("tracks", nargs="+", type=Path, help="audio files or folders of them")
-    parser.add_argument("--model", nargs="+", default=NETWORKS, help="networks of the repository")
+    parser.add_argument("--model", default=",".join(NETWORKS), help="separated by commas")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
-    names = " ".join(options.model).replace(",", " ").split()
-    networks = tuple(name.removeprefix(PREFIX) for name in names)
     prepare_process()
     try:
+        names = read_value("MODEL", options.model, [])
+        networks = tuple(name.removeprefix(PREFIX) for name in names)
         paths = own_tracks(options.tracks)
         if paths == options.tracks[:1]:
             trial, folder = report(paths[0], networks, options.out), paths[0]

@@ -30,6 +30,7 @@ from src.labels import MAPS, NAMES
 from src.models.comparison import check_current, training_results
 from src.models.publish import MEASURED, fill_cards
 from src.models.zoo import pretrained_names, read_card
+from src.parameters import read_value
 from src.paths import COLLECTED, EMBEDDED_CORPUS, METRICS, ROOT, STAGES, RunPaths
 from src.results import read_csv, read_json, save_with, write_csv, write_json
 
@@ -74,8 +75,8 @@ def main(arguments: list[str]) -> int:
         own = commands.add_parser(command)
         own.add_argument("runs", nargs="?", default="", metavar="RUN,...")
     options = parser.parse_args(arguments)
-    runs = [run for text in options.runs.split(",") if (run := text.strip())]
     try:
+        runs = read_value("RUNS", options.runs, [])
         (collect if options.command == "collect" else write_docs)(runs)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))

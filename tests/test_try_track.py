@@ -218,7 +218,7 @@ def test_a_folder_gives_a_table_that_names_files_it_cannot_use(zoo, tmp_path, ca
     sf.write(songs / "inside" / "ñ.flac", music(6, 44_100), 44_100)
     (songs / "a.mp3").write_bytes(b"no music")
     (songs / "list.txt").write_text("no audio")
-    app.main([str(songs), "--out", str(tmp_path / "try"), "--model", "robust", "improved"])
+    app.main([str(songs), "--out", str(tmp_path / "try"), "--model", "robust, improved"])
     folder = only_report(tmp_path / "try")
     table = pd.read_csv(folder / "tracks.csv")
     assert table["track"].tolist() == ["a.mp3", "b.wav", "b.wav", "inside/ñ.flac", "inside/ñ.flac"]

@@ -26,6 +26,7 @@ from src.models.evaluation import evaluate, predict_logits, softmax
 from src.models.recipes import checkpoint_name
 from src.models.runs import result_name
 from src.models.zoo import PREFIX, RULE, pretrained_names, read_card
+from src.parameters import read_value
 from src.paths import METRICS, RunPaths, pretrained_file
 from src.results import provenance, read_csv, read_json, save_with, write_csv
 from src.runtime import prepare_process
@@ -224,8 +225,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     prepare_process()
     try:
-        for checkpoint in options.checkpoints.split(","):
-            name = publish(RunPaths(options.run), checkpoint.strip())
+        for checkpoint in read_value("CHECKPOINTS", options.checkpoints, []):
+            name = publish(RunPaths(options.run), checkpoint)
             print(f"pretrained/{name}.safetensors, .csv, .md")
     except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))
