@@ -234,6 +234,8 @@ def later_tables(robustness):
 
 def add_filtered_split(folder):
     """Give `improved` the rows of another split in the tables of notebooks 4 and 5."""
+    for name in ("attacks.json", "explanations.json"):
+        shutil.copy(folder / "gtzan_logmel" / name, folder / "gtzan_logmel_filtered" / name)
     for name in ("robustness", "equalizer", "transfer", "explanations"):
         table = pd.read_csv(folder / f"{name}.csv")
         table = table[table["run"] != "gtzan_logmel_filtered"]
