@@ -21,7 +21,6 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from nbconvert.preprocessors import ClearMetadataPreprocessor
 from PIL import Image
 
 from src.attacks.records import WORST_CASE
@@ -232,9 +231,11 @@ def lighter(source: Path) -> bytes:
 
     Pictures are reduced to `NOTEBOOK_WIDTH` pixels.
     """
-    kept = {"kernelspec", "language_info"}
-    cleaner = ClearMetadataPreprocessor(enabled=True, preserve_nb_metadata_mask=kept)
-    notebook, _ = cleaner.preprocess(nbformat.read(source, as_version=4), {})
+    notebook = nbformat.read(source, as_version=4)
+    about = notebook.metadata.items()
+    notebook.metadata = {k: v for k, v in about if k in ("kernelspec", "language_info")}
+    for cell in notebook.cells:
+        cell.metadata = {}
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
         cell.outputs = [output for output in cell.outputs if not _is_noise(output)]
         for data in (output.get("data", {}) for output in cell.outputs):

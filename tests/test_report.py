@@ -359,7 +359,7 @@ def test_a_copy_of_a_notebook_has_no_sound_no_bars_and_keeps_its_answers(tmp_pat
     ]
     cell = nbformat.v4.new_code_cell("1", outputs=outputs, metadata={"papermill": {"duration": 1}})
     facts = {"papermill": {"path": "/x"}, "kernelspec": {"name": "python3", "display_name": "p"}}
-    cells = [nbformat.v4.new_markdown_cell("text"), cell]
+    cells = [nbformat.v4.new_markdown_cell("text", metadata=cell.metadata), cell]
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=facts), tmp_path / "n.ipynb")
     light = nbformat.reads(lighter(tmp_path / "n.ipynb"), as_version=4)
     kept = light.cells[1].outputs
