@@ -71,10 +71,10 @@ growth: $(VENV)/run ## measure time and memory of notebooks 1 to 3 while the cor
 	$(BIN)/python -m benchmarks.growth $(ARGS)
 
 collect: $(VENV)/run ## gather the results of runs to be committed: make collect RUNS=gtzan,gtzan_mini
-	$(BIN)/python -m src.report collect "$(RUNS)"
+	$(BIN)/python -m src.report collect "$$RUNS"
 
 docs: $(VENV)/run ## render the pages of docs/templates/; copy figures and notebooks: make docs RUNS=gtzan
-	$(BIN)/python -m src.report docs "$(RUNS)"
+	$(BIN)/python -m src.report docs "$$RUNS"
 
 page: $(VENV)/run ## build the interactive page of a run: make page RUN=gtzan CHECKPOINTS=pretrained/robust TRACK=song.mp3
 	$(BIN)/python -m app $(if $(DATASET),--dataset "$(DATASET)") $(if $(RUN),--run "$(RUN)") \

@@ -235,12 +235,12 @@ def main(arguments: list[str]) -> int:
     """Write the report of one track, or the table of several; return 0."""
     parser = argparse.ArgumentParser(prog="app.try_track", description=__doc__)
     parser.add_argument("tracks", nargs="+", type=Path, help="audio files or folders of them")
-    parser.add_argument("--model", default=",".join(NETWORKS), help="separated by commas")
+    parser.add_argument("--model", default="", help="separated by commas; default: all")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
     prepare_process()
     try:
-        names = read_value("MODEL", options.model, [])
+        names = read_value("MODEL", options.model, []) or NETWORKS
         networks = tuple(name.removeprefix(PREFIX) for name in names)
         paths = own_tracks(options.tracks)
         if paths == options.tracks[:1]:

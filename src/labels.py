@@ -24,8 +24,8 @@ ATTACKS = {  # on spectrograms, in the order of figures
     "apgd_ce": Style("+ APGD, cross-entropy", "#D55E00", "+"),
     "apgd_dlr": Style("+ APGD, logit ratio", "#D55E00", "4"),
     "square": Style("+ Square", "#F0E442", "D"),
-    "hop_skip_jump": Style("HopSkipJump, few correct segments", "#999999", "h--"),
-    "square_alone": Style("Square by itself, few correct segments", "#F0E442", "D--"),
+    "hop_skip_jump": Style("HopSkipJump, on few segments", "#999999", "h--"),
+    "square_alone": Style("Square by itself, on few segments", "#F0E442", "D--"),
     "worst_case": Style("worst of the attacks run", "#000000", ".-"),
 }
 EQUALIZERS = {  # one gain per band

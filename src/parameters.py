@@ -20,11 +20,15 @@ HEADER = """# Parameters of this run that differ from the defaults; `make show` 
 def read_value(name: str, text: str, default: object) -> object:
     """Return the value of a text, of the same type as a default; commas separate a list's items.
 
-    Raises ValueError for a text of another type and for a list with equal items.
+    Raises ValueError for a text of another type and for a list with an empty item or equal ones.
     """
     if not isinstance(default, list):
         return _read_item(name, text, type(default))
     parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if "" in parts:
+        raise ValueError(
+            f"{name}={text} has an empty item, probably by a comma too many: remove it."
+        )
     kind = type(default[0]) if default else str
     if kind is int and not all(part.lstrip("-").isdigit() for part in parts):
         kind = float

@@ -108,9 +108,11 @@ def read_request(words: list[str]) -> Request:
     file = _file_of(paths)
     dataset = _dataset_of(paths, dataset or file.get("DATASET"), "explore" in stages)
     _check_known(given, stages)
-    tables = {stage: file.get(stage, {}) for stage in STAGES}
-    for stage in stages:
-        tables[stage] = _table(stage, {} if reset else tables[stage], given)
+    tables = {}
+    for stage in STAGES:
+        asked = stage in stages
+        remembered = {} if reset and asked else file.get(stage, {})
+        tables[stage] = _table(stage, remembered, given if asked else {})
     if "train" not in named and tables["preprocess"].get("SPLIT") == "all":
         stages = [stage for stage in stages if stage != "train"]  # there are test tracks only
     request = Request(stages, paths, dataset, tables)

@@ -193,7 +193,7 @@ def test_the_headline_has_a_row_per_attack_with_its_number_of_segments(records):
         ["log-mel", "clean", "", 6],
         ["log-mel", "FGSM", "0.8 dB per bin", 6],
         ["log-mel", "PGD", "0.8 dB per bin", 6],
-        ["log-mel", "HopSkipJump, few correct segments", "0.8 dB per bin", 2],
+        ["log-mel", "HopSkipJump, on few segments", "0.8 dB per bin", 2],
         ["WAV", "clean", "", 4],
         ["WAV", "white noise (control)", "40 dB SNR", 4],
         ["WAV", "PGD below the masking threshold", "masking threshold", 4],

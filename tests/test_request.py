@@ -91,8 +91,9 @@ def test_networks_that_were_trained_last_are_attacked_and_explained_unless_other
     last = read_request(["RECIPES=short", "SUFFIX=_x"])
     for stage in ("attack", "explain"):
         assert last.given(stage)["CHECKPOINTS"] == ["short_x"]
-    begin("synthetic")
-    remember("train", "RECIPES=documented", "SEED=43")
+    remember("RECIPES=documented", "SEED=43")
+    file = begin("synthetic").parameters
+    file.write_text(file.read_text().replace('["documented"]', '"documented"'))  # by a person
     given = [read_request(["attack", *more]).given("attack") for more in ([], ["CHECKPOINTS=a"])]
     assert [values["CHECKPOINTS"] for values in given] == [["documented_43"], ["a"]]
 
@@ -115,6 +116,7 @@ def test_networks_that_were_trained_last_are_attacked_and_explained_unless_other
         ("EPSILONS=0.1,x", "EPSILONS=x is of another type, .* give a number"),
         ("EPSILONS=[0.1]", r"EPSILONS=\[0.1\] is of another type"),
         ("EPSILONS=0.01,0.01", "EPSILONS=0.01,0.01 has an item twice"),
+        ("RECIPES=short,", "RECIPES=short, has an empty item, .* a comma too many"),
         ("EPSILONS=", "EPSILONS is empty"),
         ("EPSILONS=0.01,8", "EPSILONS=8.0 is out of range, .* at least 1e-06 and at most 1"),
         ("EPSILONS=0.1", "REPORT_EPS has 0.01, which is not in EPSILONS=0.1, .* change the other"),
