@@ -110,9 +110,9 @@ def read_request(words: list[str]) -> Request:
     _check_known(given, stages)
     tables = {}
     for stage in STAGES:
-        asked = stage in stages
-        remembered = {} if reset and asked else file.get(stage, {})
-        tables[stage] = _table(stage, remembered, given if asked else {})
+        runs = stage in stages
+        remembered = {} if reset and runs else file.get(stage, {})
+        tables[stage] = _table(stage, remembered, given if runs else {})
     if "train" not in named and tables["preprocess"].get("SPLIT") == "all":
         stages = [stage for stage in stages if stage != "train"]  # there are test tracks only
     request = Request(stages, paths, dataset, tables)
