@@ -90,7 +90,7 @@ def bfloat16_speedup(repeats: int = 5) -> float:
 
 @cache
 def memory_format() -> torch.memory_format:
-    """Return the faster layout of batches: `channels_last` with AVX2 or more, or on a GPU."""
+    """Return the faster layout of batches: `channels_last` with AVX2, bfloat16 or a GPU."""
     wide = torch.backends.cpu.get_cpu_capability().startswith("AVX")
     fast = wide or fast_dtype() == torch.bfloat16 or device().type == "cuda"
     return torch.channels_last if fast else torch.contiguous_format

@@ -89,10 +89,14 @@ def test_timing_a_convolution_draws_no_random_numbers():
 def test_the_layout_follows_the_width_of_vectors_and_the_precision(machine):
     machine(width="DEFAULT")
     assert runtime.memory_format() == torch.contiguous_format
-    machine(width="AVX2")
-    assert runtime.memory_format() == torch.channels_last
-    machine(width="DEFAULT", gpu=False)
-    assert runtime.memory_format() == torch.channels_last
+    for fast in (
+        {"width": "AVX2"},
+        {"width": "AVX512"},
+        {"instructions": ["bf16"]},
+        {"gpu": False},
+    ):
+        machine(**{"width": "DEFAULT"} | fast)
+        assert runtime.memory_format() == torch.channels_last
 
 
 @pytest.mark.skipif("x86" not in platform.machine().lower(), reason="limits of x86 CPUs")
