@@ -88,21 +88,22 @@ def planted(seed, n):
 
 @pytest.fixture(scope="session")
 def slim_model(shared_folder):
-    """Return a slim network that has learnt the planted patterns; one worker trains it."""
-    folder = shared_folder / "slim_model"
-    changes = {
-        "epochs": 16,
-        "batch_size": 8,
-        "lr": 0.01,
-        "weight_decay": 0,
-        "schedule": "one_cycle",
-    }
+    """Return a slim network that has learnt the planted patterns; one worker trains it.
+
+    Rounding differs between CPUs, and on some the faster training never tells two patterns apart.
+    """
+    changes = {"epochs": 16, "batch_size": 8, "weight_decay": 0, "schedule": "one_cycle"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cnn, "WIDTHS", (8, 16, 16, 16))
         patch.setattr(cnn, "DENSE", (64, 64))
         train, val = (SegmentDataset(*planted(*how)) for how in ((1, 180), (2, 18)))
-        with FileLock(shared_folder / "slim_model.lock"):
-            fit(train, val, folder, Training("documented", changes, "", 1, [*"abc"], ""))
+        for lr in (0.01, 0.005):
+            folder = shared_folder / f"slim_model_{lr}"
+            with FileLock(f"{folder}.lock"):
+                training = Training("documented", changes | {"lr": lr}, "", 1, [*"abc"], "")
+                history = fit(train, val, folder, training)
+            if max(epoch["val_accuracy"] for epoch in history) > 0.75:
+                break
         return load_checkpoint(folder / CHECKPOINT_FILE)[0]
 
 
