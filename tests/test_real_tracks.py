@@ -13,6 +13,7 @@ def test_real_tracks_go_the_whole_way(tmp_path):
     real = Path(os.environ["GTZAN_DIR"]).resolve()
     folder = slim(copy_of_the_repository(tmp_path))
     parameters = {k: v for k, v in TINY.items() if k != "TRACKS_PER_GENRE"}
+    parameters |= {"EPOCHS": 6, "RECIPES": ["documented"], "CHECKPOINTS": ["documented"]}
     pipeline(folder, f"DATASET={real}", "RUN=tracks", **parameters)
     found = results(folder, "tracks")
     n_files = len([p for p in real.rglob("*.wav") if p.stem.startswith(f"{p.parent.name}.")])
