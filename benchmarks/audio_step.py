@@ -1,8 +1,8 @@
 """`python -m benchmarks.audio_step RUN AUDIO_RUN`: log-mels, audio and corrupted audio.
 
-Evaluates the published networks on the test tracks that none of them was trained on: those of both
-runs into `results/metrics/<AUDIO_RUN>/audio_step.csv`, corruptions of the audio into
-`corruptions.csv`.
+Evaluates networks of `pretrained/` (all, or those after `--networks`) on the test tracks that none
+of them was trained on: those of both runs into `results/metrics/<AUDIO_RUN>/audio_step.csv`,
+corruptions of the audio into `corruptions.csv`.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from src.results import write_csv
 from src.runtime import prepare_process
 from src.statistics import mean_over_tracks
 
-CORRUPTED = 57  # segments, at most
+CORRUPTED = 3  # segments per track
 SEED = 42
 
 
@@ -33,10 +33,11 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.audio_step", description=__doc__)
     parser.add_argument("log_mels", help="run of log-mels")
     parser.add_argument("audio", help="run of the audio of some of its tracks")
+    parser.add_argument("--networks", nargs="+", default=pretrained_names(), metavar="NAME")
     options = parser.parse_args(arguments)
     prepare_process()
     runs = {"log-mels": RunPaths(options.log_mels), "audio": RunPaths(options.audio)}
-    networks = load_networks(runs["audio"], [PREFIX + name for name in pretrained_names()])
+    networks = load_networks(runs["audio"], [PREFIX + name for name in options.networks])
     tests = {name: unseen_test(paths, networks) for name, paths in runs.items()}
     shared = set(tests["log-mels"].tracks) & set(tests["audio"].tracks)
     rows = []
@@ -50,7 +51,7 @@ def main(arguments: list[str]) -> int:
     table = pd.DataFrame(rows)
     write_csv(runs["audio"].metrics / "audio_step.csv", table)
     print(table.to_string(index=False))
-    few = tests["audio"].sample(CORRUPTED, SEED)
+    few = tests["audio"].sample(CORRUPTED * len(set(tests["audio"].tracks)), SEED)
     corrupted = evaluate_corruptions(runs["audio"], networks, few)
     write_csv(runs["audio"].metrics / "corruptions.csv", corrupted)
     title = f"Which corruptions cost accuracy? Percent of {len(few)} segments"

@@ -20,7 +20,7 @@ PACKAGES = """
     adversarial-robustness-toolbox grad-cam captum
 """.split()
 GENRE_COLUMNS = {"true", "predicted", "explained", "track_predicted"}
-GENRE_COLUMNS |= {"clean_prediction", "adversarial_prediction"}
+GENRE_COLUMNS |= {"clean_prediction", "adversarial_prediction", "noise_prediction"}
 GENRE_COLUMNS |= {"clean_prediction_shifted", "adversarial_prediction_shifted"}
 
 

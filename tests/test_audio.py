@@ -481,14 +481,16 @@ def test_captions_state_prediction_and_ratio(target, samples):
 def test_tracks_are_classified_as_files_by_the_vote_over_their_segments(
     run, target, tmp_path, monkeypatch
 ):
-    half = lambda name, classifier, samples, *_: to_16_bit(samples / 2)  # noqa: E731
-    monkeypatch.setattr(listening, "attack_waveform", half)
+    factor = {"pgd_waveform": 2, "noise": 4}
+    quieter = lambda name, classifier, samples, *_: to_16_bit(samples / factor[name])  # noqa: E731
+    monkeypatch.setattr(listening, "attack_waveform", quieter)
     inputs = []
 
     def network(model, X):
         inputs.append(X)
         loud = np.array([[0.9, 0.1], [0.45, 0.55], [0.45, 0.55]])
-        return np.log(loud if len(inputs) % 2 else loud[:, ::-1])[: len(X)]
+        attacked = len(inputs) % 5 in (2, 4)  # of clean, attacked, both shifted, noise
+        return np.log(loud[:, ::-1] if attacked else loud)[: len(X)]
 
     monkeypatch.setattr("src.attacks.codecs.predict_logits", network)
     data = load_samples(*run)
@@ -502,6 +504,10 @@ def test_tracks_are_classified_as_files_by_the_vote_over_their_segments(
     later = half[: 2 * SEGMENT_SAMPLES].reshape(2, SEGMENT_SAMPLES)
     np.testing.assert_allclose(inputs[2], librosa_log_mel(later), atol=1e-6)
     assert tracks["adversarial_prediction_shifted"].tolist() == [1, 1]
+    assert tracks["noise_prediction"].tolist() == [0, 0]
+    np.testing.assert_allclose(
+        inputs[4], librosa_log_mel(to_16_bit(data.samples[:3] / 4)), atol=1e-6
+    )
     np.testing.assert_allclose(tracks["snr_db"], 6.02, atol=0.01)
     (first, _) = sorted((tmp_path / "out" / "one" / "tracks_40_db").glob("*.wav"))
     file = read_audio(first)

@@ -43,14 +43,16 @@ def attack_track_files(
 
     `data` are all segments of the tracks, with samples; those predicted wrongly are attacked, too.
     Each file `<folder>/<checkpoint>/tracks_<snr_db>_db/<track>.wav` is read again and classified by
-    the soft vote over its segments, and over segments that begin 1.5 s later (`_shifted`).
+    the soft vote over its segments, and over segments that begin 1.5 s later (`_shifted`). The
+    control is white noise at the same signal-to-noise ratio (`noise_prediction`).
     """
     rows = []
     jobs = [*product(models.items(), pd.unique(data.tracks))]
     for (checkpoint, model), track in progress(jobs, "tracks", unit="track"):
         own = data.take(np.flatnonzero(data.tracks == track))
         classifier = make_waveform_classifier(model)
-        attacked = attack_waveform("pgd_waveform", classifier, own.samples, own.y, snr_db, search)
+        budget = classifier, own.samples, own.y, snr_db, search
+        attacked = attack_waveform("pgd_waveform", *budget)
         path = folder / checkpoint / f"tracks_{snr_db:g}_db" / f"{short_name(track)}.wav"
         _write(path, attacked.ravel())
         read, _ = sf.read(path, dtype="float32")  # whole: three copies of a track exceed 60 s
@@ -61,6 +63,7 @@ def attack_track_files(
         facts |= {"adversarial_prediction": _vote(model, read), "snr_db": float(ratio)}
         for version, samples in (("clean", own.samples), ("adversarial", read)):
             facts[f"{version}_prediction_shifted"] = _vote(model, _shifted(samples))
+        facts["noise_prediction"] = _vote(model, attack_waveform("noise", *budget))
         rows.append(facts)
     tracks = pd.DataFrame(rows)
     correct = tracks["clean_prediction"] == tracks["true"]
