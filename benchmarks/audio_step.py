@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from src import plots
 from src.attacks.corruptions import corrupt_segments, corruption_table
@@ -22,7 +23,7 @@ from src.models.zoo import PREFIX, pretrained_names
 from src.paths import RunPaths
 from src.results import write_csv
 from src.runtime import prepare_process
-from src.statistics import mean_over_tracks
+from src.statistics import difference_over_tracks, mean_over_tracks
 
 CORRUPTED = 3  # segments per track
 SEED = 42
@@ -42,12 +43,17 @@ def main(arguments: list[str]) -> int:
     shared = set(tests["log-mels"].tracks) & set(tests["audio"].tracks)
     rows = []
     for checkpoint, (model, _) in networks.items():
-        for name, test in tests.items():
-            data = test.take(np.flatnonzero(np.isin(test.tracks, list(shared))))
-            right = predict_logits(model, data.X).argmax(axis=1) == data.y
-            found = mean_over_tracks(right, data.tracks)
+        right = {name: correct(model, test, shared) for name, test in tests.items()}
+        paired = pd.concat(right, axis=1, join="inner")
+        step = difference_over_tracks(
+            paired["log-mels"], paired["audio"], paired.index.get_level_values("track")
+        )
+        for name, one in right.items():
+            found = mean_over_tracks(one, one.index.get_level_values("track"))
             row = {"checkpoint": checkpoint.removeprefix("pretrained_"), "input": name}
-            rows.append(row | {"accuracy": found.pop("value")} | found)
+            row |= {"accuracy": found.pop("value")} | found
+            changes = {f"difference_{key}": step[key] for key in ("value", "low", "high")}
+            rows.append(row | (changes if name == "audio" else {}))
     table = pd.DataFrame(rows)
     write_csv(runs["audio"].metrics / "audio_step.csv", table)
     print(table.to_string(index=False))
@@ -59,6 +65,16 @@ def main(arguments: list[str]) -> int:
     corpus = load_metadata(runs["audio"])["corpus"]
     plots.save_figure(figure, runs["audio"].figures / "corruptions.png", corpus)
     return 0
+
+
+def correct(model: nn.Module, test: Segments, tracks: set[str]) -> pd.Series:
+    """Return whether segments of some tracks are predicted correctly, by track and place in it."""
+    data = test.take(np.flatnonzero(np.isin(test.tracks, list(tracks))))
+    right = predict_logits(model, data.X).argmax(axis=1) == data.y
+    place = data.table.groupby("track").cumcount()
+    return pd.Series(
+        right, pd.MultiIndex.from_arrays([data.tracks, place], names=["track", "place"])
+    )
 
 
 def evaluate_corruptions(paths: RunPaths, networks: dict, few: Segments) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -391,15 +392,20 @@ def test_log_mels_and_audio_are_compared_on_the_tracks_that_both_runs_have(small
     monkeypatch.setattr(
         audio_step, "load_networks", lambda run, names: {"pretrained_a": (model, {})}
     )
-    others = {"log": small, "audio": small.take(np.arange(2, 6))}
+    wrong = replace(small, y=1 - small.y)
+    others = {"log": small, "audio": wrong.take(np.arange(2, 6))}
     monkeypatch.setattr(audio_step, "unseen_test", lambda run, networks: others[run.run])
     monkeypatch.setattr(audio_step, "evaluate_corruptions", lambda *job: pd.DataFrame({"n": [1]}))
     monkeypatch.setattr(audio_step, "load_metadata", lambda run: {"corpus": "c"})
     for name in ("per_checkpoint", "save_figure"):
         monkeypatch.setattr(audio_step.plots, name, lambda *_, **__: None)
-    assert audio_step.main(["log", "audio"]) == 0
+    assert audio_step.main(["log", "audio", "--networks", "a"]) == 0
     table = read_csv(RunPaths("audio").metrics / "audio_step.csv")
     assert table["input"].tolist() == ["log-mels", "audio"]
     assert table["checkpoint"].tolist() == ["a", "a"]
     assert (table["n_segments"] == 4).all()
-    assert table["accuracy"][0] == table["accuracy"][1]
+    first, second = table["accuracy"]
+    assert first == 1 - second
+    assert table["difference_value"].tolist() == pytest.approx(
+        [np.nan, second - first], nan_ok=True
+    )
