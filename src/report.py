@@ -32,6 +32,7 @@ from src.models.zoo import pretrained_names, read_card
 from src.parameters import read_value
 from src.paths import COLLECTED, EMBEDDED_CORPUS, METRICS, ROOT, STAGES, RunPaths
 from src.results import read_csv, read_json, save_with, write_csv, write_json
+from src.statistics import mean_over_tracks
 
 DOCS = ROOT / "docs"
 REAL, EMBEDDED = COLLECTED
@@ -52,6 +53,12 @@ HEADERS = {
 LARGEST_FIGURE = 300_000  # bytes
 NOTEBOOK_WIDTH = 780  # pixels of a figure in a copied notebook
 SOUND, WIDGET = "<audio", "application/vnd.jupyter.widget-view+json"
+VOTES = {  # on whole tracks of audio: column of their predictions
+    "clean": "clean_prediction",
+    "white noise (control)": "noise_prediction",
+    "PGD on the waveform": "adversarial_prediction",
+    "PGD, segments that begin 1.5 s later": "adversarial_prediction_shifted",
+}
 FIGURES = {  # name in docs/figures: figure of a run
     "attention_shift": "explanations_shift",
     "gradcam_correct": "gradcam/baseline_correct",
@@ -395,6 +402,31 @@ def compare_methods(columns: dict[str, dict], **shared: object) -> str:
     parts = {title: select("explanations", **keys | own) for title, own in columns.items()}
     rows = pd.concat([part.assign(title=title) for title, part in parts.items()])
     return compare(rows, ["method"], "value", "title", decimal)
+
+
+def of_networks(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of runs of audio; `checkpoint` becomes network and number of test tracks."""
+    names = rows["checkpoint"].str.removeprefix("pretrained_").str.removesuffix("_gtzan_mini")
+    tracks = rows.groupby("run")["n_tracks"].transform("max").astype(str)
+    return rows.assign(network=names, checkpoint=names + ", " + tracks + " tracks")
+
+
+def whole_tracks(runs: list[str]) -> str:
+    """Return a Markdown table of whole tracks attacked as audio: accuracy of the soft vote.
+
+    A track counts as correct under attack or noise if it is correct without, too.
+    """
+    lines = []
+    for run in runs:
+        found = pd.DataFrame(result(run, "audio_attacks")["tracks"])
+        for name, tracks in found.groupby("checkpoint", sort=False):
+            before = tracks["clean_prediction"] == tracks["true"]
+            for title, column in VOTES.items():
+                if column in tracks:
+                    right = before & (tracks[column] == tracks["true"])
+                    line = {"run": run, "checkpoint": name, "soft vote": title}
+                    lines.append(line | mean_over_tracks(right, tracks["track"]))
+    return compare(of_networks(pd.DataFrame(lines)), ["soft vote"], "value")
 
 
 def confusions(run: str, checkpoint: str, n: int) -> str:

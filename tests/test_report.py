@@ -195,7 +195,7 @@ def as_of_a_larger_run(table):
     seed = table[table["checkpoint"] == "documented"].assign(checkpoint="documented_43")
     if "seed" in table:
         seed = seed[:0]
-    split = table.assign(split="gtzan_mini", run="gtzan_logmel_mini")
+    split = table.assign(split="stratified", run="gtzan_logmel_stratified")
     split = split[: len(table) if "split" in table else 0]
     return pd.concat([table, seed, split])
 
