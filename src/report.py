@@ -55,9 +55,9 @@ NOTEBOOK_WIDTH = 780  # pixels of a figure in a copied notebook
 SOUND, WIDGET = "<audio", "application/vnd.jupyter.widget-view+json"
 VOTES = {  # on whole tracks of audio: column of their predictions
     "clean": "clean_prediction",
-    "white noise (control)": "noise_prediction",
     "PGD on the waveform": "adversarial_prediction",
     "PGD, segments that begin 1.5 s later": "adversarial_prediction_shifted",
+    "white noise (control)": "noise_prediction",
 }
 FIGURES = {  # name in docs/figures: figure of a run
     "attention_shift": "explanations_shift",

@@ -129,6 +129,26 @@ def test_methods_are_lines_and_each_measure_has_its_own_condition(committed):
     assert cells(table) == [["Grad-CAM", "0.25", ""], ["HiResCAM", "", "0.50"]]
 
 
+def test_whole_tracks_count_as_correct_if_they_are_so_without_the_attack_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "METRICS", tmp_path)
+    track = {"true": "jazz", "clean_prediction": "jazz", "adversarial_prediction": "rock"}
+    track |= {"adversarial_prediction_shifted": "jazz"}
+    tracks = [{"track": "a"} | track, {"track": "b"} | track | {"clean_prediction": "rock"}]
+    other = {"checkpoint": "pretrained_b_gtzan_mini", "noise_prediction": "jazz"}
+    runs = {"old": [one | {"checkpoint": "pretrained_a"} for one in tracks]}
+    runs |= {"new": [one | other for one in tracks[:1]]}
+    for run, found in runs.items():
+        write_json(tmp_path / "real" / run / "audio_attacks.json", {"tracks": found})
+    table = report.whole_tracks([*runs])
+    assert "| a, 2 tracks   | b, 1 tracks   |" in table
+    assert [line[1:] for line in cells(table)] == [
+        ["50.0%", "100.0%"],
+        ["0.0%", "0.0%"],
+        ["50.0%", "100.0%"],
+        ["", "100.0%"],
+    ]
+
+
 def test_confusions_are_those_of_wrong_segments_most_frequent_first(committed):
     folder = committed("training", [{"corpus": "c"}])
     counts = [[9, 2, 0], [5, 9, 0], [0, 1, 9]]
@@ -219,7 +239,9 @@ def later_tables(robustness):
     share |= {"answer": "undecided"}
     pooled = [share | {"seeds": "42"}, share | {"seeds": "42, 43", "n_segments": 300}]
     seeds = [row | {"measure": measure} for row in pooled for measure in measures]
-    step = {"checkpoint": "robust", "input": "audio", "accuracy": 0.78, "low": 0.7, "high": 0.8}
+    step = {"run": "gtzan_mini", "checkpoint": "robust", "input": "audio", "accuracy": 0.78}
+    step |= {"low": 0.7, "high": 0.8, "difference_value": 0.02, "difference_low": 0.01}
+    step |= {"difference_high": 0.03}
     return {
         "equalizer": pd.concat(row.assign(attack=k, eps_db=db) for k, db in gains.items()),
         "universal": pd.concat(row.assign(attack=k) for k in ("universal", "universal_random")),
@@ -256,7 +278,7 @@ SECTIONS = {  # of later tables: a line in the page
     "ablation": "| `robust` | adversarial_steps 2, warp 0.2 | 42 | 24 | 78.0% [70, 80] | ",
     "seeds": "| `improved` | 42, 43 | 50.0% [40, 60] | 50.0% [40, 60] | 300 (147) | ",
     "black_box": "1.2 dB (`robust`).",
-    "audio_step": "| `robust` | audio | 78.0% [70, 80] | 190 (19) |",
+    "audio_step": "| `robust` | audio | 78.0% [70, 80] | 2.0 [1.0, 3.0] | 190 (19) |",
 }
 
 
