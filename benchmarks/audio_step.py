@@ -1,7 +1,7 @@
 """`python -m benchmarks.audio_step RUN AUDIO_RUN`: log-mels, audio and corrupted audio.
 
 Evaluates networks of `pretrained/` (all, or those after `--networks`) on the test tracks that none
-of them was trained on: those of both runs into `results/metrics/<AUDIO_RUN>/audio_step.csv`,
+of them was trained on: segments of both runs into `results/metrics/<AUDIO_RUN>/audio_step.csv`,
 corruptions of the audio into `corruptions.csv`.
 """
 
@@ -23,7 +23,7 @@ from src.models.zoo import PREFIX, pretrained_names
 from src.paths import RunPaths
 from src.results import write_csv
 from src.runtime import prepare_process
-from src.statistics import difference_over_tracks, mean_over_tracks
+from src.statistics import difference_over_tracks, holm, mean_over_tracks
 
 CORRUPTED = 3  # segments per track
 SEED = 42
@@ -45,16 +45,17 @@ def main(arguments: list[str]) -> int:
     for checkpoint, (model, _) in networks.items():
         right = {name: correct(model, test, shared) for name, test in tests.items()}
         paired = pd.concat(right, axis=1, join="inner")
-        step = difference_over_tracks(
-            paired["log-mels"], paired["audio"], paired.index.get_level_values("track")
-        )
-        for name, one in right.items():
-            found = mean_over_tracks(one, one.index.get_level_values("track"))
+        tracks = paired.index.get_level_values("track")
+        step = difference_over_tracks(paired["log-mels"], paired["audio"], tracks)
+        for name in tests:
+            found = mean_over_tracks(paired[name], tracks)
             row = {"checkpoint": checkpoint.removeprefix("pretrained_"), "input": name}
             row |= {"accuracy": found.pop("value")} | found
-            changes = {f"difference_{key}": step[key] for key in ("value", "low", "high")}
+            keys = ("value", "low", "high", "p_value")
+            changes = {f"difference_{key}": step[key] for key in keys}
             rows.append(row | (changes if name == "audio" else {}))
     table = pd.DataFrame(rows)
+    table["difference_p_holm"] = holm(table["difference_p_value"].astype(float))
     write_csv(runs["audio"].metrics / "audio_step.csv", table)
     print(table.to_string(index=False))
     few = tests["audio"].sample(CORRUPTED * len(set(tests["audio"].tracks)), SEED)

@@ -53,11 +53,12 @@ HEADERS = {
 LARGEST_FIGURE = 300_000  # bytes
 NOTEBOOK_WIDTH = 780  # pixels of a figure in a copied notebook
 SOUND, WIDGET = "<audio", "application/vnd.jupyter.widget-view+json"
-VOTES = {  # on whole tracks of audio: column of their predictions
-    "clean": "clean_prediction",
-    "PGD on the waveform": "adversarial_prediction",
-    "PGD, segments that begin 1.5 s later": "adversarial_prediction_shifted",
-    "white noise (control)": "noise_prediction",
+VOTES = {  # on whole tracks of audio: columns of the predictions with and without the attack
+    "clean": ("clean_prediction", "clean_prediction"),
+    "PGD on the waveform": ("adversarial_prediction", "clean_prediction"),
+    "white noise (control)": ("noise_prediction", "clean_prediction"),
+    "clean, 1.5 s later": ("clean_prediction_shifted", "clean_prediction_shifted"),
+    "PGD, 1.5 s later": ("adversarial_prediction_shifted", "clean_prediction_shifted"),
 }
 FIGURES = {  # name in docs/figures: figure of a run
     "attention_shift": "explanations_shift",
@@ -405,7 +406,10 @@ def compare_methods(columns: dict[str, dict], **shared: object) -> str:
 
 
 def of_networks(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows of runs of audio; `checkpoint` becomes network and number of test tracks."""
+    """Return rows of runs of audio with the names of networks in a column of their own.
+
+    `network` is added; `checkpoint` becomes network and number of test tracks.
+    """
     names = rows["checkpoint"].str.removeprefix("pretrained_").str.removesuffix("_gtzan_mini")
     tracks = rows.groupby("run")["n_tracks"].transform("max").astype(str)
     return rows.assign(network=names, checkpoint=names + ", " + tracks + " tracks")
@@ -420,10 +424,9 @@ def whole_tracks(runs: list[str]) -> str:
     for run in runs:
         found = pd.DataFrame(result(run, "audio_attacks")["tracks"])
         for name, tracks in found.groupby("checkpoint", sort=False):
-            before = tracks["clean_prediction"] == tracks["true"]
-            for title, column in VOTES.items():
-                if column in tracks:
-                    right = before & (tracks[column] == tracks["true"])
+            for title, columns in VOTES.items():
+                if set(columns) <= set(tracks):
+                    right = tracks[list(columns)].eq(tracks["true"], axis=0).all(axis=1)
                     line = {"run": run, "checkpoint": name, "soft vote": title}
                     lines.append(line | mean_over_tracks(right, tracks["track"]))
     return compare(of_networks(pd.DataFrame(lines)), ["soft vote"], "value")

@@ -386,26 +386,29 @@ def test_seeds_are_pooled_within_tracks():
     assert (claim["answer"] == "supported").all()
 
 
-def test_log_mels_and_audio_are_compared_on_the_tracks_that_both_runs_have(small, monkeypatch):
-    torch.manual_seed(0)
-    model = GenreClassifierCNN(2).eval()
-    monkeypatch.setattr(
-        audio_step, "load_networks", lambda run, names: {"pretrained_a": (model, {})}
-    )
-    wrong = replace(small, y=1 - small.y)
-    others = {"log": small, "audio": wrong.take(np.arange(2, 6))}
-    monkeypatch.setattr(audio_step, "unseen_test", lambda run, networks: others[run.run])
+def test_log_mels_and_audio_are_compared_on_the_segments_that_both_runs_have(small, monkeypatch):
+    table = pd.DataFrame({"track": [*"abcdefgg"], "start_s": [0.0] * 7 + [2.9954]})
+    log = Segments(np.zeros((8, 128, 130), np.float32), np.array([1, 0, 0, 0, 0, 0, 1, 0]), table)
+    audio = log.take(np.arange(7))
+    loaded = []
+    load = lambda run, names: loaded.extend(names) or {"pretrained_a": (None, {})}  # noqa: E731
+    monkeypatch.setattr(audio_step, "load_networks", load)
+    tests = {"log": log, "audio": replace(audio, y=1 - audio.y)}
+    monkeypatch.setattr(audio_step, "unseen_test", lambda run, networks: tests[run.run])
+    zeros = lambda model, X: np.eye(2)[np.zeros(len(X), int)]  # noqa: E731
+    monkeypatch.setattr(audio_step, "predict_logits", zeros)
     monkeypatch.setattr(audio_step, "evaluate_corruptions", lambda *job: pd.DataFrame({"n": [1]}))
     monkeypatch.setattr(audio_step, "load_metadata", lambda run: {"corpus": "c"})
     for name in ("per_checkpoint", "save_figure"):
         monkeypatch.setattr(audio_step.plots, name, lambda *_, **__: None)
     assert audio_step.main(["log", "audio", "--networks", "a"]) == 0
+    assert loaded == ["pretrained/a"]
     table = read_csv(RunPaths("audio").metrics / "audio_step.csv")
     assert table["input"].tolist() == ["log-mels", "audio"]
     assert table["checkpoint"].tolist() == ["a", "a"]
-    assert (table["n_segments"] == 4).all()
-    first, second = table["accuracy"]
-    assert first == 1 - second
-    assert table["difference_value"].tolist() == pytest.approx(
-        [np.nan, second - first], nan_ok=True
-    )
+    assert (table["n_segments"] == 7).all()  # the second segment of the last track has no audio
+    assert table["accuracy"].tolist() == pytest.approx([5 / 7, 2 / 7])
+    step = table.iloc[1]
+    assert step["difference_value"] == pytest.approx(-3 / 7)
+    assert step["difference_low"] < -3 / 7 < step["difference_high"]
+    assert step["difference_p_holm"] == step["difference_p_value"] < 1
