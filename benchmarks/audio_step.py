@@ -40,22 +40,7 @@ def main(arguments: list[str]) -> int:
     runs = {"log-mels": RunPaths(options.log_mels), "audio": RunPaths(options.audio)}
     networks = load_networks(runs["audio"], [PREFIX + name for name in options.networks])
     tests = {name: unseen_test(paths, networks) for name, paths in runs.items()}
-    shared = set(tests["log-mels"].tracks) & set(tests["audio"].tracks)
-    rows = []
-    for checkpoint, (model, _) in networks.items():
-        right = {name: correct(model, test, shared) for name, test in tests.items()}
-        paired = pd.concat(right, axis=1, join="inner")
-        tracks = paired.index.get_level_values("track")
-        step = difference_over_tracks(paired["log-mels"], paired["audio"], tracks)
-        for name in tests:
-            found = mean_over_tracks(paired[name], tracks)
-            row = {"checkpoint": checkpoint.removeprefix("pretrained_"), "input": name}
-            row |= {"accuracy": found.pop("value")} | found
-            keys = ("value", "low", "high", "p_value")
-            changes = {f"difference_{key}": step[key] for key in keys}
-            rows.append(row | (changes if name == "audio" else {}))
-    table = pd.DataFrame(rows)
-    table["difference_p_holm"] = holm(table["difference_p_value"].astype(float))
+    table = compare_inputs(networks, tests)
     write_csv(runs["audio"].metrics / "audio_step.csv", table)
     print(table.to_string(index=False))
     few = tests["audio"].sample(CORRUPTED * len(set(tests["audio"].tracks)), SEED)
@@ -66,6 +51,30 @@ def main(arguments: list[str]) -> int:
     corpus = load_metadata(runs["audio"])["corpus"]
     plots.save_figure(figure, runs["audio"].figures / "corruptions.png", corpus)
     return 0
+
+
+def compare_inputs(networks: dict, tests: dict[str, Segments]) -> pd.DataFrame:
+    """Return accuracy per network on log-mels and audio of the segments that both have.
+
+    Rows of audio have the difference to the log-mels, paired over tracks, and its p-value,
+    corrected for the number of networks (Holm).
+    """
+    shared = set(tests["log-mels"].tracks) & set(tests["audio"].tracks)
+    rows = []
+    for checkpoint, (model, _) in networks.items():
+        right = {name: correct(model, test, shared) for name, test in tests.items()}
+        paired = pd.concat(right, axis=1, join="inner")
+        tracks = paired.index.get_level_values("track")
+        step = difference_over_tracks(paired["log-mels"], paired["audio"], tracks)
+        changes = {f"difference_{key}": step[key] for key in ("value", "low", "high", "p_value")}
+        for name in tests:
+            found = mean_over_tracks(paired[name], tracks)
+            row = {"checkpoint": checkpoint.removeprefix("pretrained_"), "input": name}
+            row |= {"accuracy": found.pop("value")} | found
+            rows.append(row | (changes if name == "audio" else {}))
+    table = pd.DataFrame(rows)
+    table["difference_p_holm"] = holm(table["difference_p_value"].astype(float))
+    return table
 
 
 def correct(model: nn.Module, test: Segments, tracks: set[str]) -> pd.Series:

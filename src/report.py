@@ -405,12 +405,17 @@ def compare_methods(columns: dict[str, dict], **shared: object) -> str:
     return compare(rows, ["method"], "value", "title", decimal)
 
 
-def of_networks(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows of runs of audio with the names of networks in a column of their own.
+def network_name(checkpoint: str) -> str:
+    """Return the name of a network of `pretrained/` in tables: without folder and split."""
+    return checkpoint.removeprefix("pretrained_").removesuffix("_gtzan_mini")
 
-    `network` is added; `checkpoint` becomes network and number of test tracks.
+
+def of_networks(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of runs of audio with the column `network`, its name.
+
+    The number of test tracks of the run is added to `checkpoint`.
     """
-    names = rows["checkpoint"].str.removeprefix("pretrained_").str.removesuffix("_gtzan_mini")
+    names = rows["checkpoint"].map(network_name)
     tracks = rows.groupby("run")["n_tracks"].transform("max").astype(str)
     return rows.assign(network=names, checkpoint=names + ", " + tracks + " tracks")
 

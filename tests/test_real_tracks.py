@@ -14,7 +14,7 @@ def test_real_tracks_go_the_whole_way(tmp_path):
     folder = slim(copy_of_the_repository(tmp_path))
     parameters = {k: v for k, v in TINY.items() if k != "TRACKS_PER_GENRE"}
     parameters |= {"RECIPES": ["documented"], "CHECKPOINTS": ["documented"]}
-    parameters |= {"EPOCHS": 10, "SCHEDULE": "one_cycle", "LR": 0.002}  # learns on every CPU
+    parameters |= {"EPOCHS": 10, "SCHEDULE": "one_cycle", "LR": 0.002}  # two may stay at chance
     pipeline(folder, f"DATASET={real}", "RUN=tracks", **parameters)
     found = results(folder, "tracks")
     n_files = len([p for p in real.rglob("*.wav") if p.stem.startswith(f"{p.parent.name}.")])
