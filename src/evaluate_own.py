@@ -27,7 +27,7 @@ from src.models.runs import load_named, result_name
 from src.models.unseen import unseen_test
 from src.paths import RunPaths
 from src.request import read_request
-from src.results import provenance, read_csv, with_names, write_csv, write_json
+from src.results import provenance, read_csv, read_json, with_names, write_csv, write_json
 from src.runtime import prepare_process
 
 LEFT_OUT = "left out: the suite of attacks on log-mels and Grad-CAM, which need log-mels"
@@ -90,12 +90,15 @@ def gradient_flag(name: str, target: audio.AudioTarget) -> dict[str, object]:
 
 
 def _evaluate_on_log_mels(words: list[str], paths: RunPaths, eps: float) -> int:
-    """Run notebook 4 and print the accuracies at one eps; return 0 if it succeeded."""
+    """Run notebook 4, print the accuracies at one eps and the flags; return 0 if it succeeded."""
     if code := pipeline.main(["attack", *words]):
         return code
     table = read_csv(paths.metrics / "robustness.csv")
     shown = table[table["eps"].isin((0, eps))]
+    files = [paths.metrics / name for name in ("attacks.json", "audio_attacks.json")]
+    flags = [each for file in files if file.exists() for each in read_json(file)["flags"]]
     print("\n" + percent_table(shown, ["attack", "eps_db", "n_segments"]).to_string())
+    print("\n" + readable(flags).to_string())
     return 0
 
 

@@ -218,9 +218,10 @@ def _missing_network(stage: str, path: Path, paths: RunPaths, made: set[Path]) -
     names += [f"pretrained/{name}" for name in published]
     missing = path.parent.name if path.suffix == ".pt" else f"pretrained/{path.stem}"
     parameter = "START_FROM or COMPARED" if stage == "train" else "CHECKPOINTS"
+    own = "; a network of yours is package.module:function" if stage == "attack" else ""
     return ValueError(
         f"{stage} reads the checkpoint {missing}, which run {paths.run} does not have: train it "
-        f"first, or give {parameter} another name (there is {', '.join(names) or 'none yet'})."
+        f"first, or give {parameter} another name (there is {', '.join(names) or 'none yet'}{own})."
     )
 
 

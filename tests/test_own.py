@@ -13,6 +13,7 @@ from src.attacks.adversarial import Search
 from src.attacks.audio import load_samples, make_audio_target
 from src.attacks.codecs import CODECS, file_logits
 from src.attacks.corruptions import CORRUPTIONS
+from src.attacks.flags import flag
 from src.attacks.records import make_target
 from src.attacks.waveform import attack_waveform, make_waveform_classifier
 from src.data.corpus import claim_run
@@ -116,7 +117,6 @@ def test_a_network_is_a_function_a_module_or_what_a_function_returns(module, att
 @pytest.mark.parametrize(
     ("attribute", "said"),
     [
-        ("gone", "cannot be imported (AttributeError: "),
         ("wide", "returns (2, 2) for two segments, not (2, 3): it must map log-mels"),
         ("fixed", "has no gradient with respect to its input"),
         ("apart", "has no gradient with respect to its input"),
@@ -131,9 +131,13 @@ def test_what_attacks_cannot_use_is_refused_in_one_sentence(module, attribute, s
         load_own(name, 3)
 
 
-def test_a_module_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match=r"^no_module:f cannot be imported \(ModuleNotFoundError"):
-        load_own("no_module:f", 3)
+@pytest.mark.parametrize(
+    ("name", "error"), [("own_networks:gone", "AttributeError"), ("no_module:f", "ModuleNotFound")]
+)
+def test_a_name_that_is_not_there_is_refused(module, name, error):
+    said = rf"^{name} cannot be imported \({error}[^\n]*below the repository's root[^\n]*in it\.$"
+    with pytest.raises(ValueError, match=said):
+        load_own(name, 3)
 
 
 def test_an_own_network_is_attacked_by_the_same_suite(module):
@@ -247,6 +251,9 @@ def test_networks_on_log_mels_are_evaluated_by_notebook_4(module, tones, monkeyp
     passed, row = [], {"checkpoint": "wide", "n_segments": 9, "low": 0.2, "high": 0.4}
     rows = [row | {"attack": "pgd", "eps": e, "eps_db": 80 * e, "accuracy": e} for e in (0.01, 0.3)]
     write_csv(tones.metrics / "robustness.csv", pd.DataFrame(rows))
+    for file, name in (("attacks", "iterations_matter"), ("audio_attacks", "audio_steps_matter")):
+        raised = {"checkpoint": "wide"} | flag(name, [f"3 points more in {file}"], True)
+        write_json(tones.metrics / f"{file}.json", {"flags": [raised]})
     monkeypatch.setattr(evaluate_own.pipeline, "main", lambda words: passed.append(words) or 0)
     words = ["RUN=tones", f"CHECKPOINTS={module}:wide"]
     assert evaluate_own.main(words) == 0
@@ -254,3 +261,6 @@ def test_networks_on_log_mels_are_evaluated_by_notebook_4(module, tones, monkeyp
     printed = capsys.readouterr().out
     assert "1% [20, 40]" in printed
     assert "30%" not in printed
+    for file, remedy in (("attacks", "increase iterations"), ("audio_attacks", "audio_iterations")):
+        assert f"wide: 3 points more in {file}" in printed
+        assert remedy in printed

@@ -154,7 +154,10 @@ def test_networks_that_were_trained_last_are_attacked_and_explained_unless_other
             "RECIPES=documented CHECKPOINTS=short",
             "attack reads the checkpoint short, .* give CHECKPOINTS .* is documented",
         ),
-        ("explore preprocess attack CHECKPOINTS=typo", "attack reads the checkpoint typo"),
+        (
+            "explore preprocess attack CHECKPOINTS=typo",
+            "attack reads the .* typo, .*:function",
+        ),
         (
             "explore preprocess attack CHECKPOINTS=pretrained/typo",
             "pretrained/typo.safetensors is missing, .* cloned without it: restore it by",
