@@ -240,10 +240,18 @@ def test_one_cycle_warms_up_and_cools_down(tmp_path):
     assert rates[0] < rates[-1] < max(rates) <= RECIPE["lr"]
 
 
-def test_the_lowest_loss_is_best_and_in_adversarial_training_the_last_epoch():
+@pytest.mark.parametrize(
+    ("changes", "ago"), [({}, 2), ({"adversarial_eps": 0.01}, 0), ({"random_labels": True}, 0)]
+)
+def test_the_lowest_loss_is_best_or_the_last_epoch_where_the_loss_does_not_count(changes, ago):
     history = [{"val_loss": 0.5}, {"val_loss": 1.0}, {"val_loss": 0.9}]
-    assert epochs_since_best(history) == 2
-    assert epochs_since_best([epoch | {"robust_accuracy": 0.4} for epoch in history]) == 0
+    assert epochs_since_best(history, DOCUMENTED | changes) == ago
+
+
+def test_random_labels_keep_the_last_epoch(tmp_path, scripted):
+    scripted(0.5, 1.0, 0.9)
+    train(tmp_path, epochs=3, patience=1, random_labels=True)
+    assert load_checkpoint(tmp_path / CHECKPOINT_FILE)[1]["epoch"] == 3
 
 
 def test_the_averaged_network_is_the_one_that_is_kept(tmp_path):

@@ -61,11 +61,11 @@ def fit(
 
     It is finished if `checkpoint.pt` has the same recipe, seed, data and start, wherever and by
     whichever version it was trained: delete the folder to train anew. The best epoch has the lowest
-    validation loss; in adversarial training it is the last one. After each epoch the state goes to
-    `folder`; a later call with the same data, training, start and `TRAINING_VERSION` resumes from
-    there and ends with the same weights as an uninterrupted one. The best epoch so far is
-    `best.pt`; it becomes `checkpoint.pt` when training has ended. Several processes share each
-    batch; batch norms see the part of their own process.
+    validation loss; in adversarial training and with random labels it is the last one. After each
+    epoch the state goes to `folder`; a later call with the same data, training, start and
+    `TRAINING_VERSION` resumes from there and ends with the same weights as an uninterrupted one.
+    The best epoch so far is `best.pt`; it becomes `checkpoint.pt` when training has ended. Several
+    processes share each batch; batch norms see the part of their own process.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def fit(
     done, total, name = len(history), recipe["epochs"], training.checkpoint
     options = {"initial": done, "mininterval": 0, "disable": not crew.accelerator.is_main_process}
     for epoch in (bar := progress(range(done, total), name, total, "epoch", **options)):
-        if epochs_since_best(history) >= recipe["patience"]:
+        if epochs_since_best(history, recipe) >= recipe["patience"]:
             break
         set_seed(training.seed, epoch)
         history.append(_run_epoch(parts, crew, train, val, recipe, n_genres))
@@ -111,13 +111,14 @@ def fit(
     return history
 
 
-def epochs_since_best(history: list[dict]) -> int:
+def epochs_since_best(history: list[dict], recipe: dict) -> int:
     """Return how many epochs ago the best one was; 0 without history.
 
     The best has the lowest validation loss. In adversarial training it is the last: robust
     accuracy is measured on too few segments to choose by, and the schedule ends at a rate of zero.
+    With random labels it is the last too: true validation labels do not show what was learnt.
     """
-    if not history or "robust_accuracy" in history[-1]:
+    if not history or recipe["adversarial_eps"] or recipe["random_labels"]:
         return 0
     losses = [epoch["val_loss"] for epoch in history]
     return len(losses) - 1 - int(np.argmin(losses))
@@ -297,7 +298,7 @@ def _validate(model: nn.Module, crew: Crew, val: SegmentDataset, batch_size: int
 
 def _save_epoch(folder: Path, parts: dict, history: list, facts: dict) -> None:
     """Write the network, if the last epoch is the best, and all that the next depends on."""
-    if epochs_since_best(history) == 0:
+    if epochs_since_best(history, facts["recipe"]) == 0:
         save_checkpoint(folder / BEST_FILE, kept_model(parts), **facts)
     state = {name: part.state_dict() for name, part in parts.items()}
     state |= {"key": facts["key"], "history": history}
