@@ -1,3 +1,4 @@
+import re
 import struct
 
 import numpy as np
@@ -62,6 +63,17 @@ def edit_card(published):
         write_card("documented", read_card("documented") | facts)
 
     return edit
+
+
+def test_the_documented_lines_lead_from_an_audio_file_to_probabilities(write_track):
+    folder = write_track("song.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 2 * 66_150))
+    blocks = re.findall(r"```python\n(.*?)```", report.render("documentation.md"), re.DOTALL)
+    (lines,) = [block for block in blocks if "segment_audio" in block]
+    found = {}
+    exec(lines.replace("my song.mp3", str(folder / "song.wav")), found)
+    assert found["log_mels"].shape == (2, 128, 130)
+    assert found["probabilities"].sum(dim=1).tolist() == pytest.approx([1, 1])
+    assert found["probabilities"].shape == (2, 10)
 
 
 def test_a_published_network_is_that_of_the_checkpoint_in_float16(published):
