@@ -51,6 +51,10 @@ def make(n_genres=3):
     return Small()
 
 
+def unloaded():
+    return torch.load("no/where.pt")
+
+
 def levels(x):
     return torch.stack([x[..., :40, :], x[..., 40:80, :], x[..., 80:120, :]]).mean(dim=(2, 3, 4)).T
 
@@ -121,6 +125,7 @@ def test_a_network_is_a_function_a_module_or_what_a_function_returns(module, att
         ("fixed", "has no gradient with respect to its input"),
         ("apart", "has no gradient with respect to its input"),
         ("broken", "fails (KeyError: 'layer')"),
+        ("unloaded", "fails when called (FileNotFoundError: "),
         ("infinite", "returns numbers that are not finite"),
         ("softened", "returns probabilities, behind which gradients vanish"),
     ],

@@ -85,7 +85,7 @@ def epochs_run(monkeypatch):
 def scripted(monkeypatch):
     """Return a function after which each epoch has the next of the given validation losses.
 
-    The epoch's number, from 1, is written into the weights.
+    The epoch's number, from 1, is written into the weights; the training loss falls.
     """
 
     def script(*losses):
@@ -94,7 +94,7 @@ def scripted(monkeypatch):
         def epoch(parts, *_):
             number, loss = next(remaining)
             torch.nn.init.constant_(parts["model"].output.bias, number)
-            return {"val_loss": loss}
+            return {"train_loss": 1 / number, "val_loss": loss}
 
         monkeypatch.setattr(trainer, "_run_epoch", epoch)
 
@@ -228,11 +228,13 @@ def test_training_stops_after_patience_and_keeps_the_best_epoch(tmp_path, script
     assert (model.output.bias == 2).all()
 
 
-def test_the_learning_rate_is_halved_on_a_plateau(tmp_path, scripted):
+@pytest.mark.parametrize(("random_labels", "divisor"), [(False, 2), (True, 1)])
+def test_the_learning_rate_is_halved_on_a_plateau(tmp_path, scripted, random_labels, divisor):
+    """Of the validation loss, but with random labels of the training loss, which falls here."""
     scripted(*[1.0] * 8)
-    train(tmp_path, epochs=8, patience=20)
+    train(tmp_path, epochs=8, patience=20, random_labels=random_labels)
     (group,) = torch.load(tmp_path / STATE_FILE, weights_only=True)["optimizer"]["param_groups"]
-    assert group["lr"] == RECIPE["lr"] / 2
+    assert group["lr"] == RECIPE["lr"] / divisor
 
 
 def test_one_cycle_warms_up_and_cools_down(tmp_path):

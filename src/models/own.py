@@ -47,14 +47,17 @@ def load_own(name: str, n_genres: int) -> OwnNetwork:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-        if not isinstance(found, nn.Module) and not _required(found):
-            found = found()
     except Exception as error:  # of code that is not ours
-        found = " ".join(f"{type(error).__name__}: {error}".split())
+        said = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
-            f"{name} cannot be imported ({found}): give package.module:function of a module that "
+            f"{name} cannot be imported ({said}): give package.module:function of a module that "
             "lies below the repository's root or is installed, and of a name in it."
         ) from error
+    if not isinstance(found, nn.Module) and not _required(found):
+        try:
+            found = found()
+        except Exception as error:  # of code that is not ours
+            raise _refused(name, f"fails when called ({type(error).__name__}: {error})") from error
     model = OwnNetwork(found, n_genres).eval().to(device())
     _check(name, model, n_genres)
     return model

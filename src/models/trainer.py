@@ -98,7 +98,8 @@ def fit(
         set_seed(training.seed, epoch)
         history.append(_run_epoch(parts, crew, train, val, recipe, n_genres))
         if recipe["schedule"] == "plateau":
-            parts["scheduler"].step(history[-1]["val_loss"])
+            watched = "train_loss" if recipe["random_labels"] else "val_loss"
+            parts["scheduler"].step(history[-1][watched])
         if crew.accelerator.is_main_process:
             facts = training.facts() | {"epoch": epoch + 1, "key": key, "start": _hash_of(start)}
             _save_epoch(folder, parts, history, facts)
