@@ -405,7 +405,7 @@ def test_a_stage_names_the_remedy_for_weights_that_are_missing(repository, capsy
     assert pipeline.main([*words, "CHECKPOINTS=pretrained/robust"]) == 2
     assert "pretrained/robust.safetensors is missing, probably" in capsys.readouterr().err
     assert pipeline.main([*words, "CHECKPOINTS=pretrained/robst"]) == 2
-    assert "another name (there is pretrained/robust)" in capsys.readouterr().err
+    assert "another name (there is pretrained/robust; a network of" in capsys.readouterr().err
 
 
 def test_a_corpus_that_is_a_test_set_as_a_whole_is_not_trained_on(repository, executed, capsys):
