@@ -18,6 +18,10 @@ REMEDY = (
     "it must map log-mels (n, 1, 128, 130) in [0, 1] or, with takes_samples = True, samples "
     "(n, 66150) to logits (n, n_genres), differentiably."
 )
+NAMING = (
+    "give package.module:function of a module that lies below the repository's root or is "
+    "installed, and of a name in it."
+)
 
 
 class OwnNetwork(nn.Module):
@@ -48,11 +52,8 @@ def load_own(name: str, n_genres: int) -> OwnNetwork:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # of code that is not ours
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(
-            f"{name} cannot be imported ({said}): give package.module:function of a module that "
-            "lies below the repository's root or is installed, and of a name in it."
-        ) from error
+        found = f"cannot be imported ({type(error).__name__}: {error})"
+        raise _refused(name, found, NAMING) from error
     if not isinstance(found, nn.Module) and not _required(found):
         try:
             found = found()
@@ -92,6 +93,6 @@ def _check(name: str, model: OwnNetwork, n_genres: int) -> None:
         raise _refused(name, "has no gradient with respect to its input")
 
 
-def _refused(name: str, found: str) -> ValueError:
+def _refused(name: str, found: str, remedy: str = REMEDY) -> ValueError:
     """Return the error about a network that cannot be evaluated."""
-    return ValueError(f"{name} {' '.join(found.split())}: {REMEDY}")
+    return ValueError(f"{name} {' '.join(found.split())}: {remedy}")
