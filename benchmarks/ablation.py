@@ -40,7 +40,9 @@ def main(arguments: list[str]) -> int:
     rows = read_csv(file).to_dict("records") if file.exists() else []
     for name in options.checkpoints:
         known = {(row["key"], row["n_segments"]) for row in rows}
-        rows += evaluate(paths, name, options.segments, known)
+        if new := evaluate(paths, name, options.segments, known):
+            key = new[0]["key"]
+            rows = [row for row in rows if row["checkpoint"] != name or row["key"] == key] + new
         write_csv(file, pd.DataFrame(rows))
     print(pd.DataFrame(rows).to_string())
     return 0

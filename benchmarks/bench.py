@@ -1,8 +1,9 @@
 """`python -m benchmarks.bench`: each stage compared with a plain implementation, in one run.
 
 Both take turns on the same work; the ratio is the median over turns. The plain implementation
-(`plain.py`, float32, NCHW) runs in a process of its own, without our settings of memory. The
-limit is the rate of the operations that no implementation can avoid. Needs a trained checkpoint.
+(`plain.py`, float32) runs in a process of its own, without our settings of memory: it trains in
+NCHW, attacks and explains the network in the layout in which it is loaded here. The limit is the
+rate of the operations that no implementation can avoid. Needs a trained checkpoint.
 """
 
 import argparse

@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> int:
     facts, rows = provenance(SEED, vars(options), corpus="synthetic"), []
     for n in sorted(options.tracks):
         stages = STAGES if n == min(options.tracks) else STAGES[:2]
+        clear(n)  # of an interrupted measurement: a finished training would be read
         try:
             corpus = grow_corpus(n)
             words = f"DATASET={corpus.relative_to(ROOT)}", f"RUN={corpus.name}"

@@ -1,4 +1,4 @@
-"""Plain implementations of the stages in float32 and NCHW, as one would write them first."""
+"""Plain implementations of the stages in float32, as one would write them first."""
 
 from pathlib import Path
 

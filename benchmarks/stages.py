@@ -9,15 +9,16 @@ import sys
 import pandas as pd
 
 from benchmarks.growth import SEED, measure
-from src.paths import METRICS, STAGES, RunPaths
+from src.paths import METRICS, RAW, STAGES, RunPaths
 from src.results import provenance, write_json
 from src.runtime import describe
 
 
 def main() -> int:
     """Measure all stages, print a table and write `stages_<cpu>_<precision>.json`; return 0."""
-    if (used := RunPaths("synthetic").models).exists():
-        sys.exit(f"{used} exists, so training would be skipped: measure in a fresh clone.")
+    for used in (RunPaths("synthetic").models, *RAW.glob("synthetic*")):
+        if used.exists():
+            sys.exit(f"{used} exists, so a stage would be shorter: measure in a fresh clone.")
     try:
         measured = pd.DataFrame(measure(STAGES, "RESET=1"))
     except RuntimeError as error:

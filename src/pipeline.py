@@ -175,12 +175,15 @@ def _network_file(paths: RunPaths, name: str) -> Path:
     if not is_own:
         return paths.checkpoint(name)
     try:
-        return Path(find_spec(module).origin)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        spec, found = find_spec(module), ""
+    except Exception as error:  # packages are imported to find their modules: code not ours
+        spec, found = None, " ".join(f" ({type(error).__name__}: {error})".split("\n"))
+    if spec is None or not spec.origin:
         raise ValueError(
-            f"{name}: there is no module {module}, or it is a folder: give the network "
+            f"{name}: there is no module {module}{found}, or it is a folder: give the network "
             "as package.module:function, with the module below the repository's root or installed."
-        ) from error
+        )
+    return Path(spec.origin)
 
 
 def _starts(parameters: dict) -> list[str]:

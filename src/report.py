@@ -23,7 +23,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from src.attacks.records import WORST_CASE
+from src.attacks.records import CLEAN, WORST_CASE
 from src.data.segments import load_metadata
 from src.labels import MAPS, NAMES
 from src.models.comparison import check_current, training_results
@@ -39,7 +39,7 @@ REAL, EMBEDDED = COLLECTED
 TABLES = """
     training recipe_gains robustness genre_robustness comparison equalizer universal transfer
     transfer_tracks corruptions audio_attacks audio_comparison explanations ablation audio_step
-    black_box seeds
+    black_box seeds near_copies
 """.split()
 RECORDS = {"attacks": WORST_CASE, "minimal_eps": ""}  # and which attack of them is collected
 LABELS = ("control", "part", "compared_with", "genre", "layer")  # of explanations.csv, often empty
@@ -51,6 +51,7 @@ HEADERS = {
     "made_on": "made on",
 }
 LARGEST_FIGURE = 300_000  # bytes
+NEAR_COPY_DB = 4  # mean difference; the next pairs of tracks of GTZAN differ by 4.9 dB
 NOTEBOOK_WIDTH = 780  # pixels of a figure in a copied notebook
 SOUND, WIDGET = "<audio", "application/vnd.jupyter.widget-view+json"
 VOTES = {  # on whole tracks of audio: columns of the predictions with and without the attack
@@ -437,10 +438,28 @@ def whole_tracks(runs: list[str]) -> str:
     return compare(of_networks(pd.DataFrame(lines)), ["soft vote"], "value")
 
 
+def near_copies(run: str) -> pd.DataFrame:
+    """Return the test tracks of a run that nearly equal a track of training or validation."""
+    found = available("near_copies", run=run)
+    return found[found["difference_db"] < NEAR_COPY_DB] if len(found) else found
+
+
+def without_near_copies(run: str, checkpoint: str, eps: float) -> dict[str, dict]:
+    """Return the accuracy, clean and in the worst case, of all test tracks but near copies."""
+    records = read_csv(METRICS / COLLECTED[0] / run / "attacks.csv.gz", dtype={"track": str})
+    rows = records[(records["checkpoint"] == checkpoint) & (records["eps"] == eps)]
+    rows = rows[~rows["track"].isin(near_copies(run)["track"])]
+    predictions = {CLEAN: rows["clean_prediction"], WORST_CASE: rows["adversarial_prediction"]}
+    return {
+        attack: mean_over_tracks(predicted == rows["true"], rows["track"])
+        for attack, predicted in predictions.items()
+    }
+
+
 def confusions(run: str, checkpoint: str, n: int) -> str:
     """Return the `n` most frequent confusions of test segments: true, predicted, number."""
     test = result(run, f"training_{checkpoint}")["test"]
-    genres = list(test["per_genre"])
+    genres = result(run, "data")["genres"]
     rows = zip(genres, test["confusion_segments"], strict=True)
     pairs = [(k, true, name) for true, row in rows for k, name in zip(row, genres, strict=True)]
     wrong = sorted((pair for pair in pairs if pair[1] != pair[2]), key=lambda pair: -pair[0])

@@ -10,7 +10,8 @@ import soundfile as sf
 import torch
 from conftest import audit, corpus_at
 
-from benchmarks import ablation, audio_step, bench, black_box, growth, plain, seeds
+from benchmarks import ablation, audio_step, bench, black_box, growth, near_copies, plain, seeds
+from benchmarks import stages as all_stages
 from src import paths
 from src.attacks.adversarial import Search, attack
 from src.data.preprocessor import write_processed
@@ -196,10 +197,13 @@ def test_growth_is_recorded_by_size_and_stage_and_leaves_nothing_behind(raw, tmp
         assert command[4] == f"DATASET=data/raw/growth_{size}"
         assert len(command) == 6  # defaults otherwise: the whole notebook
         assert (raw / f"growth_{size}").exists()
+        assert not left.exists()
         called.append((stage, size))
         (tmp_path / "data/processed" / f"growth_{size}").mkdir(parents=True, exist_ok=True)
         return 0, size / 10, 0.5
 
+    left = RunPaths("growth_20").models / "documented"  # by an interrupted measurement
+    left.mkdir(parents=True)
     monkeypatch.setattr(growth, "watch", watch)
     assert growth.main(["--tracks", "30", "20"]) == 0
     stages = ["explore", "preprocess", "train"]
@@ -261,6 +265,14 @@ def test_the_ablation_has_a_row_per_checkpoint_and_keeps_those_that_are_there(
     assert table["checkpoint"].tolist() == ["one", "two"]
     assert len(evaluated) == 2
     assert (table["changes"] == '{"cutmix": 0.5}').all()
+    monkeypatch.setattr(ablation, "load_named", lambda run, name: (load(run, name)[0], again))
+    again = facts | {"key": "one, trained again"}
+    assert ablation.main(["tiny", "one", "--segments", "4"]) == 0
+    table = read_csv(RunPaths("tiny").metrics / "ablation.csv")
+    assert table[["checkpoint", "key"]].to_numpy().tolist() == [
+        ["two", "two"],
+        ["one", "one, trained again"],
+    ]
     assert (table["n_segments"] == 4).all()
     assert (table["robust_accuracy"] <= table["clean_accuracy"]).all()
     assert "two" in capsys.readouterr().out
@@ -412,3 +424,38 @@ def test_log_mels_and_audio_are_compared_on_the_segments_that_both_runs_have(sma
     assert step["difference_value"] == pytest.approx(-3 / 7)
     assert step["difference_low"] < -3 / 7 < step["difference_high"]
     assert step["difference_p_holm"] == step["difference_p_value"] < 1
+
+
+def test_the_most_similar_track_of_training_is_found_for_each_test_track(
+    small, monkeypatch, capsys
+):
+    parts = {
+        "train": small.take(np.array([0, 3, 1])),  # tracks a, d and b
+        "val": small.take(np.array([4])),
+        "test": replace(small.take(np.array([2, 3, 4])), X=small.X[[2, 0, 4]].copy()),
+    }
+    parts["test"].X[1] += 0.5 / 80
+    monkeypatch.setattr(near_copies, "load_split", lambda run, part: named(parts[part], part))
+    assert near_copies.main(["tiny"]) == 0
+    table = read_csv(RunPaths("tiny").metrics / "near_copies.csv").set_index("track")
+    assert table.index.tolist() == ["e", "d", "c"]
+    assert table["nearest"].tolist()[:2] == ["e", "a"]
+    assert table["split"].tolist()[:2] == ["val", "train"]
+    assert table["difference_db"].tolist()[:2] == pytest.approx([0, 0.5], abs=1e-4)
+    assert table["difference_db"]["c"] > 20  # of noise
+    assert "nearest" in capsys.readouterr().out
+
+
+def named(data: Segments, split: str) -> Segments:
+    """Return segments whose table names their split."""
+    return replace(data, table=data.table.assign(split=split).reset_index(drop=True))
+
+
+@pytest.mark.parametrize("left", ["results/models/synthetic", "data/raw/synthetic_24_per_genre"])
+def test_stages_are_measured_in_a_fresh_clone_only(left, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(all_stages, "RAW", tmp_path / "data" / "raw")
+    monkeypatch.setattr(all_stages, "measure", lambda *words: pytest.fail("measured"))
+    (tmp_path / left).mkdir(parents=True)
+    with pytest.raises(SystemExit, match="exists, so a stage would be shorter"):
+        all_stages.main()

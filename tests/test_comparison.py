@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,6 +7,7 @@ import pytest
 from src.data.segments import Segments
 from src.models import runs
 from src.models.comparison import (
+    MEASURED_BY,
     accuracy_difference,
     check_current,
     prediction_table,
@@ -86,20 +89,23 @@ def test_every_training_on_the_arrays_of_a_run_has_a_row(paths):
     }
 
 
-@pytest.mark.parametrize("name", ["attacks", "audio_attacks", "explanations", "training"])
+@pytest.mark.parametrize("name", [*MEASURED_BY, "training.csv"])
 def test_results_of_other_arrays_or_of_an_earlier_training_are_refused(name, paths):
     trained = training_result("robust", 42) | {"key": "first"}
     write_json(paths.metrics / "training_robust.json", trained)
     write_csv(paths.metrics / "training.csv", training_rows(paths, DATA["fingerprint"]))
-    measured = {"checkpoints": {"robust": {"key": "first"}}}
-    if name != "training":
-        write_json(paths.metrics / f"{name}.json", measured)
+    other = {"checkpoint": "of_another_run", "key": "unknown"}
+    if name.endswith("json"):
+        write_json(paths.metrics / name, {"checkpoints": {"robust": {"key": "first"}}})
+    elif name != "training.csv":
+        rows = [{"checkpoint": "robust", "key": "first"}, other]
+        write_csv(paths.metrics / name, pd.DataFrame(rows))
     check_current(paths, DATA["fingerprint"])
     with pytest.raises(ValueError, match=r"/fake/training\.csv has robust as it was"):
         check_current(paths, "of other arrays")
-    if name != "training":
+    if name != "training.csv":
         write_json(paths.metrics / "training_robust.json", trained | {"key": "second"})
-        with pytest.raises(ValueError, match=rf"/{name}.json has robust as it was before"):
+        with pytest.raises(ValueError, match=rf"/{re.escape(name)} has robust as it was before"):
             check_current(paths, DATA["fingerprint"])
 
 

@@ -167,11 +167,16 @@ def test_the_table_counts_each_checkpoint_at_each_severity(slim_model, clips):
     assert corruption_table(models, [], clips, "tiny", "random").empty
 
 
-def test_models_trained_on_other_arrays_are_left_out(tmp_path, monkeypatch):
+def test_models_trained_on_other_arrays_or_deleted_are_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr("src.paths.ROOT", tmp_path)
     monkeypatch.setattr(runs, "load_metadata", lambda paths: {"fingerprint": "present"})
     monkeypatch.setattr(runs, "load_named", lambda paths, name: (f"model {name}", {}))
-    for name, fingerprint in {"b": "present", "a": "present", "old": "past"}.items():
+    run = RunPaths("run")
+    trained = {"b": "present", "a": "present", "old": "past", "deleted": "present"}
+    for name, fingerprint in trained.items():
         facts = {"checkpoint": name, "fingerprint": fingerprint}
-        write_json(RunPaths("run").metrics / f"training_{name}.json", facts)
-    assert runs.load_trained(RunPaths("run")) == {"a": "model a", "b": "model b"}
+        write_json(run.metrics / f"training_{name}.json", facts)
+        run.checkpoint(name).parent.mkdir(parents=True)
+        run.checkpoint(name).touch()
+    run.checkpoint("deleted").unlink()
+    assert runs.load_trained(run) == {"a": "model a", "b": "model b"}

@@ -145,6 +145,12 @@ def test_a_name_that_is_not_there_is_refused(module, name, error):
         load_own(name, 3)
 
 
+def test_what_is_no_network_is_refused(module):
+    said = f"^{module}:torch is no function and no network but module: [^\n]*in it\\.$"
+    with pytest.raises(ValueError, match=said):
+        load_own(f"{module}:torch", 3)
+
+
 def test_an_own_network_is_attacked_by_the_same_suite(module):
     X, y = planted(3, 12)
     table = pd.DataFrame({"segment": range(12), "track": [*"abcdef"] * 2})

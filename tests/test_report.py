@@ -152,10 +152,28 @@ def test_whole_tracks_count_as_correct_if_they_are_so_without_the_attack_too(tmp
 
 def test_confusions_are_those_of_wrong_segments_most_frequent_first(committed):
     folder = committed("training", [{"corpus": "c"}])
-    counts = [[9, 2, 0], [5, 9, 0], [0, 1, 9]]
-    test = {"per_genre": {"a": 1, "b": 1, "c": 1}, "confusion_segments": counts}
+    counts = [[9, 2, 0], [5, 9, 0], [0, 0, 0]]  # c has no test segments
+    test = {"per_genre": {"a": 1, "b": 1}, "confusion_segments": counts}
     write_json(folder / "r" / "training_n.json", {"test": test})
+    write_json(folder / "r" / "data.json", {"genres": [*"abc"]})
     assert report.confusions("r", "n", 2) == "b as a (5), a as b (2)"
+
+
+def test_accuracy_without_near_copies_counts_the_other_tracks(committed):
+    pairs = [{"run": "r", "track": t, "difference_db": d} for t, d in (("a.1", 0.1), ("a.10", 5.0))]
+    folder = committed("near_copies", [*pairs, {"run": "other", "track": "b", "difference_db": 1}])
+    rows = pd.DataFrame({"track": ["a.1", "a.10", "a.10", "b"] * 2, "true": "a"})
+    rows["checkpoint"], rows["eps"] = "n", [0.01] * 4 + [0.02] * 4
+    rows["clean_prediction"] = ["a", "a", "a", "b"] * 2
+    rows["adversarial_prediction"] = ["a", "a", "b", "b"] * 2
+    (folder / "r").mkdir()
+    rows.to_csv(folder / "r" / "attacks.csv.gz", index=False)
+    assert report.near_copies("r")["track"].tolist() == ["a.1"]
+    found = report.without_near_copies("r", "n", 0.01)
+    assert found["clean"]["value"] == pytest.approx(2 / 3)
+    assert found["worst_case"]["value"] == pytest.approx(1 / 3)
+    assert found["clean"]["n_segments"] == 3
+    assert report.near_copies("none").empty
 
 
 def test_hours_and_bytes_are_computed_from_the_measured_rates(tmp_path, monkeypatch):
@@ -461,7 +479,8 @@ def test_results_of_other_arrays_are_not_collected(root):
     ]
     facts = {"documented": {"key": "k"}, "robust": {"key": "k"}}
     write_json(RunPaths("one").metrics / "attacks.json", {"checkpoints": facts})
-    with pytest.raises(ValueError, match=r"attacks\.json has robust .* run `make train attack`"):
+    said = r"attacks\.json has robust .* run `make train attack RUN=one`"
+    with pytest.raises(ValueError, match=said):
         collect(["one"], root)
 
 

@@ -164,7 +164,11 @@ def test_networks_that_were_trained_last_are_attacked_and_explained_unless_other
         ),
         (
             "explore preprocess attack CHECKPOINTS=no.module:net",
-            "no.module:net: there is no module no.module",
+            r"no.module:net: there is no module no.module \(ModuleNotFoundError",
+        ),
+        (
+            "explore preprocess attack CHECKPOINTS=broken.part:net",
+            r"broken.part:net: there is no module broken.part \(KeyError: 'absent'\), or",
         ),
         ("attack RUN=begun", "data/processed/begun/tracks.csv is missing: .*`make explore` first"),
         (
@@ -176,8 +180,14 @@ def test_networks_that_were_trained_last_are_attacked_and_explained_unless_other
         ("show RUN=beg", "run beg does not exist"),
     ],
 )
-def test_a_request_without_meaning_is_refused_in_one_sentence(words, said, root, capsys):
+def test_a_request_without_meaning_is_refused_in_one_sentence(
+    words, said, root, capsys, tmp_path_factory, monkeypatch
+):
     begin("begun")
+    package = tmp_path_factory.mktemp("installed") / "broken" / "__init__.py"
+    package.parent.mkdir()
+    package.write_text("raise KeyError('absent')")
+    monkeypatch.syspath_prepend(package.parent.parent)
     before = sorted(root.rglob("*"))
     assert pipeline.main(words.split()) == 2
     assert re.fullmatch(f"error: {said}[^\n]*[.?]\n", capsys.readouterr().err)

@@ -222,7 +222,7 @@ def minimal_eps(
     -------
     Columns segment, track, true, predicted (after the attack, -1 for none), minimal_eps,
     minimal_eps_db (missing if nothing flips the segment), by_pgd (False where only another attack
-    of the records flips it), checkpoint.
+    of the records, or none, flips it), checkpoint.
     """
     tables = []
     for name, target in targets.items():

@@ -119,17 +119,20 @@ class AudioFolder:
     def read(self, track) -> np.ndarray:
         """Return the samples (time,) of a track, mono at 22,050 Hz, one minute at most.
 
-        Raises ValueError if the file is not the audited one.
+        Raises ValueError if the file is not the audited one or cannot be read.
         """
         path = self.path / track.path
         try:
             samples, rate, *_ = read_samples(path)
-            same = hashlib.sha256(samples).hexdigest() == track.sha256
-        except UNREADABLE:
-            same = False
-        if not same:
+        except UNREADABLE as error:
             raise ValueError(
-                f"{path} is not the file that was audited: it was changed or removed since; "
+                f"{path} cannot be read any more ({' '.join(str(error).split()).rstrip('.')}): it "
+                "may have been removed since the audit, or its disk may be away; restore it, or "
+                "run `make explore` again without it."
+            ) from error
+        if hashlib.sha256(samples).hexdigest() != track.sha256:
+            raise ValueError(
+                f"{path} is not the file that was audited: it was changed since; "
                 "run `make explore` again."
             )
         return to_mono(samples, rate)

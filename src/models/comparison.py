@@ -2,6 +2,7 @@
 
 import json
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,12 +10,19 @@ import pandas as pd
 from src.labels import percent
 from src.models.evaluation import vote
 from src.models.zoo import read_card
-from src.paths import RunPaths
+from src.paths import RunPaths, from_root
 from src.results import read_csv, read_json
 from src.statistics import difference_over_tracks, holm
 
 ACCURACIES = ("segment_accuracy", "track_accuracy")
-MEASURED_BY = {"attacks": "attack", "audio_attacks": "attack", "explanations": "explain"}  # stages
+MEASURED_BY = {  # files of results: the command that makes them
+    "attacks.json": "make train attack RUN={}",
+    "audio_attacks.json": "make train attack RUN={}",
+    "explanations.json": "make train explain RUN={}",
+    "seeds.json": "python -m benchmarks.seeds {} CHECKPOINT ...",
+    "ablation.csv": "python -m benchmarks.ablation {} CHECKPOINT ...",
+    "black_box.csv": "python -m benchmarks.black_box {} CHECKPOINT ...",
+}
 
 
 def prediction_table(
@@ -128,23 +136,34 @@ def check_current(paths: RunPaths, fingerprint: str) -> None:
     trained = {result["checkpoint"]: result for result in training_results(paths, fingerprint)}
     table = paths.metrics / "training.csv"
     if table.exists() and (old := set(read_csv(table)["checkpoint"]) - set(trained)):
-        raise _outdated(paths, table.name, min(old), "train")
-    for measured, stage in MEASURED_BY.items():
-        file = paths.metrics / f"{measured}.json"
-        for checkpoint, facts in read_json(file)["checkpoints"].items() if file.exists() else ():
+        raise _outdated(table, min(old), "make train RUN={}")
+    for file, command in MEASURED_BY.items():
+        for checkpoint, facts in _evaluated(paths.metrics / file, trained):
             newest = trained.get(checkpoint, {"key": None})
             if name := facts.get("pretrained"):
                 newest = {"key": read_card(name)["sha256"]}
             if newest.get("key", facts["key"]) != facts["key"]:
-                raise _outdated(paths, file.name, checkpoint, stage)
+                raise _outdated(paths.metrics / file, checkpoint, command)
 
 
-def _outdated(paths: RunPaths, file: str, checkpoint: str, stage: str) -> ValueError:
+def _evaluated(file: Path, trained: dict[str, dict]) -> list[tuple[str, dict]]:
+    """Return checkpoint and facts of the networks of a file of results; none without the file.
+
+    Of tables only those that are `trained` in this run: others' keys cannot be looked up.
+    """
+    if not file.exists():
+        return []
+    if file.suffix == ".json":
+        return list(read_json(file)["checkpoints"].items())
+    rows = read_csv(file).query("checkpoint in @trained")
+    return [(row["checkpoint"], {"key": row["key"]}) for row in rows.to_dict("records")]
+
+
+def _outdated(file: Path, checkpoint: str, command: str) -> ValueError:
     """Return the error for a result of a checkpoint or of arrays that were made again since."""
-    stages = "train" if stage == "train" else f"train {stage}"
     return ValueError(
-        f"results/metrics/{paths.run}/{file} has {checkpoint} as it was before the arrays or the "
-        f"checkpoint were made again: run `make {stages}` with RUN={paths.run}."
+        f"{from_root(file)} has {checkpoint} as it was before the arrays or the checkpoint were "
+        f"made again: run `{command.format(file.parent.name)}`."
     )
 
 

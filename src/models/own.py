@@ -54,9 +54,11 @@ def load_own(name: str, n_genres: int) -> OwnNetwork:
     except Exception as error:  # of code that is not ours
         found = f"cannot be imported ({type(error).__name__}: {error})"
         raise _refused(name, found, NAMING) from error
-    if not isinstance(found, nn.Module) and not _required(found):
+    if not callable(found):
+        raise _refused(name, f"is no function and no network but {type(found).__name__}", NAMING)
+    if not isinstance(found, nn.Module):
         try:
-            found = found()
+            found = found if _required(found) else found()
         except Exception as error:  # of code that is not ours
             raise _refused(name, f"fails when called ({type(error).__name__}: {error})") from error
     model = OwnNetwork(found, n_genres).eval().to(device())

@@ -85,10 +85,13 @@ def result_name(name: str) -> str:
 
 
 def load_trained(paths: RunPaths) -> dict[str, GenreClassifierCNN]:
-    """Return all models of a run that were trained on its arrays, by checkpoint name."""
+    """Return all models of a run that were trained on its arrays, by checkpoint name.
+
+    Trainings whose checkpoint was deleted are left out.
+    """
     fingerprint = load_metadata(paths)["fingerprint"]
     names = [result["checkpoint"] for result in training_results(paths, fingerprint)]
-    return {name: load_named(paths, name)[0] for name in names}
+    return {name: load_named(paths, name)[0] for name in names if paths.checkpoint(name).exists()}
 
 
 def train_recipe(paths: RunPaths, name: str, changes: dict, suffix: str, seed: int) -> Trained:

@@ -80,7 +80,8 @@ def fit(
 
     Raises
     ------
-    FloatingPointError if the loss is no longer finite.
+    FloatingPointError if the loss is no longer finite, ValueError if the state of an interrupted
+    training is damaged.
     """
     if (history := _finished(folder / CHECKPOINT_FILE, training, start)) is not None:
         return history
@@ -149,6 +150,8 @@ def _finished(file: Path, training: Training, start: nn.Module | None) -> list[d
         return None
     wanted = {name: getattr(training, name) for name in ("recipe", "seed", "fingerprint")}
     wanted["start"] = _hash_of(start)
+    if "recipe" in content:  # without the parameters that came later
+        content["recipe"] = DOCUMENTED | content["recipe"]
     same = all(content.get(name, "") == value for name, value in wanted.items())
     return content.get("history", []) if same else None
 
