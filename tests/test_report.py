@@ -186,8 +186,8 @@ def test_hours_and_bytes_are_computed_from_the_measured_rates(tmp_path, monkeypa
     rows = [row | {"peak_rss_gib": dict.fromkeys(row["seconds"], 1.25)} for row in GROWTH]
     write_json(tmp_path / "growth.json", {"growth": rows})
     page = report.render("scaling.md")
-    assert "| 100 | 20 | 1.25 | 21 | 1.25 |\n" in page
-    assert "| 1,000 | 56 | 1.25 | 93 | 1.25 |\n" in page
+    assert "| 100 | 20 | 1.25 | 21 | 1.25 | 9 | 1.25 |\n" in page
+    assert "| 1,000 | 56 | 1.25 | 93 | 1.25 | | |\n" in page
     assert "| AVX2, float32 | 4.0 | 120 x/s | 50% | at most 0.001 dB |\n" in page
     assert "| AVX2, float32, contiguous_format | 4.0 | 140 x/s | 50% |" in page
     expected = {
