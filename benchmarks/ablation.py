@@ -40,20 +40,21 @@ def main(arguments: list[str]) -> int:
     rows = read_csv(file).to_dict("records") if file.exists() else []
     for name in options.checkpoints:
         known = {(row["key"], row["n_segments"]) for row in rows}
-        if new := evaluate(paths, name, options.segments, known):
-            key = new[0]["key"]
-            rows = [row for row in rows if row["checkpoint"] != name or row["key"] == key] + new
+        key, new = evaluate(paths, name, options.segments, known)
+        rows = [row for row in rows if row["checkpoint"] != name or row["key"] == key] + new
         write_csv(file, pd.DataFrame(rows))
     print(pd.DataFrame(rows).to_string())
     return 0
 
 
-def evaluate(paths: RunPaths, name: str, n: int, known: set[tuple[str, int]]) -> list[dict]:
-    """Return the row of a checkpoint on n segments in a list; empty if it is among the `known`."""
+def evaluate(
+    paths: RunPaths, name: str, n: int, known: set[tuple[str, int]]
+) -> tuple[str, list[dict]]:
+    """Return the key of a checkpoint and its row on n segments; no row if it is `known`."""
     (model, facts), data = load_named(paths, name), load_metadata(paths)
     segments = load_split(paths, "test").sample(n, DEFAULT_SEED)
     if (facts["key"], len(segments)) in known:
-        return []
+        return facts["key"], []
     target = make_target(model, segments)
     budgets = suite.Budgets((EPS,), (EPS,), EPS)
     records = suite.evaluate({name: target}, budgets, EFFORT, DEFAULT_SEED)
@@ -65,7 +66,7 @@ def evaluate(paths: RunPaths, name: str, n: int, known: set[tuple[str, int]]) ->
     row |= clean.rename(INTERVAL).to_dict()
     row |= {f"robust_{key}": value for key, value in worst.items()}
     numbers = found.loc[CLEAN, ["n_segments", "n_tracks"]].astype(int)
-    return [row | numbers.to_dict() | {"key": facts["key"]}]
+    return facts["key"], [row | numbers.to_dict() | {"key": facts["key"]}]
 
 
 if __name__ == "__main__":

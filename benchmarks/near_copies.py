@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.spatial.distance import cdist
 
 from src.data.features import DYNAMIC_RANGE_DB
-from src.data.segments import Segments, load_split
+from src.data.segments import Segments, load_metadata, load_split
 from src.paths import RunPaths
 from src.results import write_csv
 
@@ -27,6 +27,7 @@ def main(arguments: list[str]) -> int:
     paths = RunPaths(parser.parse_args(arguments).run)
     others = [load_split(paths, part) for part in LEARNT_FROM]
     table = nearest_tracks(load_split(paths, "test"), others)
+    table["fingerprint"] = load_metadata(paths)["fingerprint"]
     write_csv(paths.metrics / "near_copies.csv", table)
     print(table.to_string(index=False))
     return 0

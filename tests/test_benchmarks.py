@@ -268,7 +268,10 @@ def test_the_ablation_has_a_row_per_checkpoint_and_keeps_those_that_are_there(
     monkeypatch.setattr(ablation, "load_named", lambda run, name: (load(run, name)[0], again))
     again = facts | {"key": "one, trained again"}
     assert ablation.main(["tiny", "one", "--segments", "4"]) == 0
-    table = read_csv(RunPaths("tiny").metrics / "ablation.csv")
+    file = RunPaths("tiny").metrics / "ablation.csv"
+    write_csv(file, pd.concat([table[table["checkpoint"] == "one"], read_csv(file)]))
+    assert ablation.main(["tiny", "one", "--segments", "4"]) == 0  # an old row beside the new one
+    table = read_csv(file)
     assert table[["checkpoint", "key"]].to_numpy().tolist() == [
         ["two", "two"],
         ["one", "one, trained again"],
@@ -436,6 +439,7 @@ def test_the_most_similar_track_of_training_is_found_for_each_test_track(
     }
     parts["test"].X[1] += 0.5 / 80
     monkeypatch.setattr(near_copies, "load_split", lambda run, part: named(parts[part], part))
+    monkeypatch.setattr(near_copies, "load_metadata", lambda run: {"fingerprint": "f"})
     assert near_copies.main(["tiny"]) == 0
     table = read_csv(RunPaths("tiny").metrics / "near_copies.csv").set_index("track")
     assert table.index.tolist() == ["e", "d", "c"]
@@ -443,6 +447,7 @@ def test_the_most_similar_track_of_training_is_found_for_each_test_track(
     assert table["split"].tolist()[:2] == ["val", "train"]
     assert table["difference_db"].tolist()[:2] == pytest.approx([0, 0.5], abs=1e-4)
     assert table["difference_db"]["c"] > 20  # of noise
+    assert (table["fingerprint"] == "f").all()
     assert "nearest" in capsys.readouterr().out
 
 

@@ -109,6 +109,15 @@ def test_results_of_other_arrays_or_of_an_earlier_training_are_refused(name, pat
             check_current(paths, DATA["fingerprint"])
 
 
+def test_near_copies_of_another_split_are_refused(paths):
+    write_csv(paths.metrics / "near_copies.csv", pd.DataFrame({"fingerprint": ["one", "one"]}))
+    check_current(paths, "one")
+    with pytest.raises(
+        ValueError, match=r"has the split as it was .*benchmarks\.near_copies fake`"
+    ):
+        check_current(paths, "other")
+
+
 def test_each_pair_of_recipes_is_compared_on_the_same_seeds(paths, segments):
     y = np.array([0, 0, 0, 2, 2, 2])
     numbers = {"a": "1970.1", "b": "1970.10"}  # two tracks as texts, one as numbers

@@ -144,6 +144,9 @@ def check_current(paths: RunPaths, fingerprint: str) -> None:
                 newest = {"key": read_card(name)["sha256"]}
             if newest.get("key", facts["key"]) != facts["key"]:
                 raise _outdated(paths.metrics / file, checkpoint, command)
+    pairs = paths.metrics / "near_copies.csv"
+    if pairs.exists() and (read_csv(pairs)["fingerprint"] != fingerprint).any():
+        raise _outdated(pairs, "the split", "python -m benchmarks.near_copies {}")
 
 
 def _evaluated(file: Path, trained: dict[str, dict]) -> list[tuple[str, dict]]:
