@@ -10,6 +10,7 @@ from src.data.features import frame_times, mel_frequencies
 
 @pytest.fixture
 def ax():
+    plt.close("all")  # left open by tests of other files: a warning from 20 on
     figure, ax = plt.subplots()
     yield ax
     plt.close(figure)
